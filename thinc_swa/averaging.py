@@ -1,0 +1,201 @@
+"""The arithmetic of averages: array kernels and the running average they keep.
+
+The kernels work in place on NumPy and on CuPy arrays, chosen array by array. On the
+CPU they go through large arrays in blocks that stay in the cache; on the GPU each is
+one kernel launch. CuPy is only imported by whoever passes a CuPy array.
+"""
+
+from functools import lru_cache
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import numpy
+
+from .types import Array, KeyT
+
+# In numbers of elements. 64 Ki float32 are 256 KiB: the scratch block and the piece of
+# the array that it belongs to fit together into the second-level cache of one core.
+BLOCK_SIZE = 65536
+
+
+def averages_dtype(weights: Array) -> Any:
+    """The dtype of averages of these weights: float32, or float64 for float64."""
+    return numpy.float64 if weights.dtype == numpy.float64 else numpy.float32
+
+
+def add_scaled(total: Array, weights: Array, factor: float) -> None:
+    """total += factor * weights
+
+    total (Array): A contiguous array of any shape, changed in place.
+    weights (Array): An array of the same shape, of any floating point dtype.
+    """
+    if not isinstance(total, numpy.ndarray):
+        _cupy_kernel("W weights, T factor", "T total", "total += factor * (T)weights")(
+            weights, factor, total
+        )
+    elif factor == 1.0:
+        numpy.add(total, weights, out=total)
+    else:
+        for (total_block, weights_block), scratch in _blocks(total, weights):
+            numpy.multiply(weights_block, factor, out=scratch, dtype=total.dtype)
+            numpy.add(total_block, scratch, out=total_block)
+
+
+def scale_to(out: Array, total: Array, factor: float) -> None:
+    """out = factor * total
+
+    out (Array): An array of the same shape, overwritten in place.
+    """
+    if not isinstance(total, numpy.ndarray):
+        _cupy_kernel("T total, T factor", "W out", "out = (W)(factor * total)")(
+            total, factor, out
+        )
+    else:
+        numpy.multiply(total, factor, out=out, dtype=total.dtype, casting="same_kind")
+
+
+def pull_back(slow: Array, fast: Array, pullback: float) -> None:
+    """slow += pullback * (fast - slow), then fast = slow
+
+    slow (Array): A contiguous array of any shape, changed in place.
+    fast (Array): An array of the same shape, changed in place.
+    """
+    if pullback == 1.0:
+        # Exactly, not up to rounding: a pullback of 1 is the wrapped optimizer alone.
+        slow[...] = fast
+    elif not isinstance(slow, numpy.ndarray):
+        _cupy_kernel(
+            "T pullback",
+            "T slow, W fast",
+            "slow += pullback * ((T)fast - slow); fast = (W)slow",
+        )(pullback, slow, fast)
+    elif not fast.flags.c_contiguous:
+        slow += pullback * (fast - slow)
+        fast[...] = slow
+    else:
+        for (slow_block, fast_block), scratch in _blocks(slow, fast):
+            numpy.subtract(fast_block, slow_block, out=scratch)
+            numpy.multiply(scratch, pullback, out=scratch)
+            numpy.add(slow_block, scratch, out=slow_block)
+            fast_block[...] = slow_block
+
+
+def _blocks(first: Array, second: Array) -> Iterator[Tuple[Tuple[Array, Array], Array]]:
+    """Matching pieces of two arrays, flattened, with a scratch block of the first's dtype."""
+    flat_first, flat_second = first.reshape(-1), second.reshape(-1)
+    scratch = numpy.empty(min(BLOCK_SIZE, flat_first.size), dtype=first.dtype)
+    for start in range(0, flat_first.size, BLOCK_SIZE):
+        block = flat_first[start : start + BLOCK_SIZE]
+        yield (block, flat_second[start : start + BLOCK_SIZE]), scratch[: block.size]
+
+
+@lru_cache(maxsize=None)
+def _cupy_kernel(inputs: str, outputs: str, operation: str) -> Any:
+    import cupy
+
+    return cupy.ElementwiseKernel(inputs, outputs, operation, "thinc_swa")
+
+
+def is_due(step: int, start_step: int, freq: int) -> bool:
+    """Whether a snapshot is taken after this step: after start_step, and then after every
+    freq steps. With start_step 0 there is nothing to take before step freq."""
+    return step >= max(1, start_step) and (step - start_step) % freq == 0
+
+
+class RunningAverage:
+    """A weighted average of snapshots of a whole model.
+
+    It keeps one array per parameter, a weighted sum, and one number for all of them:
+    average = scale * total. So a snapshot costs as little as it can, for an arithmetic
+    mean one addition; the averages themselves are only made when somebody reads them.
+    """
+
+    totals: Dict[KeyT, Array]
+    scale: float
+    n_averaged: int
+
+    __slots__ = ["totals", "scale", "n_averaged"]
+
+    def __init__(self) -> None:
+        self.totals = {}
+        self.scale = 1.0
+        self.n_averaged = 0
+
+    def add_snapshot(self, weights: Dict[KeyT, Array], decay: Optional[float] = None) -> None:
+        """Take the weights into the average.
+
+        weights (Dict[KeyT, Array]): The weights of all parameters.
+        decay (Optional[float]): What is left of the old average, in [0, 1]. If None,
+            all snapshots weigh the same: the average is their arithmetic mean.
+        """
+        if self.n_averaged == 0 or decay == 0.0:
+            totals = {key: copy_array(array) for key, array in weights.items()}
+            self.totals, self.scale = totals, 1.0
+        elif decay is None:
+            self._add(weights, 1.0, 1.0 / (self.n_averaged + 1))
+        else:
+            scale = decay * self.scale
+            if scale < MIN_SCALE:
+                self._rescale()
+                scale = decay
+            self._add(weights, (1.0 - decay) / scale, scale)
+        self.n_averaged += 1
+
+    def add_parameter(self, key: KeyT, weights: Array) -> None:
+        """Make a parameter known that all snapshots so far had missed, as if it had
+        been in each of them with these weights."""
+        if self.n_averaged:
+            total = copy_array(weights)
+            total /= self.scale
+            self.totals[key] = total
+
+    def means(self) -> Dict[KeyT, Array]:
+        """The averages, in arrays of their own."""
+        means = {}
+        for key, total in self.totals.items():
+            mean = empty_like(total)
+            scale_to(mean, total, self.scale)
+            means[key] = mean
+        return means
+
+    def write_to(self, weights: Dict[KeyT, Array]) -> None:
+        """Overwrite the weights with the averages."""
+        for key, total in self.totals.items():
+            scale_to(weights[key], total, self.scale)
+
+    def clear(self) -> None:
+        """Let go of the arrays. n_averaged stays, as the count of what was done."""
+        self.totals = {}
+
+    def _add(self, weights: Dict[KeyT, Array], factor: float, scale: float) -> None:
+        for key, array in weights.items():
+            add_scaled(self.totals[key], array, factor)
+        self.scale = scale
+
+    def _rescale(self) -> None:
+        for total in self.totals.values():
+            total *= self.scale
+        self.scale = 1.0
+
+
+# With a decay below 1 the scale shrinks at every snapshot and the totals grow. They are
+# brought back to a scale of 1 long before they leave the range of float32.
+MIN_SCALE = 2.0**-60
+
+
+def copy_array(array: Array) -> Array:
+    """A contiguous copy in the dtype of averages."""
+    return array.astype(averages_dtype(array), order="C", copy=True)
+
+
+def empty_like(array: Array) -> Array:
+    if isinstance(array, numpy.ndarray):
+        return numpy.empty_like(array)
+    import cupy
+
+    return cupy.empty_like(array)
+
+
+def zeros_like(array: Array) -> Array:
+    zeros = empty_like(array)
+    zeros[...] = 0
+    return zeros

@@ -1,0 +1,185 @@
+"""Stochastic weight averaging: the arithmetic mean of the weights along the way."""
+
+from typing import Any, Dict, Optional, Union
+
+from thinc.api import Optimizer
+
+from .arguments import check_end_step, check_int, check_start_step, check_total_steps
+from .averaging import RunningAverage, is_due
+from .schedules import LearnRate
+from .types import FloatsXd, KeyT, RateT, StepT
+from .wrapper import OptimizerWrapper
+
+
+class SWA(OptimizerWrapper):
+    """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1).
+
+    From `start_step` on it takes a snapshot of the whole model every `freq` steps.
+    `averages` is the arithmetic mean of the snapshots. The weights at the start are the
+    first of them; with `start_step=0` the first is taken after step `freq`.
+
+    A parameter without a gradient in some steps counts in every snapshot with the value
+    that it had; one that is first seen later, with the value that it had then.
+
+    It keeps one float32 copy of the parameters (float64 for float64 weights), and a
+    snapshot is one addition.
+
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, serve until
+        this one starts, and are dropped then.
+    start_step (Optional[Union[int, float]]): After which step to start: a number of
+        steps, or a fraction of `total_steps` strictly between 0 and 1. If None, only
+        `start_swa()` starts it.
+    freq (int): Steps from one snapshot to the next.
+    learn_rate (Optional[RateT]): The learning rate from the step after the start on: a
+        number, or any Thinc schedule, which then begins at its step 0. If None, the
+        wrapped optimizer's goes on.
+    anneal_steps (Optional[int]): Over how many steps to move from the rate at the start
+        to a constant `learn_rate`. If None, it jumps.
+    anneal_strategy (str): How to move: "linear" or "cosine".
+    end_step (Optional[Union[int, float]]): After which step to stop: the averages are
+        written into the weights, and training goes on from there with the wrapped
+        optimizer alone. A snapshot that is due at that very step still counts.
+    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    """
+
+    start_step: Optional[int]
+    freq: int
+    end_step: Optional[int]
+
+    __slots__ = [
+        "start_step",
+        "freq",
+        "end_step",
+        "_learn_rate",
+        "_average",
+        "_is_started",
+        "_is_ended",
+    ]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        start_step: Optional[StepT] = None,
+        freq: int = 1,
+        learn_rate: Optional[RateT] = None,
+        anneal_steps: Optional[int] = None,
+        anneal_strategy: str = "linear",
+        end_step: Optional[StepT] = None,
+        total_steps: Optional[int] = None,
+    ) -> None:
+        super().__init__(optimizer)
+        total_steps = check_total_steps(total_steps)
+        self.start_step = self.end_step = None
+        if start_step is not None:
+            self.start_step = check_start_step(start_step, total_steps)
+        if end_step is not None:
+            self.end_step = check_end_step(end_step, total_steps, self.start_step)
+        self.freq = check_int("freq", freq, minimum=1)
+        self._learn_rate = LearnRate.make(learn_rate, anneal_steps, anneal_strategy)
+        self._average = RunningAverage()
+        self._is_started = False
+        self._is_ended = False
+        if self.start_step == 0:
+            self._start()
+
+    @property
+    def n_averaged(self) -> int:
+        """How many snapshots were taken."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_averaged
+
+    def start_swa(self) -> None:
+        """Start averaging now, whatever `start_step` is: the weights as they stand are the
+        first snapshot. If averaging has started before, nothing changes. A ValueError is
+        raised if `end_step` has been reached.
+        """
+        if self._is_started:
+            return
+        n_steps = self._n_steps + (self._is_open and not self._is_settled)
+        if self.end_step is not None and self.end_step <= n_steps:
+            raise ValueError(
+                f"start_swa() must be called before end_step = {self.end_step}, but "
+                f"{n_steps} steps are complete"
+            )
+        self.start_step = n_steps
+        self._settle()
+        if not self._is_started:
+            # No step to settle: this moment is one between two steps.
+            self._start()
+            if n_steps:
+                self._average.add_snapshot(self._weights)
+
+    def _start(self) -> None:
+        self._is_started = True
+        self.optimizer.averages = None
+        if self._learn_rate is not None:
+            self._learn_rate.take_over(self.optimizer)
+
+    def _end(self) -> None:
+        self._is_ended = True
+        self._average.write_to(self._weights)
+        self._average.clear()
+        self._on_overwritten()
+
+    def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
+        if not self._is_ended:
+            self._average.add_parameter(key, initial)
+
+    def _on_step(self, step: int) -> None:
+        if self.start_step is None or step < self.start_step:
+            return
+        if not self._is_started:
+            self._start()
+        elif self._learn_rate is not None:
+            self._learn_rate.advance(self.optimizer, step + 1 - self.start_step)
+        if self._is_ended:
+            return
+        if is_due(step, self.start_step, self.freq):
+            self._average.add_snapshot(self._weights)
+        if step == self.end_step:
+            self._end()
+
+    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+        return self._average.means()
+
+    def _settings(self) -> Dict[str, Any]:
+        settings: Dict[str, Any] = {"start_step": self.start_step, "freq": self.freq}
+        if self._learn_rate is not None:
+            settings["learn_rate"] = self._learn_rate
+            if self._learn_rate.anneal_steps is not None:
+                settings["anneal_steps"] = self._learn_rate.anneal_steps
+                settings["anneal_strategy"] = self._learn_rate.anneal_strategy
+        if self.end_step is not None:
+            settings["end_step"] = self.end_step
+        return settings
+
+
+def make_swa(
+    optimizer: Optimizer,
+    start_step: Union[Any, int, float],
+    freq: Union[Any, int] = 1,
+    learn_rate: Union[Any, float, None] = None,
+    anneal_steps: Union[Any, int, None] = None,
+    anneal_strategy: Union[Any, str] = "linear",
+    end_step: Union[Any, int, float, None] = None,
+    total_steps: Union[Any, int, None] = None,
+) -> Optimizer:
+    """`SWA.v1`: `SWA` from a config, where nobody can call `start_swa()`. So `start_step`
+    is required. See `SWA` for the arguments."""
+    if start_step is None:
+        raise ValueError(
+            "start_step must be given in a config, where nobody can call start_swa(): "
+            "steps, or a fraction of total_steps"
+        )
+    return SWA(
+        optimizer,
+        start_step=start_step,
+        freq=freq,
+        learn_rate=learn_rate,
+        anneal_steps=anneal_steps,
+        anneal_strategy=anneal_strategy,
+        end_step=end_step,
+        total_steps=total_steps,
+    )
