@@ -3,7 +3,17 @@
 from .about import __version__
 from .ema import EMA
 from .lookahead import Lookahead
+from .models import apply_averages, update_batch_norm, use_averages
 from .swa import SWA
 from .wrapper import OptimizerWrapper
 
-__all__ = ["EMA", "Lookahead", "OptimizerWrapper", "SWA", "__version__"]
+__all__ = [
+    "EMA",
+    "Lookahead",
+    "OptimizerWrapper",
+    "SWA",
+    "__version__",
+    "apply_averages",
+    "update_batch_norm",
+    "use_averages",
+]

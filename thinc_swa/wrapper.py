@@ -4,6 +4,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from thinc.api import Optimizer
 
+from .models import fix_pytorch_shim
 from .schedules import current_rate
 from .types import Array, FloatsXd, KeyT
 
@@ -47,6 +48,7 @@ class OptimizerWrapper(Optimizer):
                 f"{type(self).__name__} wraps a Thinc Optimizer, but got "
                 f"{type(optimizer).__name__}: {optimizer!r}"
             )
+        fix_pytorch_shim()
         self.optimizer = optimizer
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
         # keep using that very memory, so these are the weights as they stand.
@@ -88,16 +90,17 @@ class OptimizerWrapper(Optimizer):
         shape = weights.shape
         if gradient.shape != shape or (known is not None and known.shape != shape):
             self._refuse_shape(key, weights, gradient)
-        n_updates = self._n_updates.get(key, 0)
-        if self._is_open and not self._is_stepped and n_updates >= self._most_updates:
+        n_updates = self._n_updates.get(key, 0) + 1
+        begins_step = n_updates > self._most_updates
+        if begins_step and not self._is_stepped:
             self._settle()
-            self._is_open = self._is_settled = False
         initial = weights.copy() if known is None else None
         weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
-        n_updates += 1
         self._n_updates[key] = n_updates
-        if n_updates > self._most_updates:
+        if begins_step:
             self._most_updates = n_updates
+            if not self._is_stepped:
+                self._is_settled = False
         self._is_open = True
         self._averages = None
         self._weights[key] = weights

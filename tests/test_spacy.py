@@ -1,0 +1,453 @@
+"""The package from spaCy's side: `spacy train` with nothing but a config file."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy
+import pytest
+from helpers import require
+
+require("spacy")
+
+import spacy  # noqa: E402
+from corpus import write_corpus  # noqa: E402
+from spacy.training import Corpus  # noqa: E402
+from spacy.training.initialize import init_nlp  # noqa: E402
+from spacy.training.loop import train  # noqa: E402
+from spacy.util import load_config, load_model_from_config, registry  # noqa: E402
+from thinc.api import Optimizer  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs" / "spacy"
+NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
+
+# spaCy counts from 0 and stops after its step `max_steps`: one step more.
+MAX_STEPS = 120
+N_STEPS = MAX_STEPS + 1
+EVAL_FREQUENCY = 30
+# A small model that learns fast. Everything else is as in the config files.
+SMALL = {
+    "training.max_steps": MAX_STEPS,
+    "training.eval_frequency": EVAL_FREQUENCY,
+    "components.tok2vec.model.encode.width": 32,
+    "components.tok2vec.model.embed.rows": [500, 250, 250, 250],
+}
+SMALL_SETTINGS = {
+    "swa": {
+        "training.optimizer.freq": 7,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "ema": {
+        "training.optimizer.half_life": 5,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "lookahead": {
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "lookahead_swa": {
+        "training.optimizer.freq": 7,
+        "training.optimizer.optimizer.optimizer.learn_rate": 0.005,
+    },
+}
+START_STEP = round(0.75 * MAX_STEPS)
+
+
+# What the averages have to be. `history[u]` are the weights of the whole model after step
+# u, `history[0]` those before training.
+
+
+def swa_of(history, step, start_step=START_STEP, freq=7):
+    """The mean of the weights after steps start_step, start_step + freq, ..."""
+    if step < start_step:
+        return history[step]
+    snapshots = history[start_step : step + 1 : freq]
+    return {
+        name: numpy.mean([snapshot[name].astype("float64") for snapshot in snapshots], axis=0)
+        for name in history[0]
+    }
+
+
+def ema_of(history, step, half_life=5):
+    """The weights after step 1, and from then on a little of every later step's."""
+    decay = 2 ** (-1 / half_life)
+    averages = {name: array.astype("float64") for name, array in history[1].items()}
+    for t in range(2, step + 1):
+        d = min(decay, (1 + t) / (10 + t))
+        for name, array in history[t].items():
+            averages[name] = d * averages[name] + (1 - d) * array
+    return averages
+
+
+def lookahead_of(history, step, freq=6):
+    """After every `freq` steps the weights are the slow weights, and these stay until the
+    next time. (How they come about: test_lookahead_pulls_back.)"""
+    return history[step - step % freq]
+
+
+def lookahead_swa_of(history, step):
+    return lookahead_of(history, step) if step < START_STEP else swa_of(history, step)
+
+
+AVERAGES = {
+    "swa": swa_of,
+    "ema": ema_of,
+    "lookahead": lookahead_of,
+    "lookahead_swa": lookahead_swa_of,
+}
+
+
+def weights_of(nlp):
+    """Copies of all weights, by names that are the same in every process."""
+    return {
+        (pipe_name, position, node.name, name): node.get_param(name).copy()
+        for pipe_name, pipe in nlp.pipeline
+        for position, node in enumerate(pipe.model.walk())
+        for name in node.param_names
+        if node.has_param(name)
+    }
+
+
+def names_of_keys(nlp):
+    """The names that `weights_of` gives to the optimizer's keys."""
+    return {
+        (node.id, name): (pipe_name, position, node.name, name)
+        for pipe_name, pipe in nlp.pipeline
+        for position, node in enumerate(pipe.model.walk())
+        for name in node.param_names
+    }
+
+
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        message = str(name)
+        numpy.testing.assert_allclose(array, expected[name], 1e-5, 1e-6, err_msg=message)
+
+
+def is_same(first, second):
+    assert first.keys() == second.keys()
+    return all(numpy.array_equal(array, second[name]) for name, array in first.items())
+
+
+class Training:
+    """A run of spaCy's own training loop in this process, with watchers that know nothing
+    of the package: spaCy hands the pipeline to them before every update and in every
+    evaluation.
+
+    config (Config): A training config.
+    output (Path): Where the models are saved.
+    """
+
+    def __init__(self, config, output):
+        # The weights before training and after every step.
+        self.history = []
+        # The weights that were in the pipeline during each of the evaluations.
+        self.evaluated = []
+        optimizers = []
+
+        def watch_optimizer(optimizer: Optimizer) -> Optimizer:
+            optimizers.append(optimizer)
+            return optimizer
+
+        def watch_steps():
+            return lambda nlp, info: self.history.append(weights_of(nlp))
+
+        def watch_evaluations(corpus):
+            def read_corpus(nlp):
+                self.evaluated.append(weights_of(nlp))
+                return corpus(nlp)
+
+            return read_corpus
+
+        registry.optimizers("watched.v1", func=watch_optimizer)
+        registry.callbacks("watched.v1", func=watch_steps)
+        registry.readers("watched.v1", func=watch_evaluations)
+        config = config.copy()
+        optimizer = config["training"]["optimizer"]
+        config["training"]["optimizer"] = {"@optimizers": "watched.v1", "optimizer": optimizer}
+        config["training"]["before_update"] = {"@callbacks": "watched.v1"}
+        config["corpora"]["dev"] = {"@readers": "watched.v1", "corpus": config["corpora"]["dev"]}
+        self.nlp, _ = train(init_nlp(config), output, stdout=io.StringIO())
+        # The loop leaves the averages on the disk, and the last step's weights in `nlp`.
+        self.history.append(weights_of(self.nlp))
+        self.optimizer = optimizers[-1]
+        self.output = output
+        self.saved = weights_of(spacy.load(output / "model-last"))
+
+    def averages(self):
+        """The optimizer's averages, by the names of `weights_of`."""
+        names = names_of_keys(self.nlp)
+        return {names[key]: array for key, array in self.optimizer.averages.items()}
+
+
+def run_spacy(folder, *arguments):
+    """`python -m spacy`, outside of the source tree."""
+    command = [sys.executable, "-m", "spacy", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def run_python(folder, code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def as_arguments(settings):
+    """Settings as `spacy train` takes them."""
+    return [
+        text for name, value in settings.items() for text in (f"--{name}", json.dumps(value))
+    ]
+
+
+def evaluate(nlp, dev_path):
+    return nlp.evaluate(Corpus(dev_path)(nlp))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """The paths of both files, as settings."""
+    train_path, dev_path = write_corpus(tmp_path_factory.mktemp("corpus"))
+    return {"paths.train": str(train_path), "paths.dev": str(dev_path)}
+
+
+@pytest.fixture(scope="session")
+def trained(corpus, tmp_path_factory):
+    """A finished training with one of the configs, made once."""
+    trainings = {}
+
+    def get(name):
+        if name not in trainings:
+            settings = {**corpus, **SMALL, **SMALL_SETTINGS[name]}
+            config = load_config(CONFIGS / f"{name}.cfg", settings, interpolate=False)
+            trainings[name] = Training(config, tmp_path_factory.mktemp(name))
+        return trainings[name]
+
+    return get
+
+
+def test_every_config_is_tested():
+    assert sorted(path.stem for path in CONFIGS.glob("*.cfg")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_complete(name):
+    """`spacy init fill-config` adds nothing, except arguments of the optimizers that are
+    left at their defaults."""
+    config = load_config(CONFIGS / f"{name}.cfg", interpolate=False)
+    filled = load_model_from_config(config, auto_fill=True).config.copy()
+    block, filled_block = config["training"]["optimizer"], filled["training"]["optimizer"]
+    while block:
+        for argument in set(filled_block) - set(block):
+            del filled_block[argument]
+        block, filled_block = block.get("optimizer"), filled_block.get("optimizer")
+    assert filled == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spacy_train(name, corpus, tmp_path):
+    """The config files as they are, as a user runs them, only shorter."""
+    settings = {**corpus, "training.max_steps": 200, "training.eval_frequency": 100}
+    arguments = [CONFIGS / f"{name}.cfg", "--output", "output", *as_arguments(settings)]
+    result = run_spacy(tmp_path, "train", *arguments)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    steps = [row[1] for row in rows if len(row) == 8 and row[0].isdigit()]
+    assert steps == ["0", "100", "200"]
+    nlp = spacy.load(tmp_path / "output" / "model-last")
+    assert all(numpy.isfinite(array).all() for array in weights_of(nlp).values())
+    scores = evaluate(nlp, corpus["paths.dev"])
+    assert scores["ents_f"] > 0
+    assert nlp.meta["performance"]["ents_f"] == pytest.approx(scores["ents_f"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_weights_are_the_averages(name, trained):
+    training = trained(name)
+    assert len(training.history) == N_STEPS + 1
+    assert_close(training.saved, AVERAGES[name](training.history, N_STEPS))
+    assert_close(training.averages(), training.saved)
+    # The averages are something else than the weights at the end.
+    assert not is_same(training.saved, training.history[-1])
+    best = weights_of(spacy.load(training.output / "model-best"))
+    assert any(is_same(best, evaluated) for evaluated in training.evaluated)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluations_are_of_the_averages(name, trained, corpus):
+    training = trained(name)
+    # Spacy evaluates in the first step already, and then after every EVAL_FREQUENCY.
+    steps = range(1, N_STEPS + 1, EVAL_FREQUENCY)
+    assert len(training.evaluated) == len(steps)
+    for step, evaluated in zip(steps, training.evaluated):
+        assert_close(evaluated, AVERAGES[name](training.history, step))
+    assert is_same(training.evaluated[-1], training.saved)
+    nlp = spacy.load(training.output / "model-last")
+    scores = evaluate(nlp, corpus["paths.dev"])
+    assert scores["ents_f"] > 0
+    for score in ("ents_f", "ents_p", "ents_r"):
+        assert nlp.meta["performance"][score] == pytest.approx(scores[score], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_subprocess_saves_the_same_weights(name, trained, corpus, tmp_path):
+    """What was shown of the weights in this process holds for those of `spacy train`."""
+    settings = {**corpus, **SMALL, **SMALL_SETTINGS[name]}
+    arguments = [CONFIGS / f"{name}.cfg", "--output", "output", *as_arguments(settings)]
+    result = run_spacy(tmp_path, "train", *arguments)
+    assert result.returncode == 0, result.stderr
+    saved = weights_of(spacy.load(tmp_path / "output" / "model-last"))
+    assert_close(saved, trained(name).saved)
+
+
+def test_learn_rate_takes_over(trained):
+    assert trained("swa").optimizer.learn_rate == 0.0005
+    assert trained("lookahead_swa").optimizer.learn_rate == 0.0005
+    assert trained("ema").optimizer.learn_rate == 0.005
+
+
+def test_lookahead_pulls_back(corpus, tmp_path, monkeypatch):
+    """The slow weights, from the weights as Adam itself returns them."""
+    fast = defaultdict(list)
+    update = Optimizer.__call__
+
+    def watched_update(optimizer, key, weights, gradient, **kwargs):
+        weights, gradient = update(optimizer, key, weights, gradient, **kwargs)
+        fast[key].append(weights.copy())
+        return weights, gradient
+
+    # The wrappers have a __call__ of their own: this is that of Adam alone.
+    monkeypatch.setattr(Optimizer, "__call__", watched_update)
+    settings = {**corpus, **SMALL, **SMALL_SETTINGS["lookahead"], "training.max_steps": 30}
+    config = load_config(CONFIGS / "lookahead.cfg", settings, interpolate=False)
+    training = Training(config, tmp_path)
+    expected = {}
+    for key, name in names_of_keys(training.nlp).items():
+        slow = training.history[0][name].astype("float64")
+        assert len(fast[key]) == 31
+        for step, array in enumerate(fast[key], start=1):
+            if step % 6 == 0:
+                slow += 0.5 * (array - slow)
+                array = slow
+            numpy.testing.assert_allclose(training.history[step][name], array, 1e-5, 1e-6)
+        expected[name] = slow
+    assert_close(training.saved, expected)
+
+
+def test_gradient_accumulation_is_one_step(corpus, tmp_path):
+    settings = {
+        **corpus,
+        **SMALL,
+        **SMALL_SETTINGS["ema"],
+        "training.max_steps": 20,
+        "training.accumulate_gradient": 3,
+    }
+    config = load_config(CONFIGS / "ema.cfg", settings, interpolate=False)
+    training = Training(config, tmp_path)
+    assert_close(training.saved, ema_of(training.history, 21))
+
+
+TAGGER = """
+[components.tagger]
+factory = "tagger"
+
+[components.tagger.model]
+@architectures = "spacy.Tagger.v2"
+
+[components.tagger.model.tok2vec]
+"""
+SHARED_TAGGER = f"""{TAGGER}
+@architectures = "spacy.Tok2VecListener.v1"
+width = ${{components.tok2vec.model.encode.width}}
+"""
+OWN_TAGGER = f"""{TAGGER}
+@architectures = "spacy.HashEmbedCNN.v2"
+width = 16
+depth = 1
+embed_size = 100
+window_size = 1
+maxout_pieces = 2
+subword_features = true
+pretrained_vectors = null
+"""
+
+
+def add_tags(docs):
+    for doc in docs:
+        for token in doc:
+            token.tag_ = "NAME" if token.is_title else "WORD" if token.is_alpha else "OTHER"
+    return docs
+
+
+def partly_annotated(docs):
+    """Tags in all documents, entities in every second one."""
+    nlp = spacy.blank("en")
+    bare = [nlp.make_doc(doc.text) for doc in docs[::2]]
+    return add_tags(bare + docs[1::2])
+
+
+@pytest.mark.parametrize(
+    "name, settings, averages_of",
+    [
+        ("swa", {"start_step": 0, "freq": 1}, lambda history: swa_of(history, 61, 1, 1)),
+        ("swa", {"start_step": 0.5, "freq": 4}, lambda history: swa_of(history, 61, 30, 4)),
+        ("ema", {"half_life": 5}, lambda history: ema_of(history, 61)),
+    ],
+)
+def test_component_without_annotations(name, settings, averages_of, tmp_path):
+    """A shared tok2vec, and an NER that learns nothing from about half of the batches: it
+    counts in all snapshots, with the weights that it had."""
+    train_path, dev_path = write_corpus(tmp_path, make_docs=partly_annotated)
+    settings = {
+        **SMALL,
+        **{f"training.optimizer.{name}": value for name, value in settings.items()},
+        "paths.train": str(train_path),
+        "paths.dev": str(dev_path),
+        "nlp.pipeline": ["tok2vec", "ner", "tagger"],
+        "training.max_steps": 60,
+    }
+    text = (CONFIGS / f"{name}.cfg").read_text(encoding="utf8") + SHARED_TAGGER
+    config = config_from_text(text, settings)
+    config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1}
+    training = Training(config, tmp_path / "output")
+    idle_steps = {
+        pipe_name: sum(
+            is_same(part(before, pipe_name), part(after, pipe_name))
+            for before, after in zip(training.history, training.history[1:])
+        )
+        for pipe_name in training.nlp.pipe_names
+    }
+    assert 15 < idle_steps["ner"] < 45
+    assert idle_steps["tok2vec"] == idle_steps["tagger"] == 0
+    assert_close(training.averages(), averages_of(training.history))
+    assert_close(training.saved, averages_of(training.history))
+
+
+def test_frozen_components(trained, tmp_path):
+    """A new component beside a trained pipeline that stays as it is."""
+    source = trained("swa")
+    train_path, dev_path = write_corpus(tmp_path, make_docs=add_tags)
+    settings = {
+        "training.max_steps": 60,
+        "paths.train": str(train_path),
+        "paths.dev": str(dev_path),
+        "nlp.pipeline": ["tok2vec", "ner", "tagger"],
+        "training.frozen_components": ["tok2vec", "ner"],
+    }
+    text = (CONFIGS / "swa.cfg").read_text(encoding="utf8") + OWN_TAGGER
+    config = config_from_text(text, settings)
+    for name in ("tok2vec", "ner"):
+        config["components"][name] = {"source": str(source.output / "model-last")}
+    training = Training(config, tmp_path / "output")
+    for name in ("tok2vec", "ner"):
+        assert is_same(part(training.saved, name), part(source.saved, name))
+    expected = part(swa_of(training.history, 61, 45, 10), "tagger")
+    assert_close(part(training.saved, "tagger"), expected)
+    assert_close(training.averages(), expected)
+
+
+def config_from_text(text, settings):
+    return registry_config().from_str(text, overrides=settings, interpolate=False)
