@@ -60,8 +60,9 @@ def read_records(name, n_records):
     lines = path.read_text(encoding="utf8").splitlines()
     records = [record for record in map(json.loads, lines) if len(record["text"]) < MAX_LENGTH]
     with_entities = [record for record in records if record["entities"]][: n_records // 2]
-    without = [record for record in records if not record["entities"]][: len(with_entities)]
-    return [record for pair in zip(with_entities, without) for record in pair]
+    without = [record for record in records if not record["entities"]]
+    pairs = zip(with_entities, without, strict=False)
+    return [record for pair in pairs for record in pair]
 
 
 def generate_records(name, n_records):

@@ -15,9 +15,7 @@ def make_weights(xp=numpy, dtype="float32", seed=0):
     }
 
 
-def train(
-    optimizer, weights, n_steps, *, is_stepped=True, is_updated=None, after=None, seed=1
-):
+def train(optimizer, weights, n_steps, *, is_stepped=True, is_updated=None, after=None, seed=1):
     """Train on random gradients, the same for the same seed.
 
     weights (Dict[KeyT, FloatsXd]): The weights, replaced by what the optimizer returns.
@@ -45,7 +43,10 @@ def train(
 
 def to_numpy(arrays):
     """Copies in NumPy."""
-    return {key: numpy.array(getattr(array, "get", lambda a=array: a)()) for key, array in arrays.items()}
+    return {
+        key: numpy.array(getattr(array, "get", lambda a=array: a)())
+        for key, array in arrays.items()
+    }
 
 
 def due(start_step, freq, n_steps):
@@ -64,7 +65,7 @@ def mean(snapshots):
 def moving_average(snapshots, decays):
     """decays[i] is what is left of the average when snapshot i + 1 comes in."""
     average = {key: array.astype("float64") for key, array in snapshots[0].items()}
-    for snapshot, decay in zip(snapshots[1:], decays):
+    for snapshot, decay in zip(snapshots[1:], decays, strict=False):
         for key, array in snapshot.items():
             average[key] = decay * average[key] + (1 - decay) * array
     return average

@@ -2,10 +2,10 @@
 
 import io
 import json
-import math
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
@@ -19,8 +19,8 @@ from corpus import write_corpus  # noqa: E402
 from spacy.training import Corpus  # noqa: E402
 from spacy.training.initialize import init_nlp  # noqa: E402
 from spacy.training.loop import train  # noqa: E402
-from spacy.util import load_config, load_model_from_config, registry  # noqa: E402
-from thinc.api import Optimizer  # noqa: E402
+from spacy.util import load_model_from_config, registry  # noqa: E402
+from thinc.api import Config, Optimizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "spacy"
@@ -101,6 +101,16 @@ AVERAGES = {
 }
 
 
+def read_config(name, settings=None, more=""):
+    """One of the config files.
+
+    settings (Optional[Dict[str, Any]]): What to change, as on the command line.
+    more (str): Sections to add.
+    """
+    text = (CONFIGS / f"{name}.cfg").read_text(encoding="utf8") + more
+    return Config().from_str(text, overrides=settings or {}, interpolate=False)
+
+
 def weights_of(nlp):
     """Copies of all weights, by names that are the same in every process."""
     return {
@@ -110,6 +120,11 @@ def weights_of(nlp):
         for name in node.param_names
         if node.has_param(name)
     }
+
+
+def part(weights, pipe_name):
+    """The weights of one component."""
+    return {name: array for name, array in weights.items() if name[0] == pipe_name}
 
 
 def names_of_keys(nlp):
@@ -171,7 +186,11 @@ class Training:
         optimizer = config["training"]["optimizer"]
         config["training"]["optimizer"] = {"@optimizers": "watched.v1", "optimizer": optimizer}
         config["training"]["before_update"] = {"@callbacks": "watched.v1"}
-        config["corpora"]["dev"] = {"@readers": "watched.v1", "corpus": config["corpora"]["dev"]}
+        config["corpora"]["dev"] = {
+            "@readers": "watched.v1",
+            "corpus": config["corpora"]["dev"],
+        }
+        output.mkdir(exist_ok=True)
         self.nlp, _ = train(init_nlp(config), output, stdout=io.StringIO())
         # The loop leaves the averages on the disk, and the last step's weights in `nlp`.
         self.history.append(weights_of(self.nlp))
@@ -222,8 +241,8 @@ def trained(corpus, tmp_path_factory):
     def get(name):
         if name not in trainings:
             settings = {**corpus, **SMALL, **SMALL_SETTINGS[name]}
-            config = load_config(CONFIGS / f"{name}.cfg", settings, interpolate=False)
-            trainings[name] = Training(config, tmp_path_factory.mktemp(name))
+            output = tmp_path_factory.mktemp(name)
+            trainings[name] = Training(read_config(name, settings), output)
         return trainings[name]
 
     return get
@@ -237,7 +256,7 @@ def test_every_config_is_tested():
 def test_config_is_complete(name):
     """`spacy init fill-config` adds nothing, except arguments of the optimizers that are
     left at their defaults."""
-    config = load_config(CONFIGS / f"{name}.cfg", interpolate=False)
+    config = read_config(name)
     filled = load_model_from_config(config, auto_fill=True).config.copy()
     block, filled_block = config["training"]["optimizer"], filled["training"]["optimizer"]
     while block:
@@ -279,10 +298,10 @@ def test_saved_weights_are_the_averages(name, trained):
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluations_are_of_the_averages(name, trained, corpus):
     training = trained(name)
-    # Spacy evaluates in the first step already, and then after every EVAL_FREQUENCY.
+    # spaCy evaluates in the first step already, and then after every EVAL_FREQUENCY.
     steps = range(1, N_STEPS + 1, EVAL_FREQUENCY)
     assert len(training.evaluated) == len(steps)
-    for step, evaluated in zip(steps, training.evaluated):
+    for step, evaluated in zip(steps, training.evaluated, strict=True):
         assert_close(evaluated, AVERAGES[name](training.history, step))
     assert is_same(training.evaluated[-1], training.saved)
     nlp = spacy.load(training.output / "model-last")
@@ -322,8 +341,7 @@ def test_lookahead_pulls_back(corpus, tmp_path, monkeypatch):
     # The wrappers have a __call__ of their own: this is that of Adam alone.
     monkeypatch.setattr(Optimizer, "__call__", watched_update)
     settings = {**corpus, **SMALL, **SMALL_SETTINGS["lookahead"], "training.max_steps": 30}
-    config = load_config(CONFIGS / "lookahead.cfg", settings, interpolate=False)
-    training = Training(config, tmp_path)
+    training = Training(read_config("lookahead", settings), tmp_path)
     expected = {}
     for key, name in names_of_keys(training.nlp).items():
         slow = training.history[0][name].astype("float64")
@@ -345,8 +363,7 @@ def test_gradient_accumulation_is_one_step(corpus, tmp_path):
         "training.max_steps": 20,
         "training.accumulate_gradient": 3,
     }
-    config = load_config(CONFIGS / "ema.cfg", settings, interpolate=False)
-    training = Training(config, tmp_path)
+    training = Training(read_config("ema", settings), tmp_path)
     assert_close(training.saved, ema_of(training.history, 21))
 
 
@@ -409,14 +426,13 @@ def test_component_without_annotations(name, settings, averages_of, tmp_path):
         "nlp.pipeline": ["tok2vec", "ner", "tagger"],
         "training.max_steps": 60,
     }
-    text = (CONFIGS / f"{name}.cfg").read_text(encoding="utf8") + SHARED_TAGGER
-    config = config_from_text(text, settings)
+    config = read_config(name, settings, more=SHARED_TAGGER)
     config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1}
     training = Training(config, tmp_path / "output")
     idle_steps = {
         pipe_name: sum(
             is_same(part(before, pipe_name), part(after, pipe_name))
-            for before, after in zip(training.history, training.history[1:])
+            for before, after in pairwise(training.history)
         )
         for pipe_name in training.nlp.pipe_names
     }
@@ -437,8 +453,7 @@ def test_frozen_components(trained, tmp_path):
         "nlp.pipeline": ["tok2vec", "ner", "tagger"],
         "training.frozen_components": ["tok2vec", "ner"],
     }
-    text = (CONFIGS / "swa.cfg").read_text(encoding="utf8") + OWN_TAGGER
-    config = config_from_text(text, settings)
+    config = read_config("swa", settings, more=OWN_TAGGER)
     for name in ("tok2vec", "ner"):
         config["components"][name] = {"source": str(source.output / "model-last")}
     training = Training(config, tmp_path / "output")
@@ -449,5 +464,149 @@ def test_frozen_components(trained, tmp_path):
     assert_close(training.averages(), expected)
 
 
-def config_from_text(text, settings):
-    return registry_config().from_str(text, overrides=settings, interpolate=False)
+RESOLVE = """
+import sys
+from pathlib import Path
+
+import pydantic
+from thinc.api import Config, Optimizer
+{imports}
+
+
+class Schema(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    optimizer: Optimizer
+
+
+assert not any(name.startswith("thinc_swa") for name in sys.modules)
+for path in sorted(Path({folder!r}).glob("*.cfg")):
+    training = Config().from_disk(path).interpolate()["training"]
+    resolved = {resolve}
+    optimizer = resolved["optimizer"]
+    assert isinstance(optimizer, Optimizer)
+    assert Schema(optimizer=optimizer).optimizer is optimizer
+    print(path.stem, type(optimizer).__module__, type(optimizer).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "imports, resolve",
+    [
+        (
+            "from thinc.api import registry",
+            'registry.resolve({"optimizer": training["optimizer"]})',
+        ),
+        (
+            "from thinc.api import registry",
+            'registry.resolve({"optimizer": training["optimizer"]}, schema=Schema)',
+        ),
+        (
+            "from spacy import registry\nfrom spacy.schemas import ConfigSchemaTraining",
+            "registry.resolve(training, schema=ConfigSchemaTraining)",
+        ),
+    ],
+    ids=["thinc", "thinc with a schema", "spacy"],
+)
+def test_registry_finds_the_names(imports, resolve, tmp_path):
+    """By their entry points, in a process that has never heard of the package."""
+    code = RESOLVE.format(imports=imports, resolve=resolve, folder=str(CONFIGS))
+    result = run_python(tmp_path, code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "ema thinc_swa.ema EMA",
+        "lookahead thinc_swa.lookahead Lookahead",
+        "lookahead_swa thinc_swa.swa SWA",
+        "swa thinc_swa.swa SWA",
+    ]
+
+
+def test_trained_pipeline_loads_without_the_package(trained, tmp_path):
+    code = f"""
+import sys
+import spacy
+
+sys.modules["thinc_swa"] = None  # To import it is an error now.
+nlp = spacy.load({str(trained("swa").output / "model-last")!r})
+print(nlp("I bought shoes from Nike.").has_annotation("ENT_IOB"))
+"""
+    result = run_python(tmp_path, code)
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
+# Only what somebody has to write.
+PARTIAL_CONFIG = """
+[paths]
+train = null
+dev = null
+
+[nlp]
+lang = "en"
+pipeline = ["ner"]
+
+[components]
+
+[components.ner]
+factory = "ner"
+
+[training]
+max_steps = 1000
+
+[training.optimizer]
+@optimizers = "SWA.v1"
+start_step = 0.75
+total_steps = ${training.max_steps}
+
+[training.optimizer.optimizer]
+@optimizers = "Lookahead.v1"
+
+[training.optimizer.optimizer.optimizer]
+@optimizers = "Adam.v1"
+"""
+
+
+def test_fill_and_debug_config(corpus, tmp_path):
+    partial_path, filled_path = tmp_path / "partial.cfg", tmp_path / "filled.cfg"
+    partial_path.write_text(PARTIAL_CONFIG, encoding="utf8")
+    result = run_spacy(tmp_path, "init", "fill-config", partial_path, filled_path)
+    assert result.returncode == 0, result.stderr
+    optimizer = Config().from_disk(filled_path, interpolate=False)["training"]["optimizer"]
+    adam = optimizer["optimizer"].pop("optimizer")
+    assert adam["@optimizers"] == "Adam.v1"
+    assert adam["learn_rate"] == 0.001
+    assert optimizer == {
+        "@optimizers": "SWA.v1",
+        "start_step": 0.75,
+        "total_steps": "${training.max_steps}",
+        "freq": 1,
+        "learn_rate": None,
+        "anneal_steps": None,
+        "anneal_strategy": "linear",
+        "end_step": None,
+        "optimizer": {
+            "@optimizers": "Lookahead.v1",
+            "freq": 6,
+            "pullback": 0.5,
+            "inner_state": "keep",
+            "end_step": None,
+            "total_steps": None,
+        },
+    }
+    result = run_spacy(tmp_path, "debug", "config", filled_path, *as_arguments(corpus))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Config is valid" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"training.optimizer.freq": 5.7}, "freq must be an int >= 1, but was 5.7"),
+        ({"training.max_steps": 0}, "total_steps must be an int >= 1, but was 0"),
+    ],
+)
+def test_bad_settings(settings, message, corpus, tmp_path):
+    arguments = [CONFIGS / "swa.cfg", *as_arguments({**corpus, **settings})]
+    result = run_spacy(tmp_path, "train", *arguments)
+    assert result.returncode != 0
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith(f"ValueError: {message}")
+    assert "training.max_steps" not in settings or "max_steps = 0" in error

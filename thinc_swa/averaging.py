@@ -16,6 +16,11 @@ from .types import Array, KeyT
 # the array that it belongs to fit together into the second-level cache of one core.
 BLOCK_SIZE = 65536
 
+# With a decay below 1 the scale of a running average shrinks at every snapshot and the
+# totals grow. They are brought back to a scale of 1 long before they leave the range of
+# float32. What a smaller decay would leave is below the precision of any float.
+MIN_SCALE = 2.0**-60
+
 
 def averages_dtype(weights: Array) -> Any:
     """The dtype of averages of these weights: float32, or float64 for float64."""
@@ -127,7 +132,7 @@ class RunningAverage:
         decay (Optional[float]): What is left of the old average, in [0, 1]. If None,
             all snapshots weigh the same: the average is their arithmetic mean.
         """
-        if self.n_averaged == 0 or decay == 0.0:
+        if self.n_averaged == 0 or (decay is not None and decay < MIN_SCALE):
             totals = {key: copy_array(array) for key, array in weights.items()}
             self.totals, self.scale = totals, 1.0
         elif decay is None:
@@ -175,11 +180,6 @@ class RunningAverage:
         for total in self.totals.values():
             total *= self.scale
         self.scale = 1.0
-
-
-# With a decay below 1 the scale shrinks at every snapshot and the totals grow. They are
-# brought back to a scale of 1 long before they leave the range of float32.
-MIN_SCALE = 2.0**-60
 
 
 def copy_array(array: Array) -> Array:
