@@ -399,11 +399,18 @@ def add_tags(docs):
     return docs
 
 
+N_BARE = 20
+
+
 def partly_annotated(docs):
-    """Tags in all documents, entities in every second one."""
+    """Tags in all documents; entities in none of the first ones, and then in every second."""
     nlp = spacy.blank("en")
-    bare = [nlp.make_doc(doc.text) for doc in docs[::2]]
-    return add_tags(bare + docs[1::2])
+    return add_tags(
+        [
+            doc if position >= N_BARE and position % 2 == 0 else nlp.make_doc(doc.text)
+            for position, doc in enumerate(docs)
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -415,16 +422,18 @@ def partly_annotated(docs):
     ],
 )
 def test_component_without_annotations(name, settings, averages_of, tmp_path):
-    """A shared tok2vec, and an NER that learns nothing from about half of the batches: it
-    counts in all snapshots, with the weights that it had."""
+    """A shared tok2vec, and an NER that learns nothing from most of the batches: it counts in
+    all snapshots, with the weights that it had."""
     train_path, dev_path = write_corpus(tmp_path, make_docs=partly_annotated)
     settings = {
         **SMALL,
-        **{f"training.optimizer.{name}": value for name, value in settings.items()},
+        **{f"training.optimizer.{argument}": value for argument, value in settings.items()},
         "paths.train": str(train_path),
         "paths.dev": str(dev_path),
         "nlp.pipeline": ["tok2vec", "ner", "tagger"],
         "training.max_steps": 60,
+        # In the order of the file.
+        "training.max_epochs": -1,
     }
     config = read_config(name, settings, more=SHARED_TAGGER)
     config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1}
@@ -436,8 +445,9 @@ def test_component_without_annotations(name, settings, averages_of, tmp_path):
         )
         for pipe_name in training.nlp.pipe_names
     }
-    assert 15 < idle_steps["ner"] < 45
-    assert idle_steps["tok2vec"] == idle_steps["tagger"] == 0
+    # Thinc has no gradient for a parameter until its first one. From then on it is zero in
+    # the batches without annotations, and Adam moves on by its momentum.
+    assert idle_steps == {"tok2vec": 0, "ner": N_BARE, "tagger": 0}
     assert_close(training.averages(), averages_of(training.history))
     assert_close(training.saved, averages_of(training.history))
 

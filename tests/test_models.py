@@ -1,0 +1,211 @@
+"""Averages in a model: swapped in, written in, and taken out again."""
+
+import numpy
+import pytest
+from reference import assert_equal, to_numpy
+from thinc.api import (
+    SGD,
+    Adam,
+    Linear,
+    Model,
+    NumpyOps,
+    Relu,
+    Softmax,
+    chain,
+    clone,
+    concatenate,
+    residual,
+)
+
+from thinc_swa import EMA, SWA, Lookahead, apply_averages, update_batch_norm, use_averages
+
+WRAPPERS = {
+    "Adam": Adam,
+    "SWA": lambda: SWA(Adam(0.1), start_step=0, freq=2),
+    "EMA": lambda: EMA(Adam(0.1), decay=0.8),
+    "Lookahead": lambda: Lookahead(Adam(0.1), freq=2),
+    "Lookahead, then SWA": lambda: SWA(Lookahead(Adam(0.1), freq=2), start_step=2),
+}
+OPS = NumpyOps()
+X = numpy.random.RandomState(0).uniform(-1, 1, (8, 5)).astype("f")
+Y = numpy.eye(3, dtype="f")[numpy.arange(8) % 3]
+
+
+def make_model():
+    """Nested, with a layer that stands in two places."""
+    shared = Relu(6, 6)
+    model = chain(Relu(6), residual(shared), shared, concatenate(Relu(4), Relu(5)), Softmax(3))
+    return model.initialize(X)
+
+
+def train(model, optimizer, n_steps=7, inputs=X):
+    for _ in range(n_steps):
+        predicted, backprop = model.begin_update(inputs)
+        backprop((predicted - Y) / len(Y))
+        model.finish_update(optimizer)
+        optimizer.step_schedules()
+
+
+def parameters(model):
+    """All Thinc parameters, the arrays themselves."""
+    return {
+        (node.id, name): node.get_param(name)
+        for node in model.walk()
+        for name in node.param_names
+        if node.has_param(name)
+    }
+
+
+@pytest.fixture(params=WRAPPERS)
+def optimizer(request):
+    return WRAPPERS[request.param]()
+
+
+def test_use_averages(optimizer):
+    model = make_model()
+    train(model, optimizer)
+    own, before = parameters(model), to_numpy(parameters(model))
+    with use_averages(model, optimizer):
+        assert_equal(parameters(model), optimizer.averages)
+        assert any((array != before[key]).any() for key, array in parameters(model).items())
+        averaged = model.predict(X)
+    assert all(array is own[key] for key, array in parameters(model).items())
+    assert_equal(parameters(model), before)
+    with model.use_params(optimizer.averages):
+        numpy.testing.assert_array_equal(model.predict(X), averaged)
+    apply_averages(model, optimizer)
+    numpy.testing.assert_array_equal(model.predict(X), averaged)
+
+
+def test_whatever_happens_inside(optimizer):
+    model = make_model()
+    train(model, optimizer)
+    before = to_numpy(parameters(model))
+    with pytest.raises(KeyboardInterrupt):
+        with use_averages(model, optimizer):
+            raise KeyboardInterrupt
+    assert_equal(parameters(model), before)
+    with use_averages(model, optimizer):
+        for node in model.walk():
+            for name in node.param_names:
+                node.set_param(name, node.get_param(name) * 0)
+    assert_equal(parameters(model), before)
+    with use_averages(model, optimizer), use_averages(model, optimizer):
+        pass
+    assert_equal(parameters(model), before)
+    train(model, optimizer)
+
+
+def test_training_under_the_averages_does_not_train_them():
+    results = []
+    for is_trained in (True, False):
+        model, optimizer = make_model(), SWA(SGD(0.1), start_step=0)
+        for layer in model.walk():
+            for name in layer.param_names:
+                layer.get_param(name)[...] = 0.1
+        train(model, optimizer)
+        with use_averages(model, optimizer):
+            if is_trained:
+                train(model, SGD(0.1))
+        train(model, optimizer)
+        results.append(list(to_numpy(optimizer.averages).values()))
+    for array, other in zip(*results, strict=True):
+        numpy.testing.assert_array_equal(array, other)
+
+
+def test_applied_averages_are_copies_in_place(optimizer):
+    model = make_model()
+    train(model, optimizer)
+    own = parameters(model)
+    averages = optimizer.averages
+    apply_averages(model, optimizer)
+    for key, array in parameters(model).items():
+        assert array is own[key] and not numpy.shares_memory(array, averages[key])
+    assert_equal(parameters(model), averages)
+
+
+def test_without_averages_nothing_happens():
+    model, optimizer = make_model(), SWA(Adam(use_averages=False))
+    train(model, optimizer)
+    before = to_numpy(parameters(model))
+    with use_averages(model, optimizer):
+        assert_equal(parameters(model), before)
+    apply_averages(model, optimizer)
+    assert_equal(parameters(model), before)
+
+
+def test_parameters_without_an_average_are_left_alone(optimizer):
+    left, right = Softmax(3, 5), Linear(3, 5).initialize()
+    left.initialize()
+    model = concatenate(left, right)
+    train(left, optimizer)
+    before = to_numpy(parameters(model))
+    with use_averages(model, optimizer):
+        now = to_numpy(parameters(model))
+    assert_equal({k: now[k] for k in parameters(right)}, to_numpy(parameters(right)))
+    assert any((now[key] != before[key]).any() for key in parameters(left))
+
+
+def test_lower_precision():
+    """The averages of float16 weights are float32; the model stays what it is."""
+    model = Linear(3, 5).initialize()
+    for name in model.param_names:
+        model.set_param(name, model.get_param(name).astype("float16"))
+    optimizer = SWA(SGD(0.1), start_step=0)
+    for _ in range(3):
+        for name in model.param_names:
+            weights = model.get_param(name)
+            weights, _ = optimizer((model.id, name), weights, numpy.ones_like(weights))
+    with use_averages(model, optimizer):
+        assert {array.dtype.name for array in parameters(model).values()} == {"float16"}
+    apply_averages(model, optimizer)
+    assert {array.dtype.name for array in parameters(model).values()} == {"float16"}
+
+
+@pytest.mark.parametrize("function", [use_averages, apply_averages])
+def test_errors(function):
+    def call(model, optimizer):
+        result = function(model, optimizer)
+        if function is use_averages:
+            with result:
+                pass
+
+    model, optimizer = make_model(), SWA(Adam(0.1), start_step=0)
+    train(model, optimizer)
+    before = to_numpy(parameters(model))
+    for nothing in (None, "model", optimizer):
+        with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language"):
+            call(nothing, optimizer)
+    for nothing in (None, optimizer.averages, Adam):
+        with pytest.raises(TypeError, match="come from a Thinc Optimizer, but got"):
+            call(model, nothing)
+    other = make_model()
+    with pytest.raises(ValueError, match="10 parameters, but none of them belongs"):
+        call(other, optimizer)
+    last = [node for node in model.walk() if node.name == "softmax"][0]
+    kept = last.get_param("W")
+    last.set_param("W", OPS.alloc2f(4, 9))
+    with pytest.raises(ValueError, match=r"'W'\) has the shape \(4, 9\).*\(3, 9\)"):
+        call(model, optimizer)
+    last.set_param("W", kept)
+    assert_equal(parameters(model), before)
+
+
+def test_batch_norm_is_a_no_op_without_any():
+    def unread():
+        raise AssertionError("read")
+        yield
+
+    update_batch_norm(make_model(), unread())
+    update_batch_norm(clone(Relu(3, 3), 2), unread())
+    with pytest.raises(TypeError, match="Not a Thinc Model"):
+        update_batch_norm("model", [])
+
+
+def test_a_model_is_what_thinc_says_it_is():
+    class Special(Model):
+        pass
+
+    model = Special("special", lambda model, X, is_train: (X, lambda dY: dY))
+    with use_averages(model, Adam()):
+        pass
