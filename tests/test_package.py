@@ -1,0 +1,126 @@
+"""The package as a whole: its config names, its documents, its types."""
+
+import inspect
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+from helpers import require
+
+import thinc_swa
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def names_in_setup_cfg():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.entry_points"]["thinc_optimizers"].split("\n")
+    return [line.split("=")[0].strip() for line in lines if line.strip()]
+
+
+NAMES = names_in_setup_cfg()
+
+FRESH_PROCESS = """
+import sys
+from thinc.api import Config, Optimizer, registry
+assert "thinc_swa" not in sys.modules
+config = Config().from_str('''
+[optimizer]
+@optimizers = "{name}"
+{arguments}
+[optimizer.optimizer]
+@optimizers = "Adam.v1"
+''')
+optimizer = registry.resolve(config)["optimizer"]
+assert isinstance(optimizer, Optimizer), optimizer
+
+from typing import Any
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+class Training(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    optimizer: Optimizer
+
+assert Training(optimizer=optimizer).optimizer is optimizer
+try:
+    Training(optimizer="Adam")
+except ValidationError:
+    print("resolved")
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_names_are_found_without_an_import(name):
+    arguments = "start_step = 3" if name == "SWA.v1" else ""
+    program = FRESH_PROCESS.format(name=name, arguments=arguments)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "resolved\n"), run.stderr
+
+
+def test_every_installed_name_is_in_setup_cfg():
+    installed = entry_points(group="thinc_optimizers")
+    ours = {e.name for e in installed if e.value.startswith("thinc_swa.")}
+    assert ours == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_has_every_argument_and_its_default(name):
+    (entry_point,) = entry_points(group="thinc_optimizers", name=name)
+    section = README.split(f"### `{name}`")[1].split("\n##")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE))
+    parameters = inspect.signature(entry_point.load()).parameters
+    assert set(rows) == set(parameters)
+    for argument, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            assert rows[argument] == "required"
+        else:
+            default = {None: "", True: "`true`", False: "`false`"}.get(
+                parameter.default, f"`{parameter.default!r}`".replace("'", '"')
+            )
+            # 1 and 1.0 equal True in a dict.
+            if type(parameter.default) in (int, float):
+                default = f"`{parameter.default!r}`"
+            assert rows[argument] == default, argument
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_name_takes_what_its_class_takes(name):
+    (entry_point,) = entry_points(group="thinc_optimizers", name=name)
+    cls = getattr(thinc_swa, name.split(".")[0])
+    own = {p.name: p.default for p in inspect.signature(cls).parameters.values()}
+    registered = {
+        p.name: p.default for p in inspect.signature(entry_point.load()).parameters.values()
+    }
+    if name == "SWA.v1":
+        assert own.pop("start_step") is None
+        assert registered.pop("start_step") is inspect.Parameter.empty
+    assert registered == own
+
+
+def test_version():
+    assert thinc_swa.__version__ == version("thinc-swa")
+    assert f"## {thinc_swa.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_public_names():
+    for name in thinc_swa.__all__:
+        assert getattr(thinc_swa, name)
+
+
+def test_a_program_with_types():
+    program = ROOT / "tests" / "typed_program.py"
+    subprocess.run([sys.executable, "-W", "error", str(program)], check=True)
+
+
+def test_readme_code_runs():
+    """The Python quickstart, as it stands."""
+    require("sklearn")
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, cwd=ROOT)

@@ -1,0 +1,40 @@
+"""What a user might write, for mypy: every optimizer of the package passes where Thinc's
+`Optimizer` is expected. It is checked with mypy, and it runs."""
+
+from typing import Any, List
+
+from thinc.api import Adam, Linear, Model, Optimizer
+from thinc.types import Floats2d
+
+from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, apply_averages, use_averages
+
+
+def train(model: Model[Floats2d, Floats2d], optimizer: Optimizer, X: Floats2d) -> Floats2d:
+    predicted, backprop = model.begin_update(X)
+    backprop(predicted)
+    model.finish_update(optimizer)
+    with use_averages(model, optimizer):
+        averaged = model.predict(X)
+    apply_averages(model, optimizer)
+    return averaged
+
+
+def main() -> None:
+    model: Model[Floats2d, Floats2d] = Linear(2, 3).initialize()
+    X: Any = model.ops.alloc2f(4, 3)
+    optimizers: List[Optimizer] = [
+        OptimizerWrapper(Adam(0.001)),
+        SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
+        EMA(Adam(0.001), half_life=10, warmup=True),
+        Lookahead(Adam(0.001), freq=5, pullback=0.8, inner_state="reset"),
+    ]
+    for optimizer in optimizers:
+        train(model, optimizer, X)
+    swa: SWA = SWA(Adam(0.001))
+    swa.start_swa()
+    n_averaged: int = swa.n_averaged
+    print(n_averaged, swa.optimizer, swa.averages)
+
+
+if __name__ == "__main__":
+    main()
