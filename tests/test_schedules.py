@@ -128,6 +128,13 @@ def test_is_written_through_to_the_innermost_optimizer(wrap):
     assert rates(optimizer, 4) == OLD[:2] + [0.05, 0.04]
 
 
+@pytest.mark.skipif(Schedule is not None, reason="Thinc 8.3 keeps them apart")
+def test_the_old_schedule_is_dropped():
+    innermost = sgd(warmup())
+    rates(SWA(innermost, start_step=2, learn_rate=0.03), 3)
+    assert not innermost.schedules
+
+
 def test_other_schedules_go_on():
     """Only the learning rate is taken over."""
     optimizer = SWA(Adam(0.1, beta1=[0.5, 0.6, 0.7, 0.8]), start_step=1, learn_rate=0.03)

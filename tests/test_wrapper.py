@@ -27,6 +27,7 @@ OPTIMIZERS = {
 }
 AVERAGING = [name for name in OPTIMIZERS if name != "OptimizerWrapper"]
 PAIRS = list(itertools.product(["SWA", "EMA", "Lookahead"], repeat=2))
+ALL_PAIRS = list(itertools.product(AVERAGING, repeat=2))
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -296,7 +297,7 @@ class Replay(Optimizer):
         return weights, gradient
 
 
-@pytest.mark.parametrize("outer, inner", PAIRS)
+@pytest.mark.parametrize("outer, inner", ALL_PAIRS)
 def test_with_and_without_step_schedules(outer, inner):
     results = []
     for is_stepped in (True, False):
@@ -320,6 +321,27 @@ def test_with_and_without_step_schedules_and_looking(name):
         results.append((weights, optimizer.averages))
     assert_equal(results[0][0], results[1][0])
     assert_equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_averages_are_those_of_the_moment(name):
+    """What was read before an update, or before the end of a step, does not stay."""
+
+    def look(moments):
+        optimizer, seen = OPTIMIZERS[name](Adam(0.1, use_averages=False)), {}
+        weights = numpy.ones((3,), dtype="f")
+        for step in range(7):
+            weights, _ = optimizer((1, "W"), weights, numpy.ones((3,), dtype="f"))
+            if 2 * step in moments:
+                seen[2 * step] = to_numpy(optimizer.averages)
+            optimizer.step_schedules()
+            if 2 * step + 1 in moments:
+                seen[2 * step + 1] = to_numpy(optimizer.averages)
+        return seen
+
+    always = look(range(14))
+    for moment in always:
+        assert_equal(look([moment])[moment], always[moment])
 
 
 def test_reading_the_learning_rate(wrap):

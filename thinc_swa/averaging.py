@@ -101,9 +101,9 @@ def _cupy_kernel(inputs: str, outputs: str, operation: str) -> Any:
 
 
 def is_due(step: int, start_step: int, freq: int) -> bool:
-    """Whether a snapshot is taken after this step: after start_step, and then after every
-    freq steps. With start_step 0 there is nothing to take before step freq."""
-    return step >= max(1, start_step) and (step - start_step) % freq == 0
+    """Whether a snapshot is taken after this step, counted from 1: after start_step, and
+    then after every freq steps."""
+    return step >= start_step and (step - start_step) % freq == 0
 
 
 class RunningAverage:

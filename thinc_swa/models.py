@@ -193,6 +193,8 @@ _Parameter = Union[_NodeParameter, _TorchParameter]
 
 @contextmanager
 def _swapped(swaps: Iterable[Tuple[_Parameter, Array]]) -> Iterator[None]:
+    # Undone last first: what stands in two places, as a layer that two components of a
+    # pipeline share, has its own weights at the end.
     with ExitStack() as stack:
         for parameter, array in swaps:
             stack.callback(parameter.swap(array))
@@ -239,14 +241,8 @@ def _parameters(model: ModelT) -> Iterator[Tuple[KeyT, _Parameter]]:
 
 
 def _nodes(model: ModelT) -> Iterator[Model[Any, Any]]:
-    """All nodes of a model, each once, also where components share layers: a layer that
-    is swapped twice and restored in the same order would keep the averages."""
-    seen = set()
     for root in _models(model):
-        for node in root.walk():
-            if id(node) not in seen:
-                seen.add(id(node))
-                yield node
+        yield from root.walk()
 
 
 def _models(model: ModelT) -> List[Model[Any, Any]]:

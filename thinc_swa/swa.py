@@ -103,10 +103,9 @@ class SWA(OptimizerWrapper):
                 f"start_swa() must be called before end_step = {self.end_step}, but "
                 f"{n_steps} steps are complete"
             )
-        self.start_step = n_steps
         self._settle()
         if not self._is_started:
-            # No step to settle: this moment is one between two steps.
+            self.start_step = n_steps
             self._start()
             if n_steps:
                 self._average.add_snapshot(self._weights)

@@ -1,0 +1,74 @@
+"""What the examples share: the handwritten digits, a training loop, and the accuracy.
+
+This is no example itself: run one of the numbered files beside it.
+"""
+
+from typing import Iterator, NamedTuple
+
+import numpy
+from thinc.api import Model, Optimizer, fix_random_seed
+from thinc.types import Floats2d
+
+Classifier = Model[Floats2d, Floats2d]
+
+
+class Digits(NamedTuple):
+    """Images of 8 x 8 pixels as rows of 64 numbers from 0 to 1, and labels as rows of ten
+    numbers with a 1 at the digit's place."""
+
+    train_images: Floats2d
+    train_labels: Floats2d
+    test_images: Floats2d
+    test_labels: Floats2d
+
+
+def load_digits() -> Digits:
+    """The 1797 digits that come with scikit-learn, always split in the same way: two thirds
+    to train on, and one third to test on."""
+    try:
+        from sklearn import datasets
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise SystemExit(
+            'The digits come with scikit-learn: pip install "thinc-swa[examples]"'
+        ) from None
+    pixels, numbers = datasets.load_digits(return_X_y=True)
+    images = (pixels / 16.0).astype("float32")
+    labels = numpy.eye(10, dtype="float32")[numbers]
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        images, labels, test_size=1 / 3, stratify=numbers, random_state=0
+    )
+    return Digits(train_images, train_labels, test_images, test_labels)
+
+
+def initialize(model: Classifier, digits: Digits, seed: int) -> None:
+    """Give the model its sizes and its first weights. The same seed gives the same weights,
+    and later the same batches and the same dropout, whatever the optimizer is."""
+    fix_random_seed(seed)
+    model.initialize(X=digits.train_images[:2], Y=digits.train_labels[:2])
+
+
+def training_steps(
+    model: Classifier, optimizer: Optimizer, digits: Digits, *, max_steps: int, batch_size: int
+) -> Iterator[int]:
+    """Train an initialized model, and yield the number of each step when it is done."""
+    step = 0
+    while step < max_steps:
+        batches = model.ops.multibatch(
+            batch_size, digits.train_images, digits.train_labels, shuffle=True
+        )
+        for images, labels in batches:
+            predicted, backprop = model.begin_update(images)
+            backprop((predicted - labels) / len(images))
+            model.finish_update(optimizer)
+            optimizer.step_schedules()
+            step += 1
+            yield step
+            if step == max_steps:
+                break
+
+
+def accuracy(model: Classifier, images: Floats2d, labels: Floats2d) -> float:
+    """Which percentage of the images the model gets right."""
+    is_right = model.predict(images).argmax(axis=1) == labels.argmax(axis=1)
+    return 100.0 * float(is_right.mean())
