@@ -27,19 +27,22 @@ SENTENCES = [
 ]
 
 
-def write_corpus(folder, n_train=400, n_dev=160, *, make_docs=None):
+def write_corpus(folder, n_train=400, n_dev=160, *, get_records=None, make_docs=None):
     """Write train.spacy and dev.spacy.
 
     folder (Path): Where to.
     n_train (int): How many documents to train on, at most.
     n_dev (int): How many documents to evaluate on, at most.
+    get_records (Optional[Callable]): Where they come from: `generate_records` for sentences
+        that are easily learned. By default the real ones, if they are at hand.
     make_docs (Optional[Callable]): What becomes of a list of annotated documents.
     RETURNS (Tuple[Path, Path]): The two files.
     """
     nlp = spacy.blank("en")
     paths = []
     for name, n_docs in (("train", n_train), ("dev", n_dev)):
-        docs = [to_doc(nlp, record) for record in read_records(name, n_docs)]
+        records = (get_records or read_records)(name, n_docs)
+        docs = [to_doc(nlp, record) for record in records]
         paths.append(folder / f"{name}.spacy")
         DocBin(docs=make_docs(docs) if make_docs else docs).to_disk(paths[-1])
     return tuple(paths)

@@ -70,7 +70,8 @@ def n_snapshots(path):
     if settings["@optimizers"] == "EMA.v1":
         return max_steps
     if settings["@optimizers"] == "SWA.v1":
-        return len(range(round(settings["start_step"] * max_steps), max_steps + 1, 10))
+        start_step = round(settings["start_step"] * max_steps)
+        return len(range(start_step, max_steps + 1, settings["freq"]))
     return None
 
 
@@ -95,7 +96,6 @@ def check_compare_digits(output):
         assert float(seconds) > 0
     # These two change nothing in the training.
     assert rows["swa"][0] == rows["ema"][0] == rows["adam"][0]
-    assert rows["lookahead"][0] != rows["adam"][0]
 
 
 def check_thinc_loop(output):
@@ -152,7 +152,7 @@ def test_example_runs(path, tmp_path):
 
 
 def test_every_check_belongs_to_an_example():
-    assert {*NEEDS, *ARGUMENTS, *CHECKS} <= {path.stem for path in EXAMPLES}
+    assert {*ARGUMENTS, *CHECKS} <= {path.stem for path in EXAMPLES}
 
 
 def test_configs_of_the_reader_are_compared(tmp_path):

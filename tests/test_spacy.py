@@ -319,6 +319,7 @@ def partly_annotated(docs):
         ("swa", {"start_step": 0.5, "freq": 4}, lambda history: swa_of(history, 61, 30, 4)),
         ("ema", {"half_life": 5}, lambda history: ema_of(history, 61)),
     ],
+    ids=["swa", "swa from the middle on", "ema"],
 )
 def test_component_without_annotations(name, settings, averages_of, tmp_path):
     """A shared tok2vec, and an NER that learns nothing from most of the batches: it counts in
