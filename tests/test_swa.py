@@ -186,7 +186,7 @@ def test_start_swa_is_start_step(step, is_stepped):
         weights = make_weights()
         after = {} if start_step is not None or step == 0 else {step: optimizer.start_swa}
         train(optimizer, weights, 12, is_stepped=is_stepped, after=after)
-        runs.append((weights, optimizer.averages, optimizer.n_averaged, repr(optimizer)))
+        runs.append((weights, optimizer.averages, optimizer.n_averaged, optimizer.start_step))
     assert_equal(runs[0][0], runs[1][0])
     assert_equal(runs[0][1], runs[1][1])
     assert runs[0][2:] == runs[1][2:]

@@ -4,6 +4,7 @@ from .about import __version__
 from .ema import EMA
 from .lookahead import Lookahead
 from .models import apply_averages, update_batch_norm, use_averages
+from .state import load_optimizer, save_optimizer
 from .swa import SWA
 from .wrapper import OptimizerWrapper
 
@@ -14,6 +15,8 @@ __all__ = [
     "SWA",
     "__version__",
     "apply_averages",
+    "load_optimizer",
+    "save_optimizer",
     "update_batch_norm",
     "use_averages",
 ]

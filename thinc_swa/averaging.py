@@ -117,6 +117,7 @@ class RunningAverage:
     totals: Dict[KeyT, Array]
     scale: float
     n_averaged: int
+    _state = ("totals", "scale", "n_averaged")
 
     __slots__ = ["totals", "scale", "n_averaged"]
 

@@ -46,6 +46,7 @@ class EMA(OptimizerWrapper):
     freq: int
     start_step: int
     overwrite_freq: Optional[int]
+    _state = ("_average",)
 
     __slots__ = [
         "decay",
@@ -88,6 +89,14 @@ class EMA(OptimizerWrapper):
         if overwrite_freq is not None:
             self.overwrite_freq = check_int("overwrite_freq", overwrite_freq, minimum=1)
         self._average = RunningAverage()
+        self._arguments = {
+            "decay": self.decay,
+            "warmup": self.warmup,
+            "freq": self.freq,
+            "start_step": self.start_step,
+        }
+        if self.overwrite_freq is not None:
+            self._arguments["overwrite_freq"] = self.overwrite_freq
         self.optimizer.averages = None
 
     @property
@@ -113,17 +122,6 @@ class EMA(OptimizerWrapper):
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return self._average.means()
-
-    def _settings(self) -> Dict[str, Any]:
-        settings: Dict[str, Any] = {
-            "decay": self.decay,
-            "warmup": self.warmup,
-            "freq": self.freq,
-            "start_step": self.start_step,
-        }
-        if self.overwrite_freq is not None:
-            settings["overwrite_freq"] = self.overwrite_freq
-        return settings
 
 
 def make_ema(

@@ -46,6 +46,7 @@ class Lookahead(OptimizerWrapper):
     pullback: float
     inner_state: str
     end_step: Optional[int]
+    _state = ("_slow", "_slow_moments", "_is_ended")
 
     __slots__ = [
         "freq",
@@ -77,14 +78,20 @@ class Lookahead(OptimizerWrapper):
             self.end_step = check_end_step(end_step, total_steps)
         self._is_ended = False
         self._slow: Dict[KeyT, Array] = {}
-        # By the name of the moment and the parameter.
-        self._slow_moments: Dict[Tuple[str, KeyT], Array] = {}
+        self._slow_moments: Dict[str, Dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
         if self.inner_state == "pullback":
             # An optimizer that has trained before brings its moments along. Those of
             # parameters that it has not seen start from zero, as Thinc's do.
             for key in optimizer.mom1:
                 for name, moment in self._moments(key):
-                    self._slow_moments[name, key] = moment.copy()
+                    self._slow_moments[name][key] = moment.copy()
+        self._arguments = {
+            "freq": self.freq,
+            "pullback": self.pullback,
+            "inner_state": self.inner_state,
+        }
+        if self.end_step is not None:
+            self._arguments["end_step"] = self.end_step
         self.optimizer.averages = None
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
@@ -101,15 +108,16 @@ class Lookahead(OptimizerWrapper):
             self.nr_update[key] = 0
         elif self.inner_state == "pullback":
             for name, moment in self._moments(key):
-                if (name, key) not in self._slow_moments:
-                    self._slow_moments[name, key] = zeros_like(moment)
-                pull_back(self._slow_moments[name, key], moment, self.pullback)
+                slow = self._slow_moments[name]
+                if key not in slow:
+                    slow[key] = zeros_like(moment)
+                pull_back(slow[key], moment, self.pullback)
 
     def _on_step(self, step: int) -> None:
         if step == self.end_step:
             self._is_ended = True
             self._slow = {}
-            self._slow_moments = {}
+            self._slow_moments = {"mom1": {}, "mom2": {}}
 
     def _on_overwritten(self) -> None:
         for key, slow in self._slow.items():
@@ -124,16 +132,6 @@ class Lookahead(OptimizerWrapper):
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return {key: slow.copy() for key, slow in self._slow.items()}
-
-    def _settings(self) -> Dict[str, Any]:
-        settings: Dict[str, Any] = {
-            "freq": self.freq,
-            "pullback": self.pullback,
-            "inner_state": self.inner_state,
-        }
-        if self.end_step is not None:
-            settings["end_step"] = self.end_step
-        return settings
 
 
 def make_lookahead(

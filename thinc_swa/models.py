@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple, Union
 
 import numpy
-from thinc.api import Model, Optimizer, PyTorchShim, xp2torch
+from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
 from thinc.compat import torch
 
 from .types import Array, KeyT
@@ -148,17 +148,19 @@ class _NodeParameter:
 
     @property
     def shape(self) -> Tuple[int, ...]:
-        return tuple(self.node.get_param(self.name).shape)
+        return tuple(self.get().shape)
+
+    def get(self) -> Array:
+        return self.node.get_param(self.name)
 
     def swap(self, array: Array) -> Callable[[], None]:
         """Use another array. RETURNS (Callable): Undoes it."""
-        own: Array = self.node.get_param(self.name)
+        own = self.get()
         self.node.set_param(self.name, array.astype(own.dtype, copy=False))
         return lambda: self.node.set_param(self.name, own)
 
     def write(self, array: Array) -> None:
-        own: Array = self.node.get_param(self.name)
-        own[...] = array
+        self.get()[...] = array
 
 
 class _TorchParameter:
@@ -170,6 +172,10 @@ class _TorchParameter:
     @property
     def shape(self) -> Tuple[int, ...]:
         return tuple(self.tensor.shape)
+
+    def get(self) -> Array:
+        """In the parameter's own memory."""
+        return torch2xp(self.tensor.data)
 
     def swap(self, array: Array) -> Callable[[], None]:
         own = self.tensor.data
@@ -209,7 +215,7 @@ def _match(model: ModelT, optimizer: Optimizer) -> List[Tuple[_Parameter, Array]
         )
     averages = optimizer.averages or {}
     matches: List[Tuple[_Parameter, Array]] = []
-    for key, parameter in _parameters(model):
+    for _, key, parameter in named_parameters(model):
         if key in averages:
             _check_shape(key, parameter, averages[key])
             matches.append((parameter, averages[key]))
@@ -229,28 +235,36 @@ def _check_shape(key: Any, parameter: _Parameter, array: Array) -> None:
         )
 
 
-def _parameters(model: ModelT) -> Iterator[Tuple[KeyT, _Parameter]]:
-    for node in _nodes(model):
-        for name in node.param_names:
-            if node.has_param(name):
-                yield (node.id, name), _NodeParameter(node, name)
-        for shim in node.shims:
-            if isinstance(shim, PyTorchShim):
-                for name, tensor in shim._model.named_parameters():
-                    yield (shim.id, name), _TorchParameter(tensor)
+def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "_Parameter"]]:
+    """The parameters of a model under their places in it, which are the same in every
+    process: the position of the node and the name, with the component's name before it in
+    a pipeline, and the position of the shim in between for PyTorch layers."""
+    for prefix, root in _models(model):
+        for position, node in enumerate(root.walk()):
+            for name in node.param_names:
+                if node.has_param(name):
+                    yield (
+                        f"{prefix}{position}/{name}",
+                        (node.id, name),
+                        _NodeParameter(node, name),
+                    )
+            for shim_position, shim in enumerate(node.shims):
+                if isinstance(shim, PyTorchShim):
+                    place = f"{prefix}{position}/{shim_position}"
+                    for name, tensor in shim._model.named_parameters():
+                        yield f"{place}/{name}", (shim.id, name), _TorchParameter(tensor)
 
 
-def _nodes(model: ModelT) -> Iterator[Model[Any, Any]]:
-    for root in _models(model):
-        yield from root.walk()
-
-
-def _models(model: ModelT) -> List[Model[Any, Any]]:
+def _models(model: ModelT) -> List[Tuple[str, Model[Any, Any]]]:
+    """The Thinc models of a model, with the component's name in a pipeline."""
     if isinstance(model, Model):
-        return [model]
+        return [("", model)]
     if _is_language(model):
-        components = [getattr(component, "model", None) for _, component in model.components]
-        return [component for component in components if isinstance(component, Model)]
+        return [
+            (f"{name}/", component.model)
+            for name, component in model.components
+            if isinstance(getattr(component, "model", None), Model)
+        ]
     raise TypeError(f"Not a Thinc Model or a spaCy Language: {type(model).__name__} {model!r}")
 
 
@@ -271,7 +285,8 @@ def _predict(model: ModelT, batch: Any) -> None:
 def _batch_norm_layers(model: ModelT) -> List[Any]:
     return [
         layer
-        for node in _nodes(model)
+        for _, root in _models(model)
+        for node in root.walk()
         for shim in node.shims
         if isinstance(shim, PyTorchShim)
         for layer in shim._model.modules()

@@ -6,7 +6,7 @@ the step. Nothing outside this module needs to know.
 """
 
 import math
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import thinc.schedules
 from thinc.api import SGD, Optimizer
@@ -28,16 +28,26 @@ class LearnRate:
     anneal_strategy (str): How to get there: "linear" or "cosine".
     """
 
-    anneal_steps: Optional[int]
-    anneal_strategy: str
+    arguments: Dict[str, Any]
+    _state = ("_position", "_rate_before")
 
-    __slots__ = ["anneal_steps", "anneal_strategy", "_source", "_target", "_rate_before"]
+    __slots__ = [
+        "arguments",
+        "_anneal_steps",
+        "_anneal_strategy",
+        "_source",
+        "_target",
+        "_position",
+        "_rate_before",
+    ]
 
     def __init__(
         self, learn_rate: RateT, anneal_steps: Optional[int], anneal_strategy: str
     ) -> None:
-        self.anneal_strategy = anneal_strategy
-        self.anneal_steps = None
+        self._anneal_strategy = anneal_strategy
+        self._anneal_steps: Optional[int] = None
+        # Which step under this rate comes next, from 1; 0 before it takes over.
+        self._position = 0
         self._rate_before = 0.0
         self._target: Optional[float] = None
         if isinstance(learn_rate, (bool, int, float)):
@@ -55,7 +65,12 @@ class LearnRate:
                     "anneal_steps needs a constant learn_rate to arrive at, but learn_rate "
                     f"was a schedule ({type(learn_rate).__name__})"
                 )
-            self.anneal_steps = check_int("anneal_steps", anneal_steps, minimum=1)
+            self._anneal_steps = check_int("anneal_steps", anneal_steps, minimum=1)
+        rate = type(learn_rate).__name__ if self._target is None else self._target
+        self.arguments = {"learn_rate": rate}
+        if self._anneal_steps is not None:
+            self.arguments["anneal_steps"] = self._anneal_steps
+            self.arguments["anneal_strategy"] = anneal_strategy
 
     @classmethod
     def make(
@@ -77,17 +92,22 @@ class LearnRate:
         self._rate_before = current_rate(optimizer)
         if Schedule is None:
             optimizer.schedules.pop("learn_rate", None)
-        self._set(optimizer, 1)
+        self._position = 1
+        self._set(optimizer)
 
-    def advance(self, optimizer: Optimizer, step: int) -> None:
-        """Move on by one step.
-
-        step (int): The step that comes next, 1 for the first one under this rate.
-        """
+    def advance(self, optimizer: Optimizer) -> None:
+        """Move on to the next step."""
+        self._position += 1
         self._source.step_schedules()
-        self._set(optimizer, step)
+        self._set(optimizer)
 
-    def _set(self, optimizer: Optimizer, step: int) -> None:
+    def resume(self, optimizer: Optimizer) -> None:
+        """Go on where a training stopped: `_position` says where."""
+        for _ in range(self._position - 1):
+            self._source.step_schedules()
+        self._set(optimizer)
+
+    def _set(self, optimizer: Optimizer) -> None:
         if self._target is None:
             if Schedule is None:
                 optimizer.learn_rate = self._source.learn_rate
@@ -97,19 +117,14 @@ class LearnRate:
                 optimizer.learn_rate = Schedule(
                     "thinc_swa", _source_schedule, attrs={"source": self._source}
                 )
-        elif self.anneal_steps is None or step >= self.anneal_steps:
+        elif self._anneal_steps is None or self._position >= self._anneal_steps:
             _set_constant(optimizer, self._target)
         else:
-            progress = step / self.anneal_steps
-            if self.anneal_strategy == "cosine":
+            progress = self._position / self._anneal_steps
+            if self._anneal_strategy == "cosine":
                 progress = (1.0 - math.cos(math.pi * progress)) / 2.0
             rate = self._rate_before + progress * (self._target - self._rate_before)
             _set_constant(optimizer, rate)
-
-    def __repr__(self) -> str:
-        if self._target is not None:
-            return repr(self._target)
-        return repr(self._source.learn_rate) if Schedule is None else "Schedule"
 
 
 def current_rate(optimizer: Any) -> float:

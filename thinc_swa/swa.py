@@ -45,6 +45,7 @@ class SWA(OptimizerWrapper):
     start_step: Optional[int]
     freq: int
     end_step: Optional[int]
+    _state = ("start_step", "_learn_rate", "_average", "_is_started", "_is_ended")
 
     __slots__ = [
         "start_step",
@@ -80,6 +81,11 @@ class SWA(OptimizerWrapper):
         self._average = RunningAverage()
         self._is_started = False
         self._is_ended = False
+        self._arguments = {"start_step": self.start_step, "freq": self.freq}
+        if self._learn_rate is not None:
+            self._arguments.update(self._learn_rate.arguments)
+        if self.end_step is not None:
+            self._arguments["end_step"] = self.end_step
         if self.start_step == 0:
             self._start()
 
@@ -132,7 +138,7 @@ class SWA(OptimizerWrapper):
         if not self._is_started:
             self._start()
         elif self._learn_rate is not None:
-            self._learn_rate.advance(self.optimizer, step + 1 - self.start_step)
+            self._learn_rate.advance(self.optimizer)
         if self._is_ended:
             return
         if is_due(step, self.start_step, self.freq):
@@ -143,16 +149,10 @@ class SWA(OptimizerWrapper):
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return self._average.means()
 
-    def _settings(self) -> Dict[str, Any]:
-        settings: Dict[str, Any] = {"start_step": self.start_step, "freq": self.freq}
-        if self._learn_rate is not None:
-            settings["learn_rate"] = self._learn_rate
-            if self._learn_rate.anneal_steps is not None:
-                settings["anneal_steps"] = self._learn_rate.anneal_steps
-                settings["anneal_strategy"] = self._learn_rate.anneal_strategy
-        if self.end_step is not None:
-            settings["end_step"] = self.end_step
-        return settings
+    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+        super()._on_loaded(weights)
+        if self._is_started and self._learn_rate is not None:
+            self._learn_rate.resume(self.optimizer)
 
 
 def make_swa(

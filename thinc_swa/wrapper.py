@@ -1,6 +1,6 @@
 """The base class of all optimizers of this package."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from thinc.api import Optimizer
 
@@ -20,21 +20,37 @@ class OptimizerWrapper(Optimizer):
     loop that never calls it, a step is an update of the most often updated parameter,
     and it is complete when the next one begins or when somebody looks at the result.
 
-    A subclass extends one or more of the methods that begin with `_on_`, `_make_averages`
-    and `_settings`. The first are called when the wrapped optimizer has done its part, so a
-    call that it refuses leaves no trace. A subclass declares `__slots__`: they lock the
-    class, as Thinc's do, and they are what is copied and pickled.
+    A subclass extends `_make_averages` and one or more of the methods that begin with
+    `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
+    refuses leaves no trace. A subclass declares `__slots__`: they lock the class, as
+    Thinc's do, and they are what is copied and pickled. It puts its arguments into
+    `_arguments`, for `repr()`, and names those of its attributes that training changes in
+    `_state`: they are what `save_optimizer` saves.
 
     optimizer (Optimizer): The optimizer to wrap: any Thinc optimizer.
     """
 
     optimizer: Optimizer
+    # The attributes that save_optimizer saves; a subclass names its own. Each is a plain
+    # value, a dict by parameter of arrays or of ints, a dict of such dicts, or an object
+    # that has a `_state` itself.
+    _state: ClassVar[Tuple[str, ...]] = (
+        "_n_steps",
+        "_n_calls",
+        "_is_open",
+        "_is_settled",
+        "_is_stepped",
+        "_n_updates",
+        "_most_updates",
+    )
 
     __slots__ = [
         "optimizer",
+        "_arguments",
         "_weights",
         "_averages",
         "_n_steps",
+        "_n_calls",
         "_is_open",
         "_is_settled",
         "_is_stepped",
@@ -50,13 +66,15 @@ class OptimizerWrapper(Optimizer):
             )
         fix_pytorch_shim()
         self.optimizer = optimizer
+        self._arguments: Dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
         # keep using that very memory, so these are the weights as they stand.
         self._weights: Dict[KeyT, Array] = {}
         # What `averages` gave last, until something changes.
         self._averages: Optional[Dict[KeyT, FloatsXd]] = None
-        # Steps that are complete.
+        # Steps that are complete, and calls of step_schedules().
         self._n_steps = 0
+        self._n_calls = 0
         # Whether there was an update since the last step ended, and whether that step
         # already counts as complete.
         self._is_open = False
@@ -112,6 +130,7 @@ class OptimizerWrapper(Optimizer):
     def step_schedules(self) -> None:
         """Complete a step: of the wrapped optimizer, then of this one."""
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
+        self._n_calls += 1
         self._is_stepped = True
         if not self._is_settled:
             self._complete_step()
@@ -162,9 +181,13 @@ class OptimizerWrapper(Optimizer):
         """The averages of this optimizer alone, in arrays of their own."""
         return {}
 
-    def _settings(self) -> Dict[str, Any]:
-        """The constructor's arguments, as far as they were given, for `repr()`."""
-        return {}
+    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+        """Called when the state has been loaded from a file.
+
+        weights (Dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
+        """
+        self._weights = {key: weights[key] for key in self._n_updates}
+        self._averages = None
 
     def _settle(self) -> None:
         """Count the step that is under way as complete. Updates that still come before
@@ -194,7 +217,7 @@ class OptimizerWrapper(Optimizer):
 
     def __repr__(self) -> str:
         arguments = [_describe(self.optimizer)]
-        arguments += [f"{name}={value!r}" for name, value in self._settings().items()]
+        arguments += [f"{name}={value!r}" for name, value in self._arguments.items()]
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def __getstate__(self) -> Dict[str, Any]:

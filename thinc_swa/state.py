@@ -1,0 +1,470 @@
+"""Optimizer state in files: save it, crash, load it in another process, go on bit for bit.
+
+The file is in the safetensors format: arrays, and a JSON header that a person can read.
+Nothing in it is executed when it is loaded. Parameters are saved under their place in the
+model, since Thinc's ids are different in every process.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections import defaultdict
+from functools import partial
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+
+import numpy
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from thinc.api import Optimizer, get_array_module
+from thinc.schedules import constant
+
+from .models import ModelT, named_parameters
+from .schedules import Schedule
+from .types import Array, KeyT
+from .wrapper import OptimizerWrapper
+
+FORMAT = "thinc_swa optimizer state"
+FORMAT_VERSION = 1
+
+# What training changes in Thinc's own Optimizer. Which of these there are depends on the
+# Thinc version.
+OPTIMIZER_STATE = (
+    "mom1",
+    "mom2",
+    "averages",
+    "nr_update",
+    "last_seen",
+    "_radam_buffer",
+    "_step",
+    "_last_score",
+)
+# What can have a schedule.
+SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
+
+
+def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
+    """Save the whole state of an optimizer: moments, counts, averages, slow weights, and
+    the positions of schedules. Save the model beside it.
+
+    The file is written under another name first and then renamed: after a crash there is
+    the old file or the new one.
+
+    path (Union[str, Path]): The file, in an existing folder.
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    model (Union[Model, Language]): The Thinc model or spaCy pipeline that it trains.
+    RAISES: TypeError if one is not what it should be; ValueError if the optimizer has state
+        of parameters that the model has not; OSError if the file cannot be written.
+    """
+    path = Path(path)
+    parameters = _parameters_by_key(model)
+    names = {key: name for key, (name, _) in parameters.items()}
+    levels = _levels(optimizer)
+    arrays: Dict[str, Array] = {}
+    header = {
+        "thinc": version("thinc"),
+        "parameters": {name: list(array.shape) for name, array in parameters.values()},
+        "optimizers": [
+            _describe_level(level, f"{index}.{type(level).__name__}", names, arrays)
+            for index, level in enumerate(levels)
+        ],
+        "n_calls": _n_calls(levels),
+    }
+    on_host = {name: _to_numpy(array) for name, array in arrays.items()}
+    header["arrays"] = {
+        name: [array.dtype.name, list(array.shape)] for name, array in on_host.items()
+    }
+    text = json.dumps(header, default=float)
+    metadata = {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "state": text,
+        "checksum": _checksum(text),
+    }
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        save_file(on_host, temporary, metadata=metadata)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except SafetensorError as error:
+        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
+    """Load what `save_optimizer` saved. Training goes on from there, bit for bit.
+
+    path (Union[str, Path]): The file.
+    optimizer (Optimizer): An optimizer that was made like the saved one, from the same
+        config, say. Its own state is replaced. If it has schedules it must be a new one:
+        they cannot go back.
+    model (Union[Model, Language]): The model, with the weights that it had then.
+    RAISES: TypeError if one is not what it should be; OSError if the file cannot be read;
+        ValueError if it is not such a file, is damaged, or does not fit: the message lists
+        what differs. The optimizer is as it was then.
+    """
+    path = Path(path)
+    parameters = _parameters_by_key(model)
+    levels = _levels(optimizer)
+    with path.open("rb"):
+        pass  # For the plain OSError where it is missing, forbidden or a folder.
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = _read_header(path, file.metadata())
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or is no file of safetensors: {error}. Take another one"
+        ) from error
+    found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+    if found != header["arrays"]:
+        raise ValueError(f"{path} is damaged: its arrays are not those of its header")
+    differences = list(_differences(header, levels, parameters))
+    if differences:
+        raise ValueError(
+            f"{path} does not fit this optimizer and this model:\n- " + "\n- ".join(differences)
+        )
+    restore = _Restoring(parameters, arrays)
+    for level, saved in zip(levels, header["optimizers"], strict=True):
+        restore.fields(level, saved["state"])
+        if not isinstance(level, OptimizerWrapper):
+            restore.schedules(level, saved["schedules"], header["n_calls"])
+    restore.commit()
+    weights = {key: array for key, (_, array) in parameters.items()}
+    for level in reversed(levels):
+        if isinstance(level, OptimizerWrapper):
+            level._on_loaded(weights)
+
+
+# Saving
+
+
+def _describe_level(
+    level: Optimizer, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]
+) -> Dict[str, Any]:
+    """One optimizer of the nesting. Its arrays go to `arrays`."""
+    description = {
+        "class": type(level).__name__,
+        "arguments": _arguments(level),
+        "state": _describe(level, path, names, arrays),
+    }
+    if not isinstance(level, OptimizerWrapper):
+        description["schedules"] = _describe_schedules(level)
+    return description
+
+
+def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]) -> Any:
+    """A value of the state in JSON. `_Restoring` reads it."""
+    fields = _fields(value)
+    if not fields and not isinstance(value, dict):
+        return value
+    if fields:
+        parts = {name: getattr(value, name) for name in fields}
+        return {
+            name: _describe(part, f"{path}/{name.strip('_')}", names, arrays)
+            for name, part in parts.items()
+        }
+    if value and all(isinstance(key, str) for key in value):
+        return {
+            "parts": {
+                name: _describe(part, f"{path}/{name}", names, arrays)
+                for name, part in value.items()
+            }
+        }
+    unknown = [key for key in value if key not in names]
+    if unknown:
+        raise ValueError(
+            f"The optimizer has state of {len(unknown)} parameters that are not in the model, "
+            f"{unknown[0]} for one: was it trained with another model?"
+        )
+    if all(isinstance(part, int) for part in value.values()):
+        return {"by parameter": {names[key]: part for key, part in value.items()}}
+    arrays.update({f"{path}/{names[key]}": array for key, array in value.items()})
+    return {"arrays": {names[key]: f"{path}/{names[key]}" for key in value}}
+
+
+def _describe_schedules(optimizer: Any) -> Dict[str, Any]:
+    """Where the hyperparameters stand that can have schedules: on Thinc 8.3 their values and
+    which have a generator, on Thinc 9.1 the schedules."""
+    if Schedule is None:
+        return {
+            "values": {name: getattr(optimizer, name) for name in SCHEDULED},
+            "generators": sorted(optimizer.schedules),
+        }
+    schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
+    return {
+        "values": {name: _describe_schedule(value) for name, value in schedules.items()},
+        "states": {
+            name: [dataclasses.asdict(state) for state in _schedule_states(value)]
+            for name, value in schedules.items()
+        },
+    }
+
+
+def _describe_schedule(schedule: Any) -> Any:
+    """A Schedule of Thinc 9.1: what it was made with. A constant one is its value."""
+    if schedule.name == "constant":
+        return schedule.attrs["rate"]
+    attrs = {
+        name: _describe_schedule(value) if isinstance(value, Schedule) else value
+        for name, value in schedule.attrs.items()
+        if isinstance(value, (bool, int, float, str, Schedule))
+        # How far a generator is follows from the step.
+        and name not in ("last_step", "last_value")
+    }
+    return {"schedule": schedule.name, "attrs": attrs}
+
+
+def _schedule_states(schedule: Any) -> Iterator[Any]:
+    """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
+    it in a dataclass."""
+    for value in schedule.attrs.values():
+        if isinstance(value, Schedule):
+            yield from _schedule_states(value)
+        elif dataclasses.is_dataclass(value):
+            yield value
+
+
+def _n_calls(levels: List[Optimizer]) -> int:
+    """How often step_schedules() was called. A wrapper has counted; Thinc 8.3 has not, so
+    for a bare optimizer it is taken for the number of updates."""
+    if isinstance(levels[0], OptimizerWrapper):
+        return levels[0]._n_calls
+    return max(levels[0].nr_update.values(), default=0)
+
+
+def _to_numpy(array: Array) -> Array:
+    if not isinstance(array, numpy.ndarray):
+        array = array.get()
+    return numpy.ascontiguousarray(array)
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file, or the name of one in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Loading
+
+
+def _read_header(path: Path, metadata: Optional[Dict[str, str]]) -> Dict[str, Any]:
+    metadata = metadata or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} does not hold an optimizer's state: save_optimizer writes it")
+    if metadata.get("version") != str(FORMAT_VERSION):
+        raise ValueError(
+            f"{path} has version {metadata.get('version')} of the format, but this thinc_swa "
+            f"reads version {FORMAT_VERSION}: install the thinc_swa that wrote it"
+        )
+    text = metadata.get("state", "")
+    if metadata.get("checksum") != _checksum(text):
+        raise ValueError(f"{path} is damaged: its header does not match its checksum")
+    header: Dict[str, Any] = json.loads(text)
+    return header
+
+
+def _differences(
+    header: Dict[str, Any], levels: List[Optimizer], parameters: Dict[KeyT, Tuple[str, Array]]
+) -> Iterator[str]:
+    """In words, what the file and the optimizer and model do not have in common."""
+    saved_classes = [saved["class"] for saved in header["optimizers"]]
+    classes = [type(level).__name__ for level in levels]
+    if saved_classes != classes:
+        yield f"it has the optimizers {saved_classes}, outermost first, not {classes}"
+        return
+    for saved, level in zip(header["optimizers"], levels, strict=True):
+        if set(saved["state"]) != set(_fields(level)):
+            yield f"it is from Thinc {header['thinc']}, not {version('thinc')}"
+            return
+        arguments = json.loads(json.dumps(_arguments(level), default=float))
+        for name in sorted(set(saved["arguments"]) | set(arguments)):
+            before, now = saved["arguments"].get(name), arguments.get(name)
+            if before != now:
+                yield f"{name} of {saved['class']} was {before}, and is {now}"
+        if not isinstance(level, OptimizerWrapper):
+            yield from _schedule_differences(saved["schedules"], level)
+    if _has_schedules(levels) and levels[-1].nr_update:
+        yield "the optimizer has been trained, and its schedules cannot go back: make a new one"
+    before = header["parameters"]
+    now = {name: list(array.shape) for name, array in parameters.values()}
+    for name in sorted(set(before) | set(now)):
+        if name not in now:
+            yield f"the model has no parameter {name}"
+        elif name not in before:
+            yield f"it has nothing about the parameter {name}"
+        elif before[name] != now[name]:
+            yield f"the shape of {name} was {before[name]}, and is {now[name]}"
+
+
+def _schedule_differences(saved: Dict[str, Any], optimizer: Any) -> Iterator[str]:
+    now = json.loads(json.dumps(_describe_schedules(optimizer), default=float))
+    if Schedule is None:
+        # The schedule of the learning rate is gone when another rate has taken over.
+        before, generators = set(saved["generators"]), set(now["generators"])
+        if before - generators or generators - before - {"learn_rate"}:
+            yield f"it has schedules for {sorted(before)}, not for {sorted(generators)}"
+        return
+    for name, value in saved["values"].items():
+        is_replaced = not isinstance(value, dict) or value["schedule"] == "thinc_swa"
+        if value != now["values"][name] and not (name == "learn_rate" and is_replaced):
+            yield f"{name} was {value}, and is {now['values'][name]}"
+
+
+class _Restoring:
+    """Collects what is to be set, and sets it when all has gone well."""
+
+    def __init__(
+        self, parameters: Dict[KeyT, Tuple[str, Array]], arrays: Dict[str, Array]
+    ) -> None:
+        self.keys = {name: (key, array) for key, (name, array) in parameters.items()}
+        self.arrays = arrays
+        self.changes: List[Callable[[], None]] = []
+
+    def commit(self) -> None:
+        for change in self.changes:
+            change()
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        self.changes.append(lambda: setattr(owner, name, value))
+
+    def fields(self, owner: Any, saved: Dict[str, Any]) -> None:
+        """Set the attributes of an object to what `_describe` made of them."""
+        for name, value in saved.items():
+            current = getattr(owner, name)
+            if _fields(current):
+                self.fields(current, value)
+                continue
+            value = self.value(value)
+            if isinstance(current, defaultdict):
+                value = defaultdict(current.default_factory, value)
+            elif name == "_last_score" and value is not None:
+                value = tuple(value)
+            self.set(owner, name, value)
+
+    def value(self, saved: Any) -> Any:
+        if not isinstance(saved, dict):
+            return saved
+        ((kind, parts),) = saved.items()
+        if kind == "parts":
+            return {name: self.value(part) for name, part in parts.items()}
+        if kind == "by parameter":
+            return {self.keys[name][0]: part for name, part in parts.items()}
+        return {self.keys[name][0]: self.array(name, path) for name, path in parts.items()}
+
+    def array(self, name: str, path: str) -> Array:
+        """On the device of the parameter."""
+        xp = get_array_module(self.keys[name][1])  # type: ignore[no-untyped-call]
+        return xp.asarray(self.arrays[path])
+
+    def schedules(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
+        if Schedule is None:
+            self.generators(optimizer, saved, n_calls)
+            return
+        for name, value in saved["values"].items():
+            if not isinstance(value, dict):
+                self.set(optimizer, name, constant(value))
+                continue
+            states = _schedule_states(getattr(optimizer, name))
+            for state, values in zip(states, saved["states"][name], strict=False):
+                for field, field_value in values.items():
+                    self.set(state, field, field_value)
+
+    def generators(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
+        """Bring the generators of Thinc 8.3 forward. They do not know where they are, so
+        this goes by the number of steps, and looks whether the values are right there."""
+        drawn = {name: [getattr(optimizer, name)] for name in saved["generators"]}
+        for name, values in drawn.items():
+            generator = optimizer.schedules[name]
+            values.extend(islice(generator, n_calls))
+            # As it was, until all has gone well.
+            optimizer.schedules[name] = chain(values[1:], generator)
+            values.extend(values[-1:] * (n_calls + 1 - len(values)))
+        positions = [
+            position
+            for position in range(n_calls + 1)
+            if all(values[position] == saved["values"][name] for name, values in drawn.items())
+        ]
+        if n_calls in positions:
+            positions = [n_calls]
+        if drawn and len(positions) != 1:
+            raise ValueError(
+                f"The position of the schedules for {sorted(drawn)} cannot be told from the "
+                "file: either they are others than those that were saved, or step_schedules() "
+                "was not called once per update. An OptimizerWrapper around the optimizer "
+                "counts its calls"
+            )
+        for name, value in saved["values"].items():
+            if name in drawn:
+                # Its own value: NumPy's floats calculate in another precision than Python's.
+                value = drawn[name][positions[0]]
+                for _ in range(positions[0]):
+                    self.changes.append(partial(next, optimizer.schedules[name], None))
+            self.set(optimizer, name, value)
+        for name in set(optimizer.schedules) - set(drawn):
+            self.changes.append(partial(optimizer.schedules.pop, name))
+
+
+# Both
+
+
+def _levels(optimizer: Optimizer) -> List[Optimizer]:
+    """The optimizer and those that it wraps, outermost first."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"Not a Thinc Optimizer: {type(optimizer).__name__} {optimizer!r}")
+    levels = [optimizer]
+    while isinstance(levels[-1], OptimizerWrapper):
+        levels.append(levels[-1].optimizer)
+    return levels
+
+
+def _fields(value: Any) -> List[str]:
+    """The attributes that make up the state of an object; none for a plain value."""
+    fields = [name for cls in type(value).__mro__ for name in cls.__dict__.get("_state", ())]
+    if isinstance(value, Optimizer) and not isinstance(value, OptimizerWrapper):
+        fields += [name for name in OPTIMIZER_STATE if hasattr(value, name)]
+    return fields
+
+
+def _arguments(level: Any) -> Dict[str, Any]:
+    """What the optimizer was made with."""
+    if isinstance(level, OptimizerWrapper):
+        return level._arguments
+    names = ["use_radam", "L2_is_weight_decay"]
+    if Schedule is None:
+        names += [n for n in SCHEDULED if n != "learn_rate" and n not in level.schedules]
+    return {name: getattr(level, name) for name in names}
+
+
+def _has_schedules(levels: List[Any]) -> bool:
+    innermost = levels[-1]
+    if Schedule is None:
+        found = bool(innermost.schedules)
+    else:
+        found = any(getattr(innermost, name).name != "constant" for name in SCHEDULED)
+    return found or any(
+        isinstance(level._arguments.get("learn_rate"), str)
+        for level in levels
+        if isinstance(level, OptimizerWrapper)
+    )
+
+
+def _parameters_by_key(model: ModelT) -> Dict[KeyT, Tuple[str, Array]]:
+    """The place in the model and the weights of every parameter."""
+    parameters: Dict[KeyT, Tuple[str, Array]] = {}
+    for name, key, parameter in named_parameters(model):
+        parameters.setdefault(key, (name, parameter.get()))
+    return parameters
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode("utf8")).hexdigest()
