@@ -106,7 +106,8 @@ def train_pipeline(
 
 
 def main(config_path: Path, n_steps: int, n_seeds: int) -> None:
-    print(f"{n_steps} steps with configs/spacy/{config_path.name}: F-scores")
+    print(f"{n_steps} steps with configs/spacy/{config_path.name}: F-scores (a tenth of the")
+    print("training sentences is annotated wrongly, which is where averages are good)")
     print(f"{'seed':<6}{'without averages':>18}{'with averages':>18}")
     results = []
     with TemporaryDirectory() as folder:
@@ -121,7 +122,8 @@ def main(config_path: Path, n_steps: int, n_seeds: int) -> None:
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.split("\n\n")[0])
-    names = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
+    # The transformer's config needs more than a corpus.
+    names = sorted(p.stem for p in CONFIGS.glob("*.cfg") if p.stem != "transformer_swa")
     parser.add_argument("--config", choices=names, default="swa", help="in configs/spacy")
     parser.add_argument("--steps", type=int, default=200, help="how long to train")
     parser.add_argument("--seeds", type=int, default=3, help="how often to train")

@@ -10,13 +10,15 @@ import pytest  # noqa: E402
 from thinc.compat import has_cupy_gpu  # noqa: E402
 
 
-@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+# On a machine with a GPU, or where THINC_SWA_REQUIRE asks for it.
+HAS_GPU = has_cupy_gpu or "cupy" in os.environ.get("THINC_SWA_REQUIRE", "")
+
+
+@pytest.fixture(params=["numpy", "cupy"] if HAS_GPU else ["numpy"])
 def xp(request):
     """The array library."""
     if request.param == "numpy":
         return numpy
-    if not has_cupy_gpu:
-        pytest.skip("needs CuPy and a GPU")
     import cupy
 
     return cupy

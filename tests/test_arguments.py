@@ -48,7 +48,15 @@ BAD = [
         for name, argument in [("SWA", "start_step"), ("Lookahead", "end_step")]
         for value in [0, -5, 10.5, True, "many"]
     ],
-    ("SWA", {"start_step": 101, **LENGTH}, ["start_step must not be greater", "101"]),
+    *[
+        (name, {argument: 101, **LENGTH}, [f"{argument} must not be greater", "101", "100"])
+        for name, argument in [
+            ("SWA", "start_step"),
+            ("SWA", "end_step"),
+            ("EMA", "start_step"),
+            ("Lookahead", "end_step"),
+        ]
+    ],
     ("SWA", {"start_step": 5, "end_step": 5}, ["end_step must be greater than start_step"]),
     (
         "SWA",

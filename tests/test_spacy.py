@@ -30,12 +30,6 @@ from spacy.training import Corpus  # noqa: E402
 from spacy.util import load_model_from_config  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
 
-# spaCy imports every plugin that it finds. Where curated transformers are installed, this is
-# what their import warns of.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
-)
-
 NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
 
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.

@@ -372,7 +372,6 @@ def test_batch_norm_with_a_progress_bar(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.gpu
 @pytest.mark.skipif(not has_torch_cuda_gpu, reason="needs a GPU")
 def test_no_host_copy_on_a_gpu():
     import cupy

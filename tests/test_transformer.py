@@ -28,11 +28,6 @@ from spacy.util import load_model_from_config  # noqa: E402
 
 from thinc_swa import use_averages  # noqa: E402
 
-# What PyTorch says when spaCy imports curated-transformers.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
-)
-
 NAME = "transformer_swa"
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 30

@@ -93,13 +93,9 @@ def check_step(name: str, value: object, total_steps: Optional[int], *, minimum:
 
 
 def check_start_step(value: StepT, total_steps: Optional[int]) -> int:
-    """When averaging starts. A start that the training never reaches is refused."""
+    """When averaging starts."""
     start_step = check_step("start_step", value, total_steps, minimum=0)
-    if total_steps is not None and start_step > total_steps:
-        raise ValueError(
-            f"start_step must not be greater than total_steps, but was {start_step} with "
-            f"total_steps = {total_steps}: averaging would never start"
-        )
+    _check_reachable("start_step", start_step, total_steps)
     return start_step
 
 
@@ -108,9 +104,18 @@ def check_end_step(
 ) -> int:
     """When averaging ends: after it started, if it is known when it does."""
     end_step = check_step("end_step", value, total_steps, minimum=1)
+    _check_reachable("end_step", end_step, total_steps)
     if start_step is not None and end_step <= start_step:
         raise ValueError(
             f"end_step must be greater than start_step, but was {end_step} with "
             f"start_step = {start_step}"
         )
     return end_step
+
+
+def _check_reachable(name: str, step: int, total_steps: Optional[int]) -> None:
+    if total_steps is not None and step > total_steps:
+        raise ValueError(
+            f"{name} must not be greater than total_steps, but was {step} with "
+            f"total_steps = {total_steps}: the training would never get there"
+        )
