@@ -9,7 +9,6 @@ import numpy  # noqa: E402
 import pytest  # noqa: E402
 from thinc.compat import has_cupy_gpu  # noqa: E402
 
-
 # On a machine with a GPU, or where THINC_SWA_REQUIRE asks for it.
 HAS_GPU = has_cupy_gpu or "cupy" in os.environ.get("THINC_SWA_REQUIRE", "")
 

@@ -66,6 +66,14 @@ def test_a_schedule_begins_at_its_step_0():
     assert rates(optimizer, 10) == OLD[:4] + values(decaying(0.05, 0.5), 6)
 
 
+def test_a_rate_that_has_arrived_can_be_changed_by_hand():
+    for anneal_steps in (None, 2):
+        optimizer = SWA(sgd(0.1), start_step=1, learn_rate=0.05, anneal_steps=anneal_steps)
+        rates(optimizer, 5)
+        optimizer.learn_rate = SGD(0.01).learn_rate
+        assert rates(optimizer, 3) == [0.01] * 3
+
+
 def test_list():
     optimizer = SWA(sgd(0.1), start_step=2, learn_rate=[0.05, 0.04, 0.03])
     assert rates(optimizer, 7) == [0.1, 0.1, 0.05, 0.04, 0.03, 0.03, 0.03]

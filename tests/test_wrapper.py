@@ -24,6 +24,9 @@ OPTIMIZERS = {
     ),
     "EMA overwriting": lambda optimizer: EMA(optimizer, decay=0.5, overwrite_freq=3),
     "SWA ending": lambda optimizer: SWA(optimizer, start_step=2, end_step=5),
+    "SWA annealing": lambda optimizer: SWA(
+        optimizer, start_step=2, learn_rate=0.02, anneal_steps=4
+    ),
 }
 AVERAGING = [name for name in OPTIMIZERS if name != "OptimizerWrapper"]
 PAIRS = list(itertools.product(["SWA", "EMA", "Lookahead"], repeat=2))

@@ -6,6 +6,7 @@ the step. Nothing outside this module needs to know.
 """
 
 import math
+from numbers import Real
 from typing import Any, Dict, Optional
 
 import thinc.schedules
@@ -50,8 +51,8 @@ class LearnRate:
         self._position = 0
         self._rate_before = 0.0
         self._target: Optional[float] = None
-        if isinstance(learn_rate, (bool, int, float)):
-            self._target = check_number("learn_rate", learn_rate, minimum=0.0)
+        if isinstance(learn_rate, Real):
+            learn_rate = self._target = check_number("learn_rate", learn_rate, minimum=0.0)
         elif isinstance(learn_rate, (str, bytes)):
             raise ValueError(
                 f"learn_rate must be a number or a schedule, but was {learn_rate!r}"
@@ -99,13 +100,17 @@ class LearnRate:
         """Move on to the next step."""
         self._position += 1
         self._source.step_schedules()
-        self._set(optimizer)
+        # A rate that has arrived is left alone: it may be changed by hand.
+        if self._target is None or self._position <= (self._anneal_steps or 0):
+            self._set(optimizer)
 
     def resume(self, optimizer: Optimizer) -> None:
-        """Go on where a training stopped: `_position` says where."""
-        for _ in range(self._position - 1):
-            self._source.step_schedules()
-        self._set(optimizer)
+        """Go on where a training stopped: `_position` says where. The rate of that moment is
+        the optimizer's already, a schedule is not."""
+        if self._target is None:
+            for _ in range(self._position - 1):
+                self._source.step_schedules()
+            self._set(optimizer)
 
     def _set(self, optimizer: Optimizer) -> None:
         if self._target is None:
