@@ -5,6 +5,7 @@ CPU they go through large arrays in blocks that stay in the cache; on the GPU ea
 one kernel launch. CuPy is only imported by whoever passes a CuPy array.
 """
 
+import threading
 from functools import lru_cache
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -12,9 +13,9 @@ import numpy
 
 from .types import Array, KeyT
 
-# In numbers of elements. 64 Ki float32 are 256 KiB: the scratch block and the piece of
-# the array that it belongs to fit together into the second-level cache of one core.
-BLOCK_SIZE = 65536
+# In numbers of elements. 32 Ki float32 are 128 KiB: what a kernel works on at a time fits
+# into the second-level cache of one core.
+BLOCK_SIZE = 32768
 
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of
@@ -38,11 +39,16 @@ def add_scaled(total: Array, weights: Array, factor: float) -> None:
             weights, factor, total
         )
     elif factor == 1.0:
-        numpy.add(total, weights, out=total)
+        numpy.add(total, weights, total)
+    elif total.size <= BLOCK_SIZE:
+        total += total.dtype.type(factor) * weights
     else:
-        for (total_block, weights_block), scratch in _blocks(total, weights):
-            numpy.multiply(weights_block, factor, out=scratch, dtype=total.dtype)
-            numpy.add(total_block, scratch, out=total_block)
+        scratch = _scratch(total.dtype)
+        factor = total.dtype.type(factor)
+        for total_block, weights_block in _blocks(total, weights):
+            product = scratch[: total_block.size]
+            numpy.multiply(weights_block, factor, product)
+            numpy.add(total_block, product, total_block)
 
 
 def scale_to(out: Array, total: Array, factor: float) -> None:
@@ -73,24 +79,40 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
             "T slow, W fast",
             "slow += pullback * ((T)fast - slow); fast = (W)slow",
         )(pullback, slow, fast)
-    elif not fast.flags.c_contiguous:
-        slow += pullback * (fast - slow)
+    elif slow.size <= BLOCK_SIZE or fast.dtype != slow.dtype or not fast.flags.c_contiguous:
+        slow += slow.dtype.type(pullback) * (fast - slow)
         fast[...] = slow
     else:
-        for (slow_block, fast_block), scratch in _blocks(slow, fast):
-            numpy.subtract(fast_block, slow_block, out=scratch)
-            numpy.multiply(scratch, pullback, out=scratch)
-            numpy.add(slow_block, scratch, out=slow_block)
-            fast_block[...] = slow_block
+        # In the memory of the fast weights, which are overwritten anyway.
+        pullback = slow.dtype.type(pullback)
+        for slow_block, fast_block in _blocks(slow, fast):
+            numpy.subtract(fast_block, slow_block, fast_block)
+            numpy.multiply(fast_block, pullback, fast_block)
+            numpy.add(slow_block, fast_block, fast_block)
+            slow_block[...] = fast_block
 
 
-def _blocks(first: Array, second: Array) -> Iterator[Tuple[Tuple[Array, Array], Array]]:
-    """Matching pieces of two arrays, flattened, with a scratch block of the first's dtype."""
-    flat_first, flat_second = first.reshape(-1), second.reshape(-1)
-    scratch = numpy.empty(min(BLOCK_SIZE, flat_first.size), dtype=first.dtype)
-    for start in range(0, flat_first.size, BLOCK_SIZE):
-        block = flat_first[start : start + BLOCK_SIZE]
-        yield (block, flat_second[start : start + BLOCK_SIZE]), scratch[: block.size]
+def _blocks(first: Array, second: Array) -> Iterator[Tuple[Array, Array]]:
+    """Matching pieces of two arrays of the same size, flattened."""
+    first, second = first.reshape(-1), second.reshape(-1)
+    whole = first.size - first.size % BLOCK_SIZE
+    # Rows of a matrix are faster to come by than slices.
+    rows = (first[:whole].reshape(-1, BLOCK_SIZE), second[:whole].reshape(-1, BLOCK_SIZE))
+    yield from zip(*rows, strict=True)
+    if whole < first.size:
+        yield first[whole:], second[whole:]
+
+
+def _scratch(dtype: Any) -> Array:
+    """A block to calculate in. Allocating one for each call would cost as much as the
+    calculation, for the operating system hands out its memory page by page."""
+    blocks: Dict[str, Array] = _per_thread.__dict__
+    if dtype.name not in blocks:
+        blocks[dtype.name] = numpy.empty(BLOCK_SIZE, dtype=dtype)
+    return blocks[dtype.name]
+
+
+_per_thread = threading.local()
 
 
 @lru_cache(maxsize=None)

@@ -88,11 +88,12 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         save_file(on_host, temporary, metadata=metadata)
-        _flush(temporary)
+        _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        _flush(path.parent)
+        if os.name != "nt":  # Windows opens no folders.
+            _flush(path.parent, os.O_RDONLY)
     except SafetensorError as error:
-        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from error
+        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -121,7 +122,7 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged or is no file of safetensors: {error}. Take another one"
-        ) from error
+        ) from None
     found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     if found != header["arrays"]:
         raise ValueError(f"{path} is damaged: its arrays are not those of its header")
@@ -140,6 +141,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     for level in reversed(levels):
         if isinstance(level, OptimizerWrapper):
             level._on_loaded(weights)
+    # At last: only now a wrapper's own learning rate is in its place.
+    _restore_schedule_states(levels[-1], header["optimizers"][-1]["schedules"])
 
 
 # Saving
@@ -223,8 +226,10 @@ def _describe_schedule(schedule: Any) -> Any:
 
 def _schedule_states(schedule: Any) -> Iterator[Any]:
     """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
-    it in a dataclass."""
+    it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
     for value in schedule.attrs.values():
+        if isinstance(value, Optimizer):
+            value = value.learn_rate
         if isinstance(value, Schedule):
             yield from _schedule_states(value)
         elif dataclasses.is_dataclass(value):
@@ -245,9 +250,12 @@ def _to_numpy(array: Array) -> Array:
     return numpy.ascontiguousarray(array)
 
 
-def _flush(path: Path) -> None:
-    """Make sure that a file, or the name of one in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush(path: Path, flags: int) -> None:
+    """Make sure that a file, or the name of one in a folder, is on the disk.
+
+    flags (int): How to open it. Windows flushes only what is open for writing.
+    """
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -367,17 +375,17 @@ class _Restoring:
         return xp.asarray(self.arrays[path])
 
     def schedules(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
+        """Set the hyperparameters that can have schedules. Where the value is right already,
+        the optimizer's own stays: NumPy's floats calculate in another precision than
+        Python's."""
         if Schedule is None:
             self.generators(optimizer, saved, n_calls)
             return
         for name, value in saved["values"].items():
-            if not isinstance(value, dict):
+            if not isinstance(value, dict) and value != _describe_schedule(
+                getattr(optimizer, name)
+            ):
                 self.set(optimizer, name, constant(value))
-                continue
-            states = _schedule_states(getattr(optimizer, name))
-            for state, values in zip(states, saved["states"][name], strict=False):
-                for field, field_value in values.items():
-                    self.set(state, field, field_value)
 
     def generators(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
         """Bring the generators of Thinc 8.3 forward. They do not know where they are, so
@@ -405,13 +413,22 @@ class _Restoring:
             )
         for name, value in saved["values"].items():
             if name in drawn:
-                # Its own value: NumPy's floats calculate in another precision than Python's.
                 value = drawn[name][positions[0]]
                 for _ in range(positions[0]):
                     self.changes.append(partial(next, optimizer.schedules[name], None))
+            elif value == getattr(optimizer, name):
+                continue
             self.set(optimizer, name, value)
         for name in set(optimizer.schedules) - set(drawn):
             self.changes.append(partial(optimizer.schedules.pop, name))
+
+
+def _restore_schedule_states(optimizer: Any, saved: Dict[str, Any]) -> None:
+    for name, all_values in saved.get("states", {}).items():
+        states = _schedule_states(getattr(optimizer, name))
+        for state, values in zip(states, all_values, strict=False):
+            for field, value in values.items():
+                setattr(state, field, value)
 
 
 # Both
