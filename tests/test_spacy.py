@@ -520,7 +520,7 @@ def test_example(tmp_path):
     command = [sys.executable, EXAMPLE, "--config", "ema", "--steps", "60", "--seeds", "1"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    title, header, seed, mean = result.stdout.splitlines()
+    title, note, header, seed, mean = result.stdout.splitlines()
     assert title == "60 steps with configs/spacy/ema.cfg: F-scores"
     assert seed.split()[1:] == mean.split()[1:]
     # Half a training is enough to learn something, and to make a difference.
