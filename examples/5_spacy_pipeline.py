@@ -107,7 +107,7 @@ def train_pipeline(
 
 def main(config_path: Path, n_steps: int, n_seeds: int) -> None:
     print(f"{n_steps} steps with configs/spacy/{config_path.name}: F-scores")
-    print("(A tenth of the training sentences is annotated wrongly, for averages to be good for.)")
+    print("(A tenth of the training sentences is annotated wrongly: something to average out.)")
     print(f"{'seed':<6}{'without averages':>18}{'with averages':>18}")
     results = []
     with TemporaryDirectory() as folder:

@@ -135,7 +135,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
         if not isinstance(level, OptimizerWrapper):
-            restore.schedules(level, saved["schedules"], header["n_calls"])
+            is_counted = len(levels) > 1
+            restore.schedules(level, saved["schedules"], header["n_calls"], is_counted)
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
     for level in reversed(levels):
@@ -206,6 +207,12 @@ def _describe_schedules(optimizer: Any) -> Dict[str, Any]:
         "states": {
             name: [dataclasses.asdict(state) for state in _schedule_states(value)]
             for name, value in schedules.items()
+        },
+        # Lists and generators: the step at which one gave its last value, and that value.
+        "drawn": {
+            name: [value.attrs["last_step"], value.attrs["last_value"]]
+            for name, value in schedules.items()
+            if value.name == "wrap_generator"
         },
     }
 
@@ -290,6 +297,7 @@ def _differences(
     if saved_classes != classes:
         yield f"it has the optimizers {saved_classes}, outermost first, not {classes}"
         return
+    outers = header["optimizers"][:-1]
     for saved, level in zip(header["optimizers"], levels, strict=True):
         if set(saved["state"]) != set(_fields(level)):
             yield f"it is from Thinc {header['thinc']}, not {version('thinc')}"
@@ -300,7 +308,12 @@ def _differences(
             if before != now:
                 yield f"{name} of {saved['class']} was {before}, and is {now}"
         if not isinstance(level, OptimizerWrapper):
-            yield from _schedule_differences(saved["schedules"], level)
+            has_own_rate = any("learn_rate" in outer["arguments"] for outer in outers)
+            yield from _schedule_differences(saved["schedules"], level, has_own_rate)
+    # A wrapper may have dropped the averages in mid-training; alone they are a setting.
+    before, now = header["optimizers"][-1]["state"]["averages"], levels[-1].averages
+    if not outers and (before is None) != (now is None):
+        yield f"use_averages was {before is not None}, and is {now is not None}"
     if _has_schedules(levels) and levels[-1].nr_update:
         yield "the optimizer has been trained, and its schedules cannot go back: make a new one"
     before = header["parameters"]
@@ -314,18 +327,41 @@ def _differences(
             yield f"the shape of {name} was {before[name]}, and is {now[name]}"
 
 
-def _schedule_differences(saved: Dict[str, Any], optimizer: Any) -> Iterator[str]:
+def _schedule_differences(
+    saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
+) -> Iterator[str]:
+    """has_own_rate (bool): Whether a wrapper may have put its own learning rate in place of
+    the schedule that the optimizer was made with."""
     now = json.loads(json.dumps(_describe_schedules(optimizer), default=float))
     if Schedule is None:
-        # The schedule of the learning rate is gone when another rate has taken over.
         before, generators = set(saved["generators"]), set(now["generators"])
-        if before - generators or generators - before - {"learn_rate"}:
+        replaced = {"learn_rate"} if has_own_rate else set()
+        if before - generators or generators - before - replaced:
             yield f"it has schedules for {sorted(before)}, not for {sorted(generators)}"
         return
     for name, value in saved["values"].items():
-        is_replaced = not isinstance(value, dict) or value["schedule"] == "thinc_swa"
-        if value != now["values"][name] and not (name == "learn_rate" and is_replaced):
-            yield f"{name} was {value}, and is {now['values'][name]}"
+        other = now["values"][name]
+        is_number, is_schedule = not isinstance(value, dict), isinstance(other, dict)
+        is_replaced = is_number or value["schedule"] == "thinc_swa"
+        # A number may also have been set in mid-training.
+        if name == "learn_rate" and is_replaced and (has_own_rate or not is_schedule):
+            continue
+        if value != other:
+            yield f"{name} was {value}, and is {other}"
+        elif name in saved["drawn"]:
+            step, before = saved["drawn"][name]
+            if now["drawn"][name][0] <= step:
+                drawn = _peek(getattr(optimizer, name).attrs, step)
+                if drawn != before:
+                    yield f"{name} was {before} at its position {step}, and is {drawn}"
+
+
+def _peek(attrs: Dict[str, Any], step: int) -> Any:
+    """What a generator of Thinc 9.1 will give at a step."""
+    to_draw = step - attrs["last_step"]
+    values = [attrs["last_value"], *islice(attrs["generator"], to_draw)]
+    attrs["generator"] = chain(values[1:], attrs["generator"])
+    return values[-1]
 
 
 class _Restoring:
@@ -374,12 +410,14 @@ class _Restoring:
         xp = get_array_module(self.keys[name][1])  # type: ignore[no-untyped-call]
         return xp.asarray(self.arrays[path])
 
-    def schedules(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
+    def schedules(
+        self, optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
+    ) -> None:
         """Set the hyperparameters that can have schedules. Where the value is right already,
         the optimizer's own stays: NumPy's floats calculate in another precision than
         Python's."""
         if Schedule is None:
-            self.generators(optimizer, saved, n_calls)
+            self.generators(optimizer, saved, n_calls, is_counted)
             return
         for name, value in saved["values"].items():
             if not isinstance(value, dict) and value != _describe_schedule(
@@ -387,9 +425,14 @@ class _Restoring:
             ):
                 self.set(optimizer, name, constant(value))
 
-    def generators(self, optimizer: Any, saved: Dict[str, Any], n_calls: int) -> None:
+    def generators(
+        self, optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
+    ) -> None:
         """Bring the generators of Thinc 8.3 forward. They do not know where they are, so
-        this goes by the number of steps, and looks whether the values are right there."""
+        this goes by the number of steps, and looks whether the values are right there.
+
+        is_counted (bool): Whether that is the number of calls, not only of updates.
+        """
         drawn = {name: [getattr(optimizer, name)] for name in saved["generators"]}
         for name, values in drawn.items():
             generator = optimizer.schedules[name]
@@ -399,7 +442,7 @@ class _Restoring:
             values.extend(values[-1:] * (n_calls + 1 - len(values)))
         positions = [
             position
-            for position in range(n_calls + 1)
+            for position in range(n_calls if is_counted else 0, n_calls + 1)
             if all(values[position] == saved["values"][name] for name, values in drawn.items())
         ]
         if n_calls in positions:
@@ -408,8 +451,8 @@ class _Restoring:
             raise ValueError(
                 f"The position of the schedules for {sorted(drawn)} cannot be told from the "
                 "file: either they are others than those that were saved, or step_schedules() "
-                "was not called once per update. An OptimizerWrapper around the optimizer "
-                "counts its calls"
+                "was not called once per update. An OptimizerWrapper around the optimizer, "
+                "from the first step on, counts its calls"
             )
         for name, value in saved["values"].items():
             if name in drawn:
