@@ -142,8 +142,7 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     for level in reversed(levels):
         if isinstance(level, OptimizerWrapper):
             level._on_loaded(weights)
-    # At last: only now a wrapper's own learning rate is in its place.
-    _restore_schedule_states(levels[-1], header["optimizers"][-1]["schedules"])
+    _restore_rate(levels[-1], header["optimizers"][-1]["schedules"])
 
 
 # Saving
@@ -466,8 +465,18 @@ class _Restoring:
             self.changes.append(partial(optimizer.schedules.pop, name))
 
 
-def _restore_schedule_states(optimizer: Any, saved: Dict[str, Any]) -> None:
-    for name, all_values in saved.get("states", {}).items():
+def _restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
+    """What can only be set when the wrappers have put their own learning rates into place.
+    Of two that have one, the inner one's schedule may have displaced the outer one's number.
+    """
+    rate = saved["values"]["learn_rate"]
+    if Schedule is None:
+        if optimizer.learn_rate != rate:
+            optimizer.learn_rate = rate
+        return
+    if not isinstance(rate, dict) and _describe_schedule(optimizer.learn_rate) != rate:
+        optimizer.learn_rate = constant(rate)
+    for name, all_values in saved["states"].items():
         states = _schedule_states(getattr(optimizer, name))
         for state, values in zip(states, all_values, strict=False):
             for field, value in values.items():
