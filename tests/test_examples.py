@@ -23,6 +23,7 @@ NEEDS = {
     "4_from_config": ["sklearn"],
     "5_spacy_pipeline": ["spacy"],
     "6_batch_norm": ["sklearn", "torch"],
+    "7_save_and_resume": ["sklearn"],
 }
 
 # For the tests a shorter run will do.
@@ -132,11 +133,25 @@ def check_from_config(output):
     assert int(snapshots) == 101
 
 
+def check_save_and_resume(output):
+    rows = re.findall(r"^(.+): +accuracy ([\d.]+) % +fingerprint (\w+)$", output, re.MULTILINE)
+    names, accuracies, fingerprints = zip(*rows, strict=True)
+    assert names == (
+        "Saved after 13 epochs",
+        "Loaded in a new process",
+        "With the break",
+        "Without a break",
+    )
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2] == fingerprints[3]
+    assert min(map(float, accuracies)) > 90
+
+
 CHECKS = {
     "1_compare_digits": check_compare_digits,
     "2_thinc_loop": check_thinc_loop,
     "3_lookahead_then_swa": check_lookahead_then_swa,
     "4_from_config": check_from_config,
+    "7_save_and_resume": check_save_and_resume,
 }
 
 

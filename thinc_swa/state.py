@@ -5,15 +5,12 @@ Nothing in it is executed when it is loaded. Parameters are saved under their pl
 model, since Thinc's ids are different in every process.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import uuid
 from collections import defaultdict
-from functools import partial
 from importlib.metadata import version
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -21,9 +18,16 @@ import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from thinc.api import Optimizer, get_array_module
-from thinc.schedules import constant
 
 from .models import ModelT, named_parameters
+from .schedule_state import (
+    SCHEDULED,
+    describe_schedules,
+    has_schedules,
+    restore_rate,
+    restore_schedules,
+    schedule_differences,
+)
 from .schedules import Schedule
 from .types import Array, KeyT
 from .wrapper import OptimizerWrapper
@@ -43,8 +47,6 @@ OPTIMIZER_STATE = (
     "_step",
     "_last_score",
 )
-# What can have a schedule.
-SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
 
 
 def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
@@ -136,13 +138,15 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         restore.fields(level, saved["state"])
         if not isinstance(level, OptimizerWrapper):
             is_counted = len(levels) > 1
-            restore.schedules(level, saved["schedules"], header["n_calls"], is_counted)
+            restore.changes += restore_schedules(
+                level, saved["schedules"], header["n_calls"], is_counted
+            )
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
     for level in reversed(levels):
         if isinstance(level, OptimizerWrapper):
             level._on_loaded(weights)
-    _restore_rate(levels[-1], header["optimizers"][-1]["schedules"])
+    restore_rate(levels[-1], header["optimizers"][-1]["schedules"])
 
 
 # Saving
@@ -158,7 +162,7 @@ def _describe_level(
         "state": _describe(level, path, names, arrays),
     }
     if not isinstance(level, OptimizerWrapper):
-        description["schedules"] = _describe_schedules(level)
+        description["schedules"] = describe_schedules(level)
     return description
 
 
@@ -190,56 +194,6 @@ def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, A
         return {"by parameter": {names[key]: part for key, part in value.items()}}
     arrays.update({f"{path}/{names[key]}": array for key, array in value.items()})
     return {"arrays": {names[key]: f"{path}/{names[key]}" for key in value}}
-
-
-def _describe_schedules(optimizer: Any) -> Dict[str, Any]:
-    """Where the hyperparameters stand that can have schedules: on Thinc 8.3 their values and
-    which have a generator, on Thinc 9.1 the schedules."""
-    if Schedule is None:
-        return {
-            "values": {name: getattr(optimizer, name) for name in SCHEDULED},
-            "generators": sorted(optimizer.schedules),
-        }
-    schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
-    return {
-        "values": {name: _describe_schedule(value) for name, value in schedules.items()},
-        "states": {
-            name: [dataclasses.asdict(state) for state in _schedule_states(value)]
-            for name, value in schedules.items()
-        },
-        # Lists and generators: the step at which one gave its last value, and that value.
-        "drawn": {
-            name: [value.attrs["last_step"], value.attrs["last_value"]]
-            for name, value in schedules.items()
-            if value.name == "wrap_generator"
-        },
-    }
-
-
-def _describe_schedule(schedule: Any) -> Any:
-    """A Schedule of Thinc 9.1: what it was made with. A constant one is its value."""
-    if schedule.name == "constant":
-        return schedule.attrs["rate"]
-    attrs = {
-        name: _describe_schedule(value) if isinstance(value, Schedule) else value
-        for name, value in schedule.attrs.items()
-        if isinstance(value, (bool, int, float, str, Schedule))
-        # How far a generator is follows from the step.
-        and name not in ("last_step", "last_value")
-    }
-    return {"schedule": schedule.name, "attrs": attrs}
-
-
-def _schedule_states(schedule: Any) -> Iterator[Any]:
-    """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
-    it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
-    for value in schedule.attrs.values():
-        if isinstance(value, Optimizer):
-            value = value.learn_rate
-        if isinstance(value, Schedule):
-            yield from _schedule_states(value)
-        elif dataclasses.is_dataclass(value):
-            yield value
 
 
 def _n_calls(levels: List[Optimizer]) -> int:
@@ -308,7 +262,7 @@ def _differences(
                 yield f"{name} of {saved['class']} was {before}, and is {now}"
         if not isinstance(level, OptimizerWrapper):
             has_own_rate = any("learn_rate" in outer["arguments"] for outer in outers)
-            yield from _schedule_differences(saved["schedules"], level, has_own_rate)
+            yield from schedule_differences(saved["schedules"], level, has_own_rate)
     # A wrapper may have dropped the averages in mid-training; alone they are a setting.
     before, now = header["optimizers"][-1]["state"]["averages"], levels[-1].averages
     if not outers and (before is None) != (now is None):
@@ -324,43 +278,6 @@ def _differences(
             yield f"it has nothing about the parameter {name}"
         elif before[name] != now[name]:
             yield f"the shape of {name} was {before[name]}, and is {now[name]}"
-
-
-def _schedule_differences(
-    saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
-) -> Iterator[str]:
-    """has_own_rate (bool): Whether a wrapper may have put its own learning rate in place of
-    the schedule that the optimizer was made with."""
-    now = json.loads(json.dumps(_describe_schedules(optimizer), default=float))
-    if Schedule is None:
-        before, generators = set(saved["generators"]), set(now["generators"])
-        replaced = {"learn_rate"} if has_own_rate else set()
-        if before - generators or generators - before - replaced:
-            yield f"it has schedules for {sorted(before)}, not for {sorted(generators)}"
-        return
-    for name, value in saved["values"].items():
-        other = now["values"][name]
-        is_number, is_schedule = not isinstance(value, dict), isinstance(other, dict)
-        is_replaced = is_number or value["schedule"] == "thinc_swa"
-        # A number may also have been set in mid-training.
-        if name == "learn_rate" and is_replaced and (has_own_rate or not is_schedule):
-            continue
-        if value != other:
-            yield f"{name} was {value}, and is {other}"
-        elif name in saved["drawn"]:
-            step, before = saved["drawn"][name]
-            if now["drawn"][name][0] <= step:
-                drawn = _peek(getattr(optimizer, name).attrs, step)
-                if drawn != before:
-                    yield f"{name} was {before} at its position {step}, and is {drawn}"
-
-
-def _peek(attrs: Dict[str, Any], step: int) -> Any:
-    """What a generator of Thinc 9.1 will give at a step."""
-    to_draw = step - attrs["last_step"]
-    values = [attrs["last_value"], *islice(attrs["generator"], to_draw)]
-    attrs["generator"] = chain(values[1:], attrs["generator"])
-    return values[-1]
 
 
 class _Restoring:
@@ -409,79 +326,6 @@ class _Restoring:
         xp = get_array_module(self.keys[name][1])  # type: ignore[no-untyped-call]
         return xp.asarray(self.arrays[path])
 
-    def schedules(
-        self, optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
-    ) -> None:
-        """Set the hyperparameters that can have schedules. Where the value is right already,
-        the optimizer's own stays: NumPy's floats calculate in another precision than
-        Python's."""
-        if Schedule is None:
-            self.generators(optimizer, saved, n_calls, is_counted)
-            return
-        for name, value in saved["values"].items():
-            if not isinstance(value, dict) and value != _describe_schedule(
-                getattr(optimizer, name)
-            ):
-                self.set(optimizer, name, constant(value))
-
-    def generators(
-        self, optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
-    ) -> None:
-        """Bring the generators of Thinc 8.3 forward. They do not know where they are, so
-        this goes by the number of steps, and looks whether the values are right there.
-
-        is_counted (bool): Whether that is the number of calls, not only of updates.
-        """
-        drawn = {name: [getattr(optimizer, name)] for name in saved["generators"]}
-        for name, values in drawn.items():
-            generator = optimizer.schedules[name]
-            values.extend(islice(generator, n_calls))
-            # As it was, until all has gone well.
-            optimizer.schedules[name] = chain(values[1:], generator)
-            values.extend(values[-1:] * (n_calls + 1 - len(values)))
-        positions = [
-            position
-            for position in range(n_calls if is_counted else 0, n_calls + 1)
-            if all(values[position] == saved["values"][name] for name, values in drawn.items())
-        ]
-        if n_calls in positions:
-            positions = [n_calls]
-        if drawn and len(positions) != 1:
-            raise ValueError(
-                f"The position of the schedules for {sorted(drawn)} cannot be told from the "
-                "file: either they are others than those that were saved, or step_schedules() "
-                "was not called once per update. An OptimizerWrapper around the optimizer, "
-                "from the first step on, counts its calls"
-            )
-        for name, value in saved["values"].items():
-            if name in drawn:
-                value = drawn[name][positions[0]]
-                for _ in range(positions[0]):
-                    self.changes.append(partial(next, optimizer.schedules[name], None))
-            elif value == getattr(optimizer, name):
-                continue
-            self.set(optimizer, name, value)
-        for name in set(optimizer.schedules) - set(drawn):
-            self.changes.append(partial(optimizer.schedules.pop, name))
-
-
-def _restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
-    """What can only be set when the wrappers have put their own learning rates into place.
-    Of two that have one, the inner one's schedule may have displaced the outer one's number.
-    """
-    rate = saved["values"]["learn_rate"]
-    if Schedule is None:
-        if optimizer.learn_rate != rate:
-            optimizer.learn_rate = rate
-        return
-    if not isinstance(rate, dict) and _describe_schedule(optimizer.learn_rate) != rate:
-        optimizer.learn_rate = constant(rate)
-    for name, all_values in saved["states"].items():
-        states = _schedule_states(getattr(optimizer, name))
-        for state, values in zip(states, all_values, strict=False):
-            for field, value in values.items():
-                setattr(state, field, value)
-
 
 # Both
 
@@ -514,13 +358,8 @@ def _arguments(level: Any) -> Dict[str, Any]:
     return {name: getattr(level, name) for name in names}
 
 
-def _has_schedules(levels: List[Any]) -> bool:
-    innermost = levels[-1]
-    if Schedule is None:
-        found = bool(innermost.schedules)
-    else:
-        found = any(getattr(innermost, name).name != "constant" for name in SCHEDULED)
-    return found or any(
+def _has_schedules(levels: List[Optimizer]) -> bool:
+    return has_schedules(levels[-1]) or any(
         isinstance(level._arguments.get("learn_rate"), str)
         for level in levels
         if isinstance(level, OptimizerWrapper)
