@@ -725,6 +725,25 @@ OTHER_OPTIMIZERS = {
 }
 
 
+def test_another_rate_of_swas_own(tmp_path):
+    def swa(*rates):
+        return SWA(Adam(0.1), start_step=2, learn_rate=list(rates))
+
+    model, optimizer = trained(lambda: swa(0.05, 0.04), 4)
+    save_optimizer(tmp_path / "optimizer", optimizer, model)
+    message = r"learn_rate of SWA was \[0.05, 0.04\], and is \[0.05, 0.03\]"
+    assert_refused(tmp_path / "optimizer", lambda: swa(0.05, 0.03), message)
+    if Schedule is not None:
+        from thinc.api import decaying
+
+        def decaying_swa(decay):
+            return SWA(Adam(0.1), start_step=2, learn_rate=decaying(0.05, decay))
+
+        model, optimizer = trained(lambda: decaying_swa(0.5), 4)
+        save_optimizer(tmp_path / "optimizer", optimizer, model)
+        assert_refused(tmp_path / "optimizer", lambda: decaying_swa(0.6), "'decay': 0.6")
+
+
 @pytest.mark.parametrize("n_steps", [2, 7])
 @pytest.mark.parametrize("make, message", OTHER_OPTIMIZERS.values(), ids=OTHER_OPTIMIZERS)
 def test_other_optimizers(make, message, n_steps, tmp_path):

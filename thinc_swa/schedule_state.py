@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List
 from thinc.api import Optimizer
 from thinc.schedules import constant
 
-from .schedules import Schedule
+from .schedules import Schedule, describe_schedule
 
 # What can have a schedule.
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
@@ -30,7 +30,7 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
         }
     schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
     return {
-        "values": {name: _describe_schedule(value) for name, value in schedules.items()},
+        "values": {name: describe_schedule(value) for name, value in schedules.items()},
         "states": {
             name: [dataclasses.asdict(state) for state in _schedule_states(value)]
             for name, value in schedules.items()
@@ -42,20 +42,6 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
             if value.name == "wrap_generator"
         },
     }
-
-
-def _describe_schedule(schedule: Any) -> Any:
-    """A Schedule of Thinc 9.1: what it was made with. A constant one is its value."""
-    if schedule.name == "constant":
-        return schedule.attrs["rate"]
-    attrs = {
-        name: _describe_schedule(value) if isinstance(value, Schedule) else value
-        for name, value in schedule.attrs.items()
-        if isinstance(value, (bool, int, float, str, Schedule))
-        # How far a generator is follows from the step.
-        and name not in ("last_step", "last_value")
-    }
-    return {"schedule": schedule.name, "attrs": attrs}
 
 
 def _schedule_states(schedule: Any) -> Iterator[Any]:
@@ -133,7 +119,7 @@ def restore_schedules(
     return [
         partial(setattr, optimizer, name, constant(value))
         for name, value in saved["values"].items()
-        if not isinstance(value, dict) and value != _describe_schedule(getattr(optimizer, name))
+        if not isinstance(value, dict) and value != describe_schedule(getattr(optimizer, name))
     ]
 
 
@@ -188,7 +174,7 @@ def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
         if optimizer.learn_rate != rate:
             optimizer.learn_rate = rate
         return
-    if not isinstance(rate, dict) and _describe_schedule(optimizer.learn_rate) != rate:
+    if not isinstance(rate, dict) and describe_schedule(optimizer.learn_rate) != rate:
         optimizer.learn_rate = constant(rate)
     for name, all_values in saved["states"].items():
         states = _schedule_states(getattr(optimizer, name))

@@ -67,8 +67,7 @@ class LearnRate:
                     f"was a schedule ({type(learn_rate).__name__})"
                 )
             self._anneal_steps = check_int("anneal_steps", anneal_steps, minimum=1)
-        rate = type(learn_rate).__name__ if self._target is None else self._target
-        self.arguments = {"learn_rate": rate}
+        self.arguments = {"learn_rate": _describe_rate(learn_rate)}
         if self._anneal_steps is not None:
             self.arguments["anneal_steps"] = self._anneal_steps
             self.arguments["anneal_strategy"] = anneal_strategy
@@ -132,6 +131,20 @@ class LearnRate:
             _set_constant(optimizer, rate)
 
 
+def describe_schedule(schedule: Any) -> Any:
+    """A Schedule of Thinc 9.1: what it was made with. A constant one is its value."""
+    if schedule.name == "constant":
+        return schedule.attrs["rate"]
+    attrs = {
+        name: describe_schedule(value) if isinstance(value, Schedule) else value
+        for name, value in schedule.attrs.items()
+        if isinstance(value, (bool, int, float, str, Schedule))
+        # How far a generator is follows from the step.
+        and name not in ("last_step", "last_value")
+    }
+    return {"schedule": schedule.name, "attrs": attrs}
+
+
 def current_rate(optimizer: Any) -> float:
     """The learning rate of the optimizer's next update.
 
@@ -142,6 +155,13 @@ def current_rate(optimizer: Any) -> float:
         return float(rate)
     key = next(iter(optimizer.nr_update), (0, ""))
     return float(rate(optimizer.step, key=key, last_score=optimizer.last_score))
+
+
+def _describe_rate(learn_rate: RateT) -> Any:
+    """What can be said of a learning rate in JSON. Of a generator that is its type only."""
+    if Schedule is not None and isinstance(learn_rate, Schedule):
+        return describe_schedule(learn_rate)
+    return learn_rate if isinstance(learn_rate, (float, list)) else type(learn_rate).__name__
 
 
 def _set_constant(optimizer: Any, rate: float) -> None:

@@ -359,10 +359,13 @@ def _arguments(level: Any) -> Dict[str, Any]:
 
 
 def _has_schedules(levels: List[Optimizer]) -> bool:
-    return has_schedules(levels[-1]) or any(
-        isinstance(level._arguments.get("learn_rate"), str)
+    rates = [
+        level._arguments.get("learn_rate")
         for level in levels
         if isinstance(level, OptimizerWrapper)
+    ]
+    return has_schedules(levels[-1]) or any(
+        rate is not None and not isinstance(rate, float) for rate in rates
     )
 
 
