@@ -6,11 +6,30 @@ import tracemalloc
 
 import numpy
 import pytest
+from helpers import require
 from reference import assert_close, moving_average
 
-from thinc_swa.averaging import BLOCK_SIZE, RunningAverage, add_scaled, pull_back, scale_to
+from thinc_swa import averaging
+from thinc_swa.averaging import (
+    BLOCK_SIZE,
+    TORCH_BLOCK_SIZE,
+    RunningAverage,
+    add_scaled,
+    pull_back,
+    scale_to,
+)
 
-SIZES = [0, 1, 5, BLOCK_SIZE - 1, BLOCK_SIZE, 2 * BLOCK_SIZE + 3]
+
+@pytest.fixture(autouse=True, params=["with PyTorch", "without PyTorch"])
+def torch(request, monkeypatch):
+    """The kernels use PyTorch where it is installed."""
+    if request.param == "without PyTorch":
+        monkeypatch.setattr(averaging, "torch", None)
+    elif averaging.torch is None:
+        require("torch")
+
+
+SIZES = [0, 1, 5, BLOCK_SIZE, 2 * BLOCK_SIZE + 3, TORCH_BLOCK_SIZE + BLOCK_SIZE + 1]
 DTYPES = [("float32", "float32"), ("float32", "float16"), ("float64", "float64")]
 
 

@@ -1,8 +1,10 @@
 """The arithmetic of averages: array kernels and the running average they keep.
 
-The kernels work in place on NumPy and on CuPy arrays, chosen array by array. On the
-CPU they go through large arrays in blocks that stay in the cache; on the GPU each is
-one kernel launch. CuPy is only imported by whoever passes a CuPy array.
+The kernels work in place on NumPy and on CuPy arrays, chosen array by array. On the GPU
+each is one kernel launch. On the CPU they go through large arrays in blocks that stay in
+the cache. NumPy has no multiply-and-add and needs several passes over a block; where Thinc
+has found PyTorch, that does it in one, on the same memory. CuPy is only imported by whoever
+passes a CuPy array.
 """
 
 import threading
@@ -10,12 +12,18 @@ from functools import lru_cache
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy
+import thinc.compat
 
 from .types import Array, KeyT
 
+torch: Any = thinc.compat.torch
+
 # In numbers of elements. 32 Ki float32 are 128 KiB: what a kernel works on at a time fits
-# into the second-level cache of one core.
+# into the second-level cache of one core. Arrays up to this size are taken as they are.
 BLOCK_SIZE = 32768
+
+# Calls of PyTorch cost more, so it gets larger pieces, which are in the third-level cache.
+TORCH_BLOCK_SIZE = 8 * BLOCK_SIZE
 
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of
@@ -42,6 +50,8 @@ def add_scaled(total: Array, weights: Array, factor: float) -> None:
         numpy.add(total, weights, total)
     elif total.size <= BLOCK_SIZE:
         total += total.dtype.type(factor) * weights
+    elif _has_torch_for(weights):
+        torch.from_numpy(total).add_(torch.from_numpy(weights), alpha=factor)
     else:
         scratch = _scratch(total.dtype)
         factor = total.dtype.type(factor)
@@ -82,6 +92,12 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
     elif slow.size <= BLOCK_SIZE or fast.dtype != slow.dtype or not fast.flags.c_contiguous:
         slow += slow.dtype.type(pullback) * (fast - slow)
         fast[...] = slow
+    elif _has_torch_for(fast):
+        slow_blocks = torch.from_numpy(slow.reshape(-1)).split(TORCH_BLOCK_SIZE)
+        fast_blocks = torch.from_numpy(fast.reshape(-1)).split(TORCH_BLOCK_SIZE)
+        for slow_block, fast_block in zip(slow_blocks, fast_blocks, strict=True):
+            slow_block.lerp_(fast_block, pullback)
+            fast_block.copy_(slow_block)
     else:
         # In the memory of the fast weights, which are overwritten anyway.
         pullback = slow.dtype.type(pullback)
@@ -90,6 +106,11 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
             numpy.multiply(fast_block, pullback, fast_block)
             numpy.add(slow_block, fast_block, fast_block)
             slow_block[...] = fast_block
+
+
+def _has_torch_for(array: Array) -> bool:
+    # Other memory layouts PyTorch refuses in part, and it warns of what is read-only.
+    return bool(torch is not None and array.flags.c_contiguous and array.flags.writeable)
 
 
 def _blocks(first: Array, second: Array) -> Iterator[Tuple[Array, Array]]:
@@ -170,9 +191,9 @@ class RunningAverage:
 
     def add_parameter(self, key: KeyT, weights: Array) -> None:
         """Make a parameter known that all snapshots so far had missed, as if it had
-        been in each of them with these weights."""
+        been in each of them with these weights. The array is kept."""
         if self.n_averaged:
-            total = copy_array(weights)
+            total = as_average(weights)
             total /= self.scale
             self.totals[key] = total
 
@@ -208,6 +229,11 @@ class RunningAverage:
 def copy_array(array: Array) -> Array:
     """A contiguous copy in the dtype of averages."""
     return array.astype(averages_dtype(array), order="C", copy=True)
+
+
+def as_average(array: Array) -> Array:
+    """The array itself, if it is contiguous and has the dtype of averages, or a copy."""
+    return array.astype(averages_dtype(array), order="C", copy=False)
 
 
 def empty_like(array: Array) -> Array:

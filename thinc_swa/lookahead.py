@@ -11,7 +11,7 @@ from .arguments import (
     check_number,
     check_total_steps,
 )
-from .averaging import copy_array, pull_back, zeros_like
+from .averaging import as_average, pull_back, zeros_like
 from .types import Array, FloatsXd, KeyT, StepT
 from .wrapper import OptimizerWrapper
 
@@ -96,7 +96,7 @@ class Lookahead(OptimizerWrapper):
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
         if not self._is_ended:
-            self._slow[key] = copy_array(initial)
+            self._slow[key] = as_average(initial)
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
         if self._is_ended or self._n_updates[key] % self.freq:

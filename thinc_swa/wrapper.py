@@ -156,7 +156,7 @@ class OptimizerWrapper(Optimizer):
     def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
         """Called after the first update of a parameter.
 
-        initial (FloatsXd): A copy of its weights before that update.
+        initial (FloatsXd): A copy of its weights before that update, to be kept if need be.
         """
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
