@@ -1,0 +1,50 @@
+"""A call for a tiny parameter: what counts is not the arithmetic but the Python around it."""
+
+import time
+
+from measure import compare, in_turns
+from steps import PERIOD
+from steps_thinc import BARE, OPTIMIZERS, random_arrays
+
+# A tiny model: so many parameters, of so many numbers.
+N_PARAMETERS, SIZE = 20, 10
+
+
+def measure(effort):
+    """Seconds per parameter of a tiny model. RETURNS (List[Dict]): Of the kind "call" for
+    the calls of the optimizer alone, "step" with their share of `step_schedules()`."""
+    template = random_arrays([(SIZE,)] * N_PARAMETERS)
+    names = [name for name in OPTIMIZERS if name != "Adam(use_averages=True)"]
+    models = {}
+    for name in names:
+        weights = {key: array.copy() for key, array in template.items()}
+        gradient = {key: array.copy() for key, array in template.items()}
+        models[name] = (OPTIMIZERS[name](), weights, gradient)
+    calls = {name: [] for name in names}
+    steps = {name: [] for name in names}
+    start = time.perf_counter()
+    while len(calls[BARE]) < effort.min_rounds or time.perf_counter() - start < effort.seconds:
+        sums = {name: [0.0, 0.0] for name in names}
+        for step in range(PERIOD):
+            for name in in_turns(names, len(calls[BARE]) + step):
+                for total, seconds in enumerate(_time_calls(*models[name], template)):
+                    sums[name][total] += seconds / (PERIOD * N_PARAMETERS)
+        for name in names:
+            calls[name].append(sums[name][0])
+            steps[name].append(sums[name][1])
+    return [
+        {"name": name, "kind": kind, **compare(samples[name], samples[BARE])}
+        for kind, samples in (("call", calls), ("step", steps))
+        for name in names
+    ]
+
+
+def _time_calls(optimizer, weights, gradient, template):
+    for key, array in gradient.items():
+        array[...] = template[key]
+    start = time.perf_counter()
+    for key, array in weights.items():
+        optimizer(key, array, gradient[key])
+    called = time.perf_counter()
+    optimizer.step_schedules()
+    return called - start, time.perf_counter() - start

@@ -1,0 +1,195 @@
+"""The picture of a run."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from report import OURS, THINC
+from updates import KINDS
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C8C8C"
+
+
+def draw(results, path):
+    """Write a picture of those parts of a run that there are."""
+    panels = []
+    if "updates" in results:
+        panels += [_draw_updates(results["updates"], kind) for kind in KINDS]
+    if "growth" in results:
+        panels.append(_draw_growth(results["growth"]))
+    if "steps" in results:
+        panels.append(_draw_steps(results["steps"]))
+    if "rows" in results.get("train", {}):
+        panels.append(_draw_train(results["train"]))
+    if not panels:
+        return
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = pyplot.subplots(
+        n_rows, n_columns, figsize=(6.4 * n_columns, 4.6 * n_rows), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        panel(axis)
+        axis.spines[["top", "right"]].set_visible(False)
+    machine = results["machine"]
+    figure.suptitle(
+        f"What averaging costs ({machine['processor']}, {machine['cores']} cores, "
+        f"{machine['date']})",
+        fontsize=15,
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def _draw_updates(rows, kind):
+    layout = "30 million" if any(row["layout"] == "30 million" for row in rows) else None
+    layout = layout or rows[-1]["layout"]
+    rows = [
+        row
+        for row in rows
+        if row["layout"] == layout
+        and row["kind"] == kind
+        and row["n_threads"] == 1
+        and "missing" not in row
+    ]
+
+    def panel(axis):
+        _bars(
+            axis,
+            [row["name"] for row in rows],
+            [row["ratio"] for row in rows],
+            [_colour(row["name"]) for row in rows],
+            "{:.2f}",
+        )
+        axis.set_xscale("log")
+        axis.set_xlim(0.5, 2 * max(row["ratio"]["high"] for row in rows))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.axvline(1, color="black", linewidth=1)
+        axis.set_xlabel("times numpy.add, on one thread (log scale)")
+        axis.set_title(f"{kind}: one update, {layout}")
+
+    return panel
+
+
+def _draw_growth(rows):
+    lines = [
+        ("yardstick", None, "yardstick, numpy.add", GREY, "--"),
+        ("SWA", OURS, "thinc_swa SWA", BLUE, "-"),
+        ("EMA", OURS, "thinc_swa EMA", GREEN, "-"),
+        ("EMA", THINC, "Thinc's averaging", ORANGE, "-"),
+        ("EMA", "torch AveragedModel", "PyTorch's EMA", PURPLE, "-"),
+    ]
+
+    def panel(axis):
+        for kind, name, label, colour, style in lines:
+            line = [
+                row
+                for row in rows
+                if row["layout"].endswith(" x 1")
+                and row["kind"] == kind
+                and (row["library"] == "numpy" if name is None else row["name"] == name)
+                and "missing" not in row
+            ]
+            axis.plot(
+                [row["n_parameters"] for row in line],
+                [row["seconds"]["median"] * 1e3 for row in line],
+                style,
+                color=colour,
+                label=label,
+                marker="o",
+                markersize=4,
+            )
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("parameters in one array")
+        axis.set_ylabel("ms per update")
+        axis.legend(frameon=False, loc="upper left", fontsize="small")
+        axis.set_title("Growth with the number of parameters")
+
+    return panel
+
+
+def _draw_steps(rows):
+    layout = "30 million" if any(row["layout"] == "30 million" for row in rows) else None
+    layout = layout or rows[-1]["layout"]
+    rows = [
+        row
+        for row in rows
+        if row["layout"] == layout
+        and row["library"] == "thinc"
+        and row["kind"] != "yardstick"
+        and row["name"] != "Adam"
+    ]
+
+    def panel(axis):
+        _relative_bars(axis, rows)
+        axis.set_xlabel("more time than Adam alone")
+        axis.set_title(f"A whole optimizer step, {layout}")
+
+    return panel
+
+
+def _draw_train(result):
+    rows = [row for row in result["rows"] if row["name"] != "Adam"]
+
+    def panel(axis):
+        _relative_bars(axis, rows, error="error")
+        axis.axvline(0.02, color="black", linewidth=1, linestyle=":")
+        axis.set_xlabel("more time than Adam alone (dotted: target)")
+        axis.set_title("A whole spaCy training")
+
+    return panel
+
+
+def _relative_bars(axis, rows, error=None):
+    """Bars of what a ratio is above 1."""
+    values = []
+    for row in rows:
+        value = {key: number - 1 for key, number in row["ratio"].items()}
+        if error:
+            value["low"] = value["median"] - row[error]
+            value["high"] = value["median"] + row[error]
+        values.append(value)
+    colours = [_colour(row["name"]) for row in rows]
+    _bars(axis, [row["name"] for row in rows], values, colours, "{:.1%}")
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_xlim(
+        min(0.0, *(value["low"] for value in values)),
+        1.15 * max(value["high"] for value in values),
+    )
+
+
+def _bars(axis, names, values, colours, form):
+    """Horizontal bars with whiskers, the first on top."""
+    places = range(len(names))
+    medians = [value["median"] for value in values]
+    # A median of ratios lies between its quartiles, but for rounding.
+    whiskers = [
+        [max(0.0, value["median"] - value["low"]) for value in values],
+        [max(0.0, value["high"] - value["median"]) for value in values],
+    ]
+    axis.barh(places, medians, xerr=whiskers, color=colours, height=0.65, ecolor="black")
+    axis.set_yticks(places, names)
+    axis.invert_yaxis()
+    for place, value in zip(places, values, strict=True):
+        axis.annotate(
+            form.format(value["median"]),
+            (max(value["high"], 0.0), place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            verticalalignment="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+
+
+def _colour(name):
+    if name.startswith((OURS, "SWA", "EMA", "Lookahead")):
+        return BLUE
+    return GREY if name.startswith(("compiled", "Adam, again")) else ORANGE

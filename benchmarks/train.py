@@ -1,0 +1,154 @@
+"""Whole training steps of a spaCy pipeline: the loop of `spacy train`, once per optimizer,
+all in one process, which take their steps in turns. Every one sees the same batches. So what
+disturbs the machine for longer than a step disturbs all of them, and 2 % can be seen.
+"""
+
+import math
+import random
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from measure import in_turns, summary
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "spacy" / "swa.cfg"
+
+# Steps between evaluations, and in a block: what is compared is the time of whole blocks,
+# each of which has one snapshot of freq = 10.
+EVAL_FREQUENCY = 100
+BLOCK = 10
+
+BARE = "Adam"
+ADAM = {"@optimizers": "Adam.v1", "learn_rate": 0.001, "use_averages": False}
+
+
+def _wrapped(name, **arguments):
+    return {"@optimizers": name, **arguments, "optimizer": ADAM}
+
+
+OPTIMIZERS = {
+    BARE: ADAM,
+    # How far apart two runs of the same are says how much noise there is.
+    "Adam, again": ADAM,
+    "Adam(use_averages=True)": {**ADAM, "use_averages": True},
+    # Averaging from the first step on: the most that it can cost.
+    "SWA.v1, freq 10": _wrapped("SWA.v1", start_step=0, freq=10),
+    "EMA.v1, freq 1": _wrapped("EMA.v1", freq=1),
+    "EMA.v1, freq 10": _wrapped("EMA.v1", freq=10),
+    "Lookahead.v1, freq 6": _wrapped("Lookahead.v1", freq=6),
+}
+
+
+def measure(n_steps):
+    """Train with every optimizer.
+
+    n_steps (int): How many steps, a multiple of BLOCK.
+    RETURNS (Dict): "corpus", "n_steps", "words_per_step" and "rows": for every optimizer the
+        seconds per step without evaluation, per evaluation, and the ratio of all the time of
+        a block, its evaluation included, to that of the bare optimizer.
+    """
+    sys.path.append(str(ROOT / "tests"))
+    import corpus
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        paths = corpus.write_corpus(Path(folder))
+        runs = {name: _Run(optimizer, paths) for name, optimizer in OPTIMIZERS.items()}
+        for step in range(n_steps):
+            for name in in_turns(runs, step):
+                runs[name].step()
+            if step % EVAL_FREQUENCY == 0:
+                print(f"  step {step} of {n_steps}", flush=True)
+    real = corpus.FASHION_BRANDS.exists()
+    bare = runs[BARE].blocks()
+    rows = []
+    for name, run in runs.items():
+        blocks = run.blocks()
+        ratios = [own / other for own, other in zip(blocks, bare, strict=True)]
+        rows.append(
+            {
+                "name": name,
+                "seconds": summary(run.seconds(evaluated=False)),
+                "evaluation": summary(run.seconds(evaluated=True)),
+                "ratio": summary(ratios),
+                "error": _error_of_median(ratios),
+                "total_ratio": sum(blocks) / sum(bare),
+                "rounds": len(blocks),
+            }
+        )
+    return {
+        "corpus": "comments on fashion (real)" if real else "generated sentences",
+        "n_steps": n_steps,
+        "words_per_step": runs[BARE].n_words / n_steps,
+        "rows": rows,
+    }
+
+
+def _error_of_median(values):
+    """The standard error of a median, from the quartiles, as there are outliers."""
+    spread = summary(values)
+    return 0.93 * (spread["high"] - spread["low"]) / math.sqrt(len(values))
+
+
+class _Run:
+    """One training, step by step, with what `spacy.training.loop.train` does except for
+    writing to the disk."""
+
+    def __init__(self, optimizer, paths):
+        from spacy import registry, util
+        from spacy.schemas import ConfigSchemaTraining
+        from spacy.training.initialize import init_nlp
+        from spacy.training.loop import create_evaluation_callback, train_while_improving
+
+        config = util.load_config(CONFIG)
+        config["paths"].update(zip(("train", "dev"), map(str, paths), strict=True))
+        config["training"]["optimizer"] = optimizer
+        nlp = init_nlp(config)
+        config = nlp.config.interpolate()
+        training = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+        names = [training["train_corpus"], training["dev_corpus"]]
+        train_corpus, dev_corpus = util.resolve_dot_names(config, names)
+        self.n_words = 0
+        # Of every step: its seconds, and whether there was an evaluation.
+        self.steps = []
+        self._loop = train_while_improving(
+            nlp,
+            training["optimizer"],
+            _batches(list(train_corpus(nlp)), training["batcher"]),
+            create_evaluation_callback(nlp, dev_corpus, training["score_weights"]),
+            dropout=training["dropout"],
+            eval_frequency=EVAL_FREQUENCY,
+            accumulate_gradient=1,
+            patience=0,
+            max_steps=0,
+            exclude=[],
+            annotating_components=[],
+            before_update=None,
+        )
+
+    def step(self):
+        start = time.perf_counter()
+        batch, _, is_best_checkpoint = next(self._loop)
+        self.steps.append((time.perf_counter() - start, is_best_checkpoint is not None))
+        self.n_words += sum(len(example) for example in batch)
+
+    def seconds(self, *, evaluated):
+        return [seconds for seconds, is_evaluated in self.steps if is_evaluated is evaluated]
+
+    def blocks(self):
+        seconds = [seconds for seconds, _ in self.steps]
+        return [sum(seconds[i : i + BLOCK]) for i in range(0, len(seconds), BLOCK)]
+
+
+def _batches(examples, batcher):
+    """spaCy's batches, but shuffled by a generator of their own: all runs see the same."""
+    shuffler = random.Random(0)
+    epoch = 0
+    while True:
+        shuffler.shuffle(examples)
+        for batch in batcher(examples):
+            yield epoch, batch
+        epoch += 1

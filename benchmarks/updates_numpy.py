@@ -1,0 +1,163 @@
+"""Averages of NumPy arrays: ours, the naive formula, Thinc's, and loops that Numba compiles,
+which are not part of the package: they show what a compiled kernel would bring."""
+
+import numpy
+from thinc.api import NumpyOps
+from updates import Peer
+
+from thinc_swa import averaging
+from thinc_swa.averaging import RunningAverage, pull_back
+
+DECAY = 0.999
+PULLBACK = 0.5
+
+
+def make_weights(shapes):
+    random = numpy.random.default_rng(0)
+    return {
+        (i, "W"): random.standard_normal(shape, dtype="f") for i, shape in enumerate(shapes)
+    }
+
+
+def _copies(weights):
+    return [(array.copy(), array) for array in weights.values()]
+
+
+def _our_swa(weights):
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    return lambda: average.add_snapshot(weights)
+
+
+def _our_ema(weights):
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    return lambda: average.add_snapshot(weights, DECAY)
+
+
+def _our_lookahead(weights):
+    pairs = _copies(weights)
+
+    def run():
+        for slow, fast in pairs:
+            pull_back(slow, fast, PULLBACK)
+
+    return run
+
+
+def _without_torch(build):
+    """Ours where PyTorch is not installed: NumPy alone."""
+
+    def build_without(weights):
+        run = build(weights)
+
+        def run_without():
+            torch, averaging.torch = averaging.torch, None
+            try:
+                run()
+            finally:
+                averaging.torch = torch
+
+        return run_without
+
+    return build_without
+
+
+def _naive_swa(weights):
+    pairs = _copies(weights)
+    n_averaged = 1
+
+    def run():
+        nonlocal n_averaged
+        n_averaged += 1
+        for average, array in pairs:
+            average -= (average - array) / n_averaged
+
+    return run
+
+
+def _naive_ema(weights):
+    pairs = _copies(weights)
+
+    def run():
+        for average, array in pairs:
+            average -= (1 - DECAY) * (average - array)
+
+    return run
+
+
+def _naive_lookahead(weights):
+    pairs = _copies(weights)
+
+    def run():
+        for slow, fast in pairs:
+            slow += PULLBACK * (fast - slow)
+            fast[...] = slow
+
+    return run
+
+
+def _thinc(weights):
+    pairs = _copies(weights)
+    ops = NumpyOps()
+    # Late enough for the decay to be Thinc's final one, 0.9999.
+    n_updates = 1_000_000
+
+    def run():
+        for average, array in pairs:
+            ops.update_averages(average, array, n_updates)
+
+    return run
+
+
+def _numba(loop, *args):
+    import numba
+
+    compiled = numba.njit(fastmath=True)(loop)
+
+    def build(weights):
+        pairs = [(first.reshape(-1), second.reshape(-1)) for first, second in _copies(weights)]
+
+        def run():
+            for first, second in pairs:
+                compiled(first, second, *args)
+
+        return run
+
+    return build
+
+
+def _mean_loop(average, array, factor):
+    for i in range(average.size):
+        average[i] += factor * (array[i] - average[i])
+
+
+def _pull_back_loop(slow, fast, pullback):
+    for i in range(slow.size):
+        value = slow[i] + pullback * (fast[i] - slow[i])
+        slow[i] = value
+        fast[i] = value
+
+
+def _numba_mean(weights):
+    return _numba(_mean_loop, numpy.float32(1 - DECAY))(weights)
+
+
+def _numba_lookahead(weights):
+    return _numba(_pull_back_loop, numpy.float32(PULLBACK))(weights)
+
+
+PEERS = [
+    Peer("thinc_swa", "SWA", _our_swa),
+    Peer("naive formula", "SWA", _naive_swa),
+    Peer("compiled loop (Numba)", "SWA", _numba_mean, memory=False),
+    Peer("thinc_swa", "EMA", _our_ema),
+    Peer("thinc_swa, NumPy alone", "EMA", _without_torch(_our_ema)),
+    Peer("naive formula", "EMA", _naive_ema),
+    Peer("Thinc NumpyOps.update_averages", "EMA", _thinc),
+    Peer("compiled loop (Numba)", "EMA", _numba_mean, memory=False),
+    Peer("thinc_swa", "Lookahead", _our_lookahead),
+    Peer("thinc_swa, NumPy alone", "Lookahead", _without_torch(_our_lookahead)),
+    Peer("naive formula", "Lookahead", _naive_lookahead),
+    Peer("compiled loop (Numba)", "Lookahead", _numba_lookahead, memory=False),
+]
