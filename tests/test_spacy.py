@@ -33,9 +33,9 @@ from thinc.api import Config, Optimizer  # noqa: E402
 NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
 
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
-MAX_STEPS = 120
+MAX_STEPS = 200
 N_STEPS = MAX_STEPS + 1
-EVAL_FREQUENCY = 30
+EVAL_FREQUENCY = 50
 # A small model that learns fast. Everything else is as in the config files.
 SMALL = {
     "training.max_steps": MAX_STEPS,

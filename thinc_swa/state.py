@@ -10,13 +10,13 @@ import json
 import os
 import uuid
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from thinc.about import __version__ as thinc_version
 from thinc.api import Optimizer, get_array_module
 
 from .models import ModelT, named_parameters
@@ -68,7 +68,7 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     levels = _levels(optimizer)
     arrays: Dict[str, Array] = {}
     header = {
-        "thinc": version("thinc"),
+        "thinc": thinc_version,
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
         "optimizers": [
             _describe_level(level, f"{index}.{type(level).__name__}", names, arrays)
