@@ -253,7 +253,7 @@ def _differences(
     outers = header["optimizers"][:-1]
     for saved, level in zip(header["optimizers"], levels, strict=True):
         if set(saved["state"]) != set(_fields(level)):
-            yield f"it is from Thinc {header['thinc']}, not {version('thinc')}"
+            yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
             return
         arguments = json.loads(json.dumps(_arguments(level), default=float))
         for name in sorted(set(saved["arguments"]) | set(arguments)):
