@@ -85,6 +85,21 @@ def _call(module, function, args):
     return getattr(importlib.import_module(module), function)(*args)
 
 
+def measure_libraries(module, layouts, effort, runs):
+    """What `measure_library` of a module gives, each library in a process of its own.
+
+    runs (List[Tuple[str, int]]): The library, and on how many threads.
+    RETURNS (List[Dict]): One entry per layout and whatever the library has to be measured.
+    """
+    results = []
+    for layout, shapes in layouts.items():
+        for library, n_threads in runs:
+            print(f"  {layout}: {library}, {n_threads or 'all'} thread(s)", flush=True)
+            rows = in_own_process(module, "measure_library", library, n_threads, shapes, effort)
+            results += [{"layout": layout, **row} for row in rows]
+    return results
+
+
 def set_threads(library, n_threads):
     """Before the library has begun to calculate. 0 stands for as many as there are cores."""
     if library == "optax" and n_threads == 1:

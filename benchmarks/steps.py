@@ -8,7 +8,7 @@ import gc
 import importlib
 import time
 
-from measure import compare, in_own_process, in_turns, set_threads, yardstick
+from measure import compare, in_turns, measure_libraries, set_threads, yardstick
 
 # One period of the wrappers with freq = 10: one of so many steps takes a snapshot.
 PERIOD = 10
@@ -19,15 +19,7 @@ RUNS = [("thinc", 1), ("torch", 1), ("torch", 0)]
 
 def measure(layouts, effort, runs):
     """RETURNS (List[Dict]): One entry per layout and optimizer."""
-    results = []
-    for layout, shapes in layouts.items():
-        for library, n_threads in runs:
-            print(f"  {layout}: {library}, {n_threads or 'all'} thread(s)", flush=True)
-            rows = in_own_process(
-                "steps", "measure_library", library, n_threads, shapes, effort
-            )
-            results += [{"layout": layout, **row} for row in rows]
-    return results
+    return measure_libraries("steps", layouts, effort, runs)
 
 
 def measure_library(library, n_threads, shapes, effort):

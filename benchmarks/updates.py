@@ -10,7 +10,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Callable
 
-from measure import Contestant, in_own_process, interleave, set_threads, yardstick
+from measure import Contestant, interleave, measure_libraries, set_threads, yardstick
 from shapes import count
 
 KINDS = ["SWA", "EMA", "Lookahead"]
@@ -41,17 +41,8 @@ class Peer:
 
 def measure(layouts, effort, runs):
     """RETURNS (List[Dict]): One entry per layout and implementation."""
-    results = []
-    for layout, shapes in layouts.items():
-        for library, n_threads in runs:
-            print(f"  {layout}: {library}, {n_threads or 'all'} thread(s)", flush=True)
-            rows = in_own_process(
-                "updates", "measure_library", library, n_threads, shapes, effort
-            )
-            results += [
-                {"layout": layout, "n_parameters": count(shapes), **row} for row in rows
-            ]
-    return results
+    rows = measure_libraries("updates", layouts, effort, runs)
+    return [{**row, "n_parameters": count(layouts[row["layout"]])} for row in rows]
 
 
 def measure_library(library, n_threads, shapes, effort):

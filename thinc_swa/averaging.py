@@ -177,7 +177,7 @@ class RunningAverage:
             all snapshots weigh the same: the average is their arithmetic mean.
         """
         if self.n_averaged == 0 or (decay is not None and decay < MIN_SCALE):
-            totals = {key: copy_array(array) for key, array in weights.items()}
+            totals = {key: as_average(array, copy=True) for key, array in weights.items()}
             self.totals, self.scale = totals, 1.0
         elif decay is None:
             self._add(weights, 1.0, 1.0 / (self.n_averaged + 1))
@@ -226,14 +226,12 @@ class RunningAverage:
         self.scale = 1.0
 
 
-def copy_array(array: Array) -> Array:
-    """A contiguous copy in the dtype of averages."""
-    return array.astype(averages_dtype(array), order="C", copy=True)
+def as_average(array: Array, *, copy: bool = False) -> Array:
+    """Contiguous and in the dtype of averages.
 
-
-def as_average(array: Array) -> Array:
-    """The array itself, if it is contiguous and has the dtype of averages, or a copy."""
-    return array.astype(averages_dtype(array), order="C", copy=False)
+    copy (bool): Whether it must be a copy, even if the array is like that already.
+    """
+    return array.astype(averages_dtype(array), order="C", copy=copy)
 
 
 def empty_like(array: Array) -> Array:
