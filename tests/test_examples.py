@@ -24,6 +24,7 @@ NEEDS = {
     "5_spacy_pipeline": ["spacy"],
     "6_batch_norm": ["sklearn", "torch"],
     "7_save_and_resume": ["sklearn"],
+    "9_plot_schedules": ["matplotlib"],
 }
 
 # For the tests a shorter run will do.
