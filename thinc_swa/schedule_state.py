@@ -147,14 +147,12 @@ def _iterator_differences(
         before, other = saved["described"].get(name), now["described"].get(name)
         if before != other:
             yield f"{name} was {before or 'a generator'}, and is {other or 'a generator'}"
-        elif before is not None:
+        elif before is not None and saved["positions"][name]:
             # It may have a generator within, of which there is no description.
             step = saved["positions"][name] - 1
-            value = optimizer.schedules[name](step)
-            if value != saved["values"][name]:
-                yield (
-                    f"{name} was {saved['values'][name]} at its position {step}, and is {value}"
-                )
+            drawn, value = saved["values"][name], optimizer.schedules[name](step)
+            if drawn != value:
+                yield f"{name} was {drawn} at its position {step}, and is {value}"
 
 
 def _peek(attrs: Dict[str, Any], step: int) -> Any:
@@ -191,9 +189,8 @@ def _restore_generators(
 ) -> List[Callable[[], None]]:
     changes: List[Callable[[], None]] = []
     for name, position in saved["positions"].items():
-        schedule = optimizer.schedules[name]
-        changes.append(partial(setattr, schedule, "position", position))
-        changes.append(partial(setattr, optimizer, name, schedule(position - 1)))
+        changes.append(partial(setattr, optimizer.schedules[name], "position", position))
+        changes.append(partial(setattr, optimizer, name, saved["values"][name]))
     generators = set(saved["generators"]) - set(saved["positions"])
     drawn = {name: [getattr(optimizer, name)] for name in sorted(generators)}
     for name, values in drawn.items():
