@@ -543,6 +543,17 @@ def test_within_thincs_own(make):
         assert values(schedule, 15) == first + values(make(), 15)[4:]
 
 
+@pytest.mark.skipif(Schedule is None, reason="new in Thinc 9")
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_within_plateau(make):
+    """Halved when the score has not improved twice."""
+    from thinc.api import plateau
+
+    schedule, expected = plateau(2, 0.5, make()), values(make(), 15)
+    got = [schedule(step, last_score=(step, 0.5)) for step in range(15)]
+    assert got == [value * 0.5 ** (step // 2) for step, value in enumerate(expected)]
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_as_the_learning_rate_of_swa(make):
     """It begins at its step 0 when averaging does."""

@@ -488,12 +488,14 @@ INNERMOST = {
     "Adam, schedule": lambda: Adam(decaying(0.1, 0.1)),
     "RAdam": lambda: RAdam(decaying(0.1, 0.1)),
     "SGD": lambda: SGD(0.1),
+    "Adam, phases": lambda: Adam(three_phases(), beta1=one_cycle_momentum(steps=9)),
 }
 WRAPPERS = {
     **OPTIMIZERS,
     "SWA at any time": lambda optimizer: SWA(optimizer, freq=2, learn_rate=0.02),
     "SWA anneals": lambda o: SWA(o, start_step=2, learn_rate=0.02, anneal_steps=3),
     "SWA with a schedule": lambda o: SWA(o, start_step=2, learn_rate=decaying(0.05, 0.5)),
+    "SWA with phases": lambda o: SWA(o, start_step=2, learn_rate=three_phases()),
     "Lookahead ends": lambda o: Lookahead(o, freq=3, inner_state="pullback", end_step=4),
 }
 # An update of a parameter, or of all and the end of the step; the end of a step; a look at the
@@ -554,6 +556,7 @@ def test_goes_on_from_any_moment(innermost, wrappers, before, after):
             load_optimizer(path, other, other_model)
         except ValueError as error:
             # Thinc 8.3 does not count, and there is no wrapper that does.
+            assert innermost != "Adam, phases"
             assert Schedule is None and not wrappers and "position" in str(error)
             n_steps = sum(event in ("all", "step") for event in before)
             assert n_steps > max(optimizer.nr_update.values(), default=0)

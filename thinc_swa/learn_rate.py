@@ -2,7 +2,7 @@
 
 On Thinc 8.3 `optimizer.learn_rate` is a float, and a generator in `optimizer.schedules`
 overwrites it at every `step_schedules()`. On Thinc 9.1 it is a `Schedule`, called with
-the step. Nothing outside this module needs to know.
+the step.
 """
 
 from numbers import Real

@@ -190,7 +190,6 @@ def _restore_generators(
     changes: List[Callable[[], None]] = []
     for name, position in saved["positions"].items():
         changes.append(partial(setattr, optimizer.schedules[name], "position", position))
-        changes.append(partial(setattr, optimizer, name, saved["values"][name]))
     generators = set(saved["generators"]) - set(saved["positions"])
     drawn = {name: [getattr(optimizer, name)] for name in sorted(generators)}
     for name, values in drawn.items():
@@ -215,8 +214,6 @@ def _restore_generators(
             "step on, counts its calls"
         )
     for name, value in saved["values"].items():
-        if name in saved["positions"]:
-            continue
         if name in drawn:
             value = drawn[name][positions[0]]
             changes.append(partial(_skip, optimizer.schedules[name], positions[0]))
