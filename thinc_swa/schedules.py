@@ -42,8 +42,8 @@ def one_cycle(
     anneal_strategy: Union[Any, str] = "cosine",
     total_steps: Union[Any, int, None] = None,
 ) -> ScheduleT:
-    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820;
-    in two phases and with the default values of PyTorch's `OneCycleLR`).
+    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820,
+    section 4.1; in the form and with the default values of PyTorch's `OneCycleLR`).
 
     At step 0 it is `start_factor * max_rate`, at step `warmup_steps` it is `max_rate`, and from
     step `steps` on it is `end_factor * max_rate`.
