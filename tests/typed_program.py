@@ -6,7 +6,19 @@ from typing import Any, List
 from thinc.api import Adam, Linear, Model, Optimizer
 from thinc.types import Floats2d
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, apply_averages, use_averages
+from thinc_swa import (
+    EMA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    apply_averages,
+    cosine,
+    one_cycle,
+    one_cycle_momentum,
+    phases,
+    swa_anneal,
+    use_averages,
+)
 
 
 def train(model: Model[Floats2d, Floats2d], optimizer: Optimizer, X: Floats2d) -> Floats2d:
@@ -27,6 +39,9 @@ def main() -> None:
         SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
         EMA(Adam(0.001), half_life=10, warmup=True),
         Lookahead(Adam(0.001), freq=5, pullback=0.8, inner_state="reset"),
+        Adam(one_cycle(0.001, total_steps=100), beta1=one_cycle_momentum(steps=100)),
+        Adam(phases((0.5, 0.1), cosine(0.1, steps=50, cycles=2), total_steps=100)),
+        Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),
     ]
     for optimizer in optimizers:
         train(model, optimizer, X)

@@ -4,6 +4,8 @@ from .about import __version__
 from .ema import EMA
 from .lookahead import Lookahead
 from .models import apply_averages, update_batch_norm, use_averages
+from .schedule_plots import plot_schedule
+from .schedules import cosine, one_cycle, one_cycle_momentum, phases, swa_anneal
 from .state import load_optimizer, save_optimizer
 from .swa import SWA
 from .wrapper import OptimizerWrapper
@@ -15,8 +17,14 @@ __all__ = [
     "SWA",
     "__version__",
     "apply_averages",
+    "cosine",
     "load_optimizer",
+    "one_cycle",
+    "one_cycle_momentum",
+    "phases",
+    "plot_schedule",
     "save_optimizer",
+    "swa_anneal",
     "update_batch_norm",
     "use_averages",
 ]

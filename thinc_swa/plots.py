@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from .comparison import Run
 from .evaluation import format_score
 from .results import Summary, complete
+from .schedule_plots import COLOURS
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 GREY = "#8C8C8C"
 FORMATS = ("png", "svg")
 
@@ -180,7 +179,7 @@ def save_figure(figure: Figure, path: Path) -> List[Path]:
 
 
 def _color(i: int) -> str:
-    return COLORS[i % len(COLORS)]
+    return COLOURS[i % len(COLOURS)]
 
 
 def _factor(score: str) -> float:

@@ -15,8 +15,8 @@ from thinc.api import Config, Optimizer
 from .callbacks import Callback
 from .checkpoints import get_random_state, set_random_state
 from .evaluation import Evaluation
+from .learn_rate import current_rate
 from .logs import Log
-from .schedules import current_rate
 from .training import Training, count_snapshots
 
 # Told how far a run is: the step, the last step (0 if it is not known), and the last score.

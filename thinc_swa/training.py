@@ -18,9 +18,9 @@ from .callbacks import Callback, CallbackError, SaveCheckpoints, SaveModels, Tra
 from .checkpoints import find_checkpoint, load_checkpoint
 from .datasets import Dataset, Split, check_dataset
 from .evaluation import SCORES, Evaluation, accuracy, predict
+from .learn_rate import current_rate
 from .logs import Record, keep_records, replace_text
 from .models import use_averages
-from .schedules import current_rate
 from .wrapper import OptimizerWrapper
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
