@@ -43,7 +43,16 @@ from thinc.api import (
     warmup_linear,
 )
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, load_optimizer, save_optimizer
+from thinc_swa import (
+    EMA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    load_optimizer,
+    name_parameters,
+    save_optimizer,
+)
 from thinc_swa.schedules import Schedule, current_rate
 
 # Where curated transformers are installed, this is what the import of spaCy warns of.
@@ -116,9 +125,9 @@ def state_of(optimizer, model):
 
     for depth, level in enumerate(levels_of(optimizer)):
         if isinstance(level, OptimizerWrapper):
-            # `_averages` only remembers what was read last.
-            names = [n for n in level.__getstate__() if n not in ("optimizer", "_averages")]
-            add(str(depth), {name: getattr(level, name) for name in names})
+            # `_averages` only remembers what was read last, `_choices` what was asked for.
+            names = set(level.__getstate__()) - {"optimizer", "_averages", "_choices"}
+            add(str(depth), {name: getattr(level, name) for name in sorted(names)})
         else:
             add(str(depth), level)
     add("weights", keys)
@@ -171,6 +180,12 @@ SCORES = [0.5, 0.6, 0.6, 0.55, 0.5, 0.4, 0.7, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2, 0.1]
 
 def warmup():
     return warmup_linear(0.1, 3, 40)
+
+
+def make_named_model():
+    model = make_model()
+    name_parameters(model)
+    return model
 
 
 def make_torch_model():
@@ -304,9 +319,54 @@ def make_cases():
     cases["Adam, schedule, not stepped"] = Case(
         lambda: Adam(decaying(0.05, 0.1)), train=train_unstepped
     )
+    cases["groups, schedules"] = Case(
+        lambda: SWA(
+            ParamGroups(
+                Lookahead(Adam(warmup()), freq=3),
+                groups=[
+                    {"name": "biases", "params": ["b"], "lr_scale": "slow", "L2": [0.1, 0.2]},
+                    {"name": "weights", "params": ["W"], "beta1": 0.7, "eps": 0.01},
+                ],
+                schedules={"slow": decaying(0.5, 0.5)},
+            ),
+            start_step=3,
+        ),
+        breaks=range(N_STEPS + 1),
+    )
+    cases["groups, RAdam"] = Case(
+        lambda: ParamGroups(
+            RAdam(0.1), groups=[{"name": "biases", "params": ["b"], "beta1": [0.8, 0.7, 0.6]}]
+        )
+    )
+    cases["groups, frozen"] = Case(
+        lambda: SWA(
+            ParamGroups(
+                Adam(0.1),
+                groups=[{"name": "first", "params": ["relu-0/W"], "frozen": True}],
+                lr_decay=0.5,
+                layers=["relu-0/*", "*residual/*", "softmax/*"],
+            ),
+            start_step=3,
+        ),
+        make_named_model,
+    )
     if Schedule is not None:
         from thinc.api import plateau
 
+        cases["groups, plateau"] = Case(
+            lambda: ParamGroups(
+                Adam(0.1),
+                groups=[
+                    {
+                        "name": "biases",
+                        "params": ["b"],
+                        "lr_scale": plateau(2, 0.5, constant(0.5)),
+                    }
+                ],
+            ),
+            train=train_with_scores,
+            breaks=range(N_STEPS + 1),
+        )
         cases["plateau"] = Case(
             lambda: Adam(constant_then(0.1, 2, plateau(2, 0.5, constant(0.1)))),
             train=train_with_scores,
@@ -445,7 +505,9 @@ EVENTS = st.sampled_from([0, 1, 2, 3, "all", "all", "all", "step", "look", "star
 def make_small_model():
     """The same weights every time."""
     fix_random_seed(0)
-    return chain(Linear(2, 3), Linear(2, 2)).initialize()
+    model = chain(Linear(2, 3), Linear(2, 2)).initialize()
+    name_parameters(model)  # Not all parameters are in the first step of what follows.
+    return model
 
 
 def play(model, optimizer, events, first=0):
@@ -626,6 +688,9 @@ SCHEDULED = {
     "beta1": lambda: Adam(0.1, beta1=decaying(0.9, 0.01)),
     "wrapped": lambda: EMA(Adam(warmup())),
     "SWA's own": lambda: SWA(Adam(0.1), start_step=1, learn_rate=decaying(0.05, 0.5)),
+    "a group's": lambda: ParamGroups(
+        Adam(0.1), groups=[{"name": "all", "params": ["*"], "lr_scale": decaying(0.5, 0.5)}]
+    ),
 }
 
 

@@ -26,9 +26,10 @@ def check_number(
     above: Optional[float] = None,
     minimum: Optional[float] = None,
     maximum: Optional[float] = None,
+    below: Optional[float] = None,
 ) -> float:
     """A finite number within the bounds that are given. A bool is none."""
-    bounds = [("> ", above), (">= ", minimum), ("<= ", maximum)]
+    bounds = [("> ", above), (">= ", minimum), ("<= ", maximum), ("< ", below)]
     rule = " and ".join(f"{sign}{bound:g}" for sign, bound in bounds if bound is not None)
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     number = float(value) if is_number else math.nan  # type: ignore[arg-type]
@@ -37,6 +38,7 @@ def check_number(
         or (above is not None and number <= above)
         or (minimum is not None and number < minimum)
         or (maximum is not None and number > maximum)
+        or (below is not None and number >= below)
     ):
         raise ValueError(f"{name} must be a number {rule}, but was {value!r}")
     return number

@@ -105,6 +105,10 @@ class OptimizerWrapper(Optimizer):
             weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
             return weights, gradient
         known = self._weights.get(key)
+        if known is None and self._is_frozen(key):
+            # Not even an average of it is kept, so it costs no memory.
+            weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
+            return weights, gradient
         shape = weights.shape
         if gradient.shape != shape or (known is not None and known.shape != shape):
             self._refuse_shape(key, weights, gradient)
@@ -176,6 +180,15 @@ class OptimizerWrapper(Optimizer):
         whoever keeps something that belongs to the old weights starts again."""
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._on_overwritten()
+
+    def _is_frozen(self, key: KeyT) -> bool:
+        """Whether a wrapper further in never updates this parameter. It is only asked about
+        parameters that have not been updated yet."""
+        return isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._is_frozen(key)
+
+    def _has_schedules(self) -> bool:
+        """Whether this wrapper has schedules of its own, which cannot go back."""
+        return False
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         """The averages of this optimizer alone, in arrays of their own."""
