@@ -7,7 +7,7 @@ says `freq = 5.7` or `start_step = true` is a mistake, not a 5 or a 1.
 
 import math
 from numbers import Integral, Real
-from typing import Optional, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from .types import StepT
 
@@ -47,6 +47,18 @@ def check_number(
 def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, but was {value!r}")
+    return value
+
+
+def check_list(name: str, value: object) -> Sequence[Any]:
+    """A list in which the order counts, which may be empty."""
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} must be a list, for the order counts, and sections of a config have "
+            f"none, but was {value!r}"
+        )
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, but was {value!r}")
     return value
 
 

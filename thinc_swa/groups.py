@@ -1,46 +1,34 @@
 """Parameter groups: other settings for some parameters than for the rest."""
 
 import dataclasses
-import re
-from numbers import Real
 from typing import (
     Any,
     Dict,
-    Iterable,
     Iterator,
     List,
     Mapping,
     NamedTuple,
     Optional,
-    Pattern,
     Sequence,
     Set,
     Tuple,
     Union,
 )
 
-from thinc.api import SGD, Optimizer
+from thinc.api import Optimizer
 
-from .arguments import check_bool, check_number
+from .arguments import check_number
+from .globs import Glob, check_globs
+from .group_settings import ATTRIBUTES, Group, describe_group, make_groups
 from .models import ModelT, named_parameters
 from .paths import parameter_paths, paths_around
 from .schedule_state import schedule_states
-from .schedules import Schedule, current_value, describe_rate, follow
-from .types import FloatsXd, KeyT
+from .schedules import Schedule, current_value, describe_rate
+from .types import Array, FloatsXd, KeyT
 from .wrapper import OptimizerWrapper
 
-# What a group can change, with the bounds of a number.
-SETTINGS: Dict[str, Dict[str, float]] = {
-    "lr_scale": {"minimum": 0.0},
-    "L2": {"minimum": 0.0},
-    "beta1": {"above": 0.0, "below": 1.0},
-    "beta2": {"above": 0.0, "below": 1.0},
-    "eps": {"minimum": 0.0},
-    "grad_clip": {"minimum": 0.0},
-}
-
-# Thinc's optimizers have some of them under other names.
-ATTRIBUTES = {name: name.replace("beta", "b") for name in SETTINGS if name != "lr_scale"}
+# The group of each parameter, and the factor for the learning rate in its layer.
+ChoicesT = Dict[KeyT, Tuple[Group, float]]
 
 HOW_TO_NAME = (
     "call name_parameters(model) before the training, when the model is initialized, or have "
@@ -93,7 +81,7 @@ class ParamGroups(OptimizerWrapper):
         and for config files, where a list cannot have sections.
     """
 
-    _state = ("_unmatched", "_plateaus", "_radam_buffers")
+    _state = ("_unmatched", "_schedule_states", "_radam_buffers")
 
     __slots__ = [
         "_groups",
@@ -117,17 +105,12 @@ class ParamGroups(OptimizerWrapper):
         schedules: Optional[Mapping[str, Any]] = None,
     ) -> None:
         super().__init__(optimizer)
-        self._sources = _Sources(schedules)
-        self._groups: Dict[str, _Group] = {}
-        for settings in _check_list("groups", groups):
-            group = _Group.make(settings, self._sources)
-            if group.name in self._groups:
-                raise ValueError(f"Two groups have the same name: {group.name!r}")
-            self._groups[group.name] = group
-        self._sources.check_use()
-        self._rest = _Group("", [])
+        self._groups, self._sources = make_groups(
+            [] if groups is None else groups, {} if schedules is None else schedules
+        )
+        self._rest = Group("", [], {}, is_frozen=False)
         self._lr_decay = 1.0
-        self._layers: List[_Glob] = []
+        self._layers: List[Glob] = []
         if lr_decay is not None:
             self._lr_decay = check_number("lr_decay", lr_decay, above=0.0, maximum=1.0)
             if layers is None:
@@ -138,18 +121,22 @@ class ParamGroups(OptimizerWrapper):
         if layers is not None:
             if lr_decay is None:
                 raise ValueError(f"layers = {layers!r} needs an lr_decay, which was not given")
-            self._layers = _check_globs("layers", layers)
+            self._layers = check_globs("layers", layers)
+            texts = [glob.text for glob in self._layers]
+            for text in texts:
+                if texts.count(text) > 1:
+                    raise ValueError(f"layers has {text!r} in it more than once")
         # How often the schedules have advanced.
         self._position = 0
-        # The group of every parameter, and the factor for the learning rate in its layer.
-        self._choices: Dict[KeyT, Tuple[_Group, float]] = {}
+        # Of every parameter that has been asked for.
+        self._choices: ChoicesT = {}
         # The groups and the layers that have selected nothing so far, in words.
         self._unmatched = [f"group {name!r}" for name in self._groups]
         self._unmatched += [f"layer {glob.text!r}" for glob in self._layers]
         self._radam_buffers: Dict[str, List[List[Any]]] = {}
         self._fit_to(_innermost(optimizer))
         if groups is not None:
-            self._arguments["groups"] = [group.described for group in self._groups.values()]
+            self._arguments["groups"] = [describe_group(group) for group in groups]
         if lr_decay is not None:
             self._arguments["lr_decay"] = self._lr_decay
             self._arguments["layers"] = [glob.text for glob in self._layers]
@@ -167,17 +154,17 @@ class ParamGroups(OptimizerWrapper):
         lr_scale: float = 1.0,
     ) -> Tuple[FloatsXd, FloatsXd]:
         """Update a parameter with the settings of its group. See `OptimizerWrapper`."""
-        choice = self._choices.get(key) or self._choose(key)
-        group, layer_scale = choice
+        group, layer_scale = self._choices.get(key) or self._choose(key)
         if group.is_frozen:
-            gradient[...] = 0.0  # type: ignore[index]
+            # Not by a product: what is not a number would stay.
+            zeroed: Array = gradient
+            zeroed[...] = 0.0
             return weights, gradient
         optimizer = _innermost(self.optimizer)
         changes = group.changes
-        scale = group.lr_scale
+        scale = group.lr_scale * layer_scale
         if group.scale_source is not None:
-            scale = _scheduled_scale(group.scale_source, key, optimizer)
-        scale *= layer_scale
+            scale = self._scale_of(group, key) * layer_scale
         if optimizer.use_radam and scale != 1.0:
             # Thinc's RAdam knows no lr_scale. The learning rate may only be changed when no
             # wrapper further in is going to change it.
@@ -205,7 +192,7 @@ class ParamGroups(OptimizerWrapper):
         if self._unmatched and self._most_updates:
             self._refuse_unmatched()
 
-    def _select(self, paths: Dict[KeyT, str]) -> Dict[KeyT, Tuple["_Group", float]]:
+    def _select(self, paths: Dict[KeyT, str]) -> ChoicesT:
         """The group of each parameter of a model, and the factor for the learning rate in its
         layer. There must be something for every group and every layer.
 
@@ -220,7 +207,9 @@ class ParamGroups(OptimizerWrapper):
                 if any(group.selects(key, path) for key, path in paths.items())
             ]
             words = [
-                f"{word} (all that it matches is in groups before it)" if word in hidden else word
+                f"{word} (all that it matches is in groups before it)"
+                if word in hidden
+                else word
                 for word in missing
             ]
             raise ValueError(
@@ -229,7 +218,7 @@ class ParamGroups(OptimizerWrapper):
             )
         return choices
 
-    def _choose(self, key: KeyT) -> Tuple["_Group", float]:
+    def _choose(self, key: KeyT) -> Tuple[Group, float]:
         """Find the group of a parameter that has not been seen before, and of all others of
         its model if their paths are known."""
         paths = paths_around(key)
@@ -237,23 +226,20 @@ class ParamGroups(OptimizerWrapper):
             choices = self._select(paths)
             self._unmatched = []
         else:
-            for glob, words in self._globs():
-                if glob.needs_path:
-                    raise ValueError(
-                        f"{glob.text!r} in {words} selects by the place in the model, but that "
-                        f"of parameter {key} is not known: {HOW_TO_NAME}"
-                    )
+            for text, words in self._need_paths():
+                raise ValueError(
+                    f"{text!r} in {words} selects by the place in the model, but that of "
+                    f"parameter {key} is not known: {HOW_TO_NAME}"
+                )
             choices, matched = self._match({key: key[1]})
             self._unmatched = [words for words in self._unmatched if words not in matched]
         for other, choice in choices.items():
             self._choices.setdefault(other, choice)
         return self._choices[key]
 
-    def _match(
-        self, paths: Dict[KeyT, str]
-    ) -> Tuple[Dict[KeyT, Tuple["_Group", float]], Set[str]]:
+    def _match(self, paths: Dict[KeyT, str]) -> Tuple[ChoicesT, Set[str]]:
         """The choices, and which groups and layers were chosen, in words."""
-        choices: Dict[KeyT, Tuple[_Group, float]] = {}
+        choices: ChoicesT = {}
         layers = self._match_layers(paths)
         # One glob with "#" stands for as many layers as there are numbers.
         all_layers = {(i, 0) for i, glob in enumerate(self._layers) if not glob.has_number}
@@ -283,12 +269,15 @@ class ParamGroups(OptimizerWrapper):
                     break
         return layers
 
-    def _globs(self) -> Iterator[Tuple["_Glob", str]]:
+    def _need_paths(self) -> Iterator[Tuple[str, str]]:
+        """The globs that parameters cannot be matched with one by one, by their own names."""
         for group in self._groups.values():
             for glob in group.globs:
-                yield glob, f"the params of group {group.name!r}"
+                if "/" in glob.text:
+                    yield glob.text, f"the params of group {group.name!r}"
         for glob in self._layers:
-            yield glob, "layers"
+            if "/" in glob.text or glob.has_number:
+                yield glob.text, "layers"
 
     def _refuse_unmatched(self) -> None:
         names = sorted({name for _, name in self._choices})
@@ -297,6 +286,21 @@ class ParamGroups(OptimizerWrapper):
             f"updated parameters with the names {', '.join(map(repr, names))}. More than these "
             f"names is only known if you {HOW_TO_NAME}"
         )
+
+    def _scale_of(self, group: Group, key: KeyT) -> float:
+        """What the learning rate is multiplied by, apart from layers."""
+        source = group.scale_source
+        if source is None:
+            return group.lr_scale
+        # On Thinc 9.1 a schedule is asked in every call, and may look at the parameter.
+        last_score = _innermost(self.optimizer).last_score
+        return float(source.learn_rate(source.step, key=key, last_score=last_score))
+
+    def _settings_of(self, group: Group) -> Dict[str, Any]:
+        """For people."""
+        described = {values["name"]: values for values in self._arguments.get("groups", [])}
+        settings: Dict[str, Any] = described[group.name]
+        return {name: value for name, value in settings.items() if name in ATTRIBUTES}
 
     def _fit_to(self, optimizer: Any) -> None:
         """Check that the innermost optimizer uses what the groups set."""
@@ -318,12 +322,12 @@ class ParamGroups(OptimizerWrapper):
             self._groups[name].changes["_radam_buffer"] = buffer
 
     def _advance(self, n_steps: int) -> None:
-        if self._sources.by_name:
+        for source in self._sources.values():
             for _ in range(n_steps):
-                self._sources.step()
-            if Schedule is None:
-                for group in self._groups.values():
-                    group.refresh()
+                source.step_schedules()
+        if self._sources and Schedule is None:
+            for group in self._groups.values():
+                group.refresh()
         self._position += n_steps
 
     def _is_frozen(self, key: KeyT) -> bool:
@@ -331,21 +335,20 @@ class ParamGroups(OptimizerWrapper):
         return group.is_frozen or super()._is_frozen(key)
 
     def _has_schedules(self) -> bool:
-        return bool(self._sources.by_name)
+        return bool(self._sources)
 
     @property
-    def _plateaus(self) -> List[List[Dict[str, Any]]]:
-        """What the schedules of Thinc 9.1 know beside their step."""
-        return [
-            [dataclasses.asdict(state) for state in states] for states in self._sources.states()
-        ]
+    def _schedule_states(self) -> List[Dict[str, Any]]:
+        """What the schedules know beside their step."""
+        sources = self._sources.values()
+        return [dataclasses.asdict(state) for source in sources for state in _states(source)]
 
-    @_plateaus.setter
-    def _plateaus(self, saved: List[List[Dict[str, Any]]]) -> None:
-        for states, all_values in zip(self._sources.states(), saved, strict=False):
-            for state, values in zip(states, all_values, strict=False):
-                for field, value in values.items():
-                    setattr(state, field, value)
+    @_schedule_states.setter
+    def _schedule_states(self, saved: List[Dict[str, Any]]) -> None:
+        states = [state for source in self._sources.values() for state in _states(source)]
+        for state, values in zip(states, saved, strict=True):
+            for field, value in values.items():
+                setattr(state, field, value)
 
     def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
@@ -353,193 +356,7 @@ class ParamGroups(OptimizerWrapper):
         self._advance(self._n_calls - self._position)
 
 
-class _Glob(NamedTuple):
-    """A pattern for paths: "*" is anything, "?" one character, "[ab]" one of these, "[!ab]"
-    none of these, "#" a whole number."""
-
-    text: str
-    regex: Pattern[str]
-
-    @classmethod
-    def make(cls, argument: str, text: Any) -> "_Glob":
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{argument} must be a list of globs, but has {text!r} in it")
-        if text.count("#") > 1:
-            raise ValueError(f"A glob can have one #, but in {argument} there is {text!r}")
-        parts = []
-        for part in re.findall(r"\[!?\]?[^\]]*\]|.", text, flags=re.DOTALL):
-            if len(part) > 1:
-                negation = "^" if part[1] == "!" else ""
-                characters = re.sub(r"([\\\[\]^&~|])", r"\\\1", part[1 + len(negation) : -1])
-                parts.append(f"[{negation}{characters}]")
-            else:
-                # The first number from the left counts, and all of its digits.
-                special = {"*": ".*?", "?": ".", "#": r"(?<!\d)(\d+)(?!\d)"}
-                parts.append(special.get(part) or re.escape(part))
-        try:
-            return cls(text, re.compile("".join(parts), flags=re.DOTALL))
-        except re.error as error:
-            raise ValueError(f"{argument} has {text!r} in it, no glob: {error}") from None
-
-    @property
-    def has_number(self) -> bool:
-        return self.regex.groups > 0
-
-    @property
-    def needs_path(self) -> bool:
-        return "/" in self.text or self.has_number
-
-    def match(self, key: KeyT, path: str) -> Any:
-        match = self.regex.fullmatch(path)
-        if match is None and "/" not in self.text:
-            match = self.regex.fullmatch(key[1])
-        return match
-
-
-class _Sources:
-    """The schedules of all groups. Each is held by an optimizer that trains nothing: it turns
-    whatever Thinc takes for a schedule into Thinc's own form, and holds its place."""
-
-    __slots__ = ["by_name", "given", "unused"]
-
-    def __init__(self, schedules: Optional[Mapping[str, Any]]) -> None:
-        self.by_name: Dict[str, Any] = {}
-        # One that several groups have must not advance several times.
-        self.given: List[Tuple[Any, Any]] = []
-        self.unused: Dict[str, Any] = {}
-        if schedules is None:
-            return
-        if not isinstance(schedules, Mapping):
-            raise ValueError(
-                f"schedules must be schedules by their names, but was {schedules!r}"
-            )
-        for name, schedule in schedules.items():
-            self.by_name[name] = _hold(f"{name!r} in schedules", schedule)
-        self.unused = dict.fromkeys(self.by_name)
-
-    def get(self, argument: str, schedule: Any) -> Any:
-        """Of a name, or of a schedule itself."""
-        if not isinstance(schedule, str):
-            for other, source in self.given:
-                if other is schedule:
-                    return source
-            self.by_name[argument] = _hold(argument, schedule)
-            self.given.append((schedule, self.by_name[argument]))
-            return self.by_name[argument]
-        if schedule not in self.by_name:
-            raise ValueError(
-                f"{argument} must be a number or one of schedules, which has "
-                f"{', '.join(map(repr, self.by_name)) or 'none'}, but was {schedule!r}"
-            )
-        self.unused.pop(schedule, None)
-        return self.by_name[schedule]
-
-    def check_use(self) -> None:
-        """When all groups have what they want."""
-        self.given = []
-        if self.unused:
-            raise ValueError(f"No group uses {', '.join(map(repr, self.unused))} in schedules")
-
-    def step(self) -> None:
-        for source in self.by_name.values():
-            source.step_schedules()
-
-    def states(self) -> Iterator[List[Any]]:
-        for source in self.by_name.values():
-            yield [] if Schedule is None else list(schedule_states(source.learn_rate))
-
-
-class _Group:
-    """Parameters that have settings of their own."""
-
-    __slots__ = [
-        "name",
-        "globs",
-        "settings",
-        "is_frozen",
-        "lr_scale",
-        "scale_source",
-        "changes",
-        "described",
-    ]
-
-    def __init__(self, name: str, globs: List[_Glob]) -> None:
-        self.name = name
-        self.globs = globs
-        self.is_frozen = False
-        # By the names of a config: a number, or the optimizer that holds a schedule.
-        self.settings: Dict[str, Any] = {}
-        # What it says about itself, in JSON.
-        self.described: Dict[str, Any] = {"name": name, "params": [glob.text for glob in globs]}
-        self.lr_scale = 1.0
-        # Who knows the factor for the learning rate if it can be another one in each call.
-        self.scale_source: Any = None
-        # What the innermost optimizer gets for a call.
-        self.changes: Dict[str, Any] = {}
-
-    @classmethod
-    def make(cls, values: Any, sources: _Sources) -> "_Group":
-        """Check what a user has written."""
-        if not isinstance(values, Mapping):
-            raise ValueError(
-                f"A group must be a mapping with name, params and settings, but was {values!r}"
-            )
-        name = values.get("name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"A group must have a name, a string, but was {dict(values)!r}")
-        known = ("name", "params", "frozen", *SETTINGS)
-        for setting in values:
-            if setting not in known:
-                raise ValueError(
-                    f"A group can have {', '.join(known)}, but group {name!r} has {setting!r}"
-                )
-        params = f"params of group {name!r}"
-        group = cls(name, _check_globs(params, values.get("params")))
-        group.is_frozen = check_bool(f"frozen of group {name!r}", values.get("frozen", False))
-        if group.is_frozen:
-            group.described["frozen"] = True
-        for setting in SETTINGS:
-            if values.get(setting) is not None:
-                if group.is_frozen:
-                    raise ValueError(
-                        f"{setting} of group {name!r} has no effect: the group is frozen"
-                    )
-                group._set(setting, values[setting], sources)
-        group.refresh()
-        return group
-
-    def _set(self, setting: str, value: Any, sources: _Sources) -> None:
-        argument = f"{setting} of group {self.name!r}"
-        if _is_number(value):
-            self.settings[setting] = check_number(argument, value, **SETTINGS[setting])
-        else:
-            self.settings[setting] = sources.get(argument, value)
-        self.described[setting] = value if isinstance(value, str) else describe_rate(value)
-
-    def refresh(self) -> None:
-        """Take what the schedules give now."""
-        for setting, value in self.settings.items():
-            is_schedule = isinstance(value, Optimizer)
-            if setting != "lr_scale":
-                # A number in Thinc's own form.
-                source = value if is_schedule else SGD(value, use_averages=False)
-                self.changes[ATTRIBUTES[setting]] = (
-                    follow(source) if is_schedule else source.learn_rate
-                )
-            elif not is_schedule:
-                self.lr_scale = value
-            elif Schedule is None:
-                self.lr_scale = follow(value)
-            else:
-                self.scale_source = value
-
-    def selects(self, key: KeyT, path: str) -> bool:
-        return any(glob.match(key, path) is not None for glob in self.globs)
-
-
-def list_parameters(
-    model: ModelT, optimizer: Optional[Optimizer] = None
-) -> List[ParameterRow]:
+def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> List[ParameterRow]:
     """What there is to be trained in a model, and what the groups of an optimizer make of it.
 
     model (Union[Model, Language]): A Thinc model or a spaCy pipeline, initialized.
@@ -554,48 +371,38 @@ def list_parameters(
     shapes: Dict[KeyT, Tuple[int, ...]] = {}
     for _, key, parameter in named_parameters(model):
         shapes.setdefault(key, parameter.shape)
-    choices = []
+    levels: List[Tuple[ParamGroups, ChoicesT]] = []
     while isinstance(optimizer, OptimizerWrapper):
         if isinstance(optimizer, ParamGroups):
-            choices.append(optimizer._select(paths))
+            levels.append((optimizer, optimizer._select(paths)))
         optimizer = optimizer.optimizer
     rows = []
     for key, path in paths.items():
-        if key in shapes:
-            groups = [choice[key] for choice in choices]
-            rows.append(_make_row(path, shapes[key], groups, key, optimizer))
+        if key not in shapes:
+            continue
+        names, settings, scale, frozen = [], {}, 1.0, False
+        # Of groups in groups the innermost have the last word.
+        for level, choices in levels:
+            group, layer_scale = choices[key]
+            scale *= level._scale_of(group, key) * layer_scale
+            frozen = frozen or group.is_frozen
+            if group.name:
+                names.append(group.name)
+                settings.update(level._settings_of(group))
+        scale = 0.0 if frozen else scale
+        group_name = " + ".join(names) or None
+        rows.append(ParameterRow(path, shapes[key], group_name, scale, frozen, settings))
     return rows
 
 
-def _make_row(
-    path: str,
-    shape: Tuple[int, ...],
-    groups: List[Tuple[_Group, float]],
-    key: KeyT,
-    optimizer: Any,
-) -> ParameterRow:
-    """groups (List[Tuple[_Group, float]]): Outermost first: the innermost has the last word."""
-    names = [group.name for group, _ in groups if group.name]
-    frozen = any(group.is_frozen for group, _ in groups)
-    scale = 0.0 if frozen else 1.0
-    settings = {}
-    for group, layer_scale in groups:
-        scale *= layer_scale * group.lr_scale
-        if group.scale_source is not None:
-            scale *= _scheduled_scale(group.scale_source, key, optimizer)
-        settings.update({n: v for n, v in group.described.items() if n in ATTRIBUTES})
-    return ParameterRow(path, shape, " + ".join(names) or None, scale, frozen, settings)
+def _states(source: Any) -> List[Any]:
+    return [] if Schedule is None else list(schedule_states(source.learn_rate))
 
 
 def _innermost(optimizer: Any) -> Any:
     while isinstance(optimizer, OptimizerWrapper):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _scheduled_scale(source: Any, key: KeyT, optimizer: Any) -> float:
-    """On Thinc 9.1 a schedule is asked in every call, and may look at the parameter."""
-    return float(source.learn_rate(source.step, key=key, last_score=optimizer.last_score))
 
 
 def _scale_rate(rate: Any, scale: float) -> Any:
@@ -606,45 +413,6 @@ def _scale_rate(rate: Any, scale: float) -> Any:
 
 def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
     return float(schedule.attrs["rate"](step, **extra) * schedule.attrs["scale"])
-
-
-def _hold(argument: str, schedule: Any) -> Any:
-    """An optimizer that only holds a schedule."""
-    if _is_number(schedule) or isinstance(schedule, (str, bytes, Mapping)):
-        hint = ""
-        if isinstance(schedule, Mapping):
-            hint = ". In a config a schedule has a section of its own in schedules"
-        raise ValueError(f"{argument} must be a schedule, but was {schedule!r}{hint}")
-    try:
-        return SGD(schedule, use_averages=False)
-    except ValueError:
-        raise ValueError(
-            f"{argument} must be a number or a schedule, but was {schedule!r}"
-        ) from None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real)
-
-
-def _check_globs(argument: str, globs: Any) -> List[_Glob]:
-    globs = [_Glob.make(argument, glob) for glob in _check_list(argument, globs)]
-    if not globs:
-        raise ValueError(f"{argument} must be a list of globs, but was empty or not given")
-    return globs
-
-
-def _check_list(argument: str, values: Any) -> Iterable[Any]:
-    if values is None:
-        return []
-    if isinstance(values, Mapping):
-        raise ValueError(
-            f"{argument} must be a list, for the order counts, and sections of a config have "
-            f"none, but was {values!r}"
-        )
-    if not isinstance(values, (list, tuple)):
-        raise ValueError(f"{argument} must be a list, but was {values!r}")
-    return values
 
 
 def make_param_groups(
