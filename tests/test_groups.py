@@ -653,7 +653,7 @@ ERRORS = {
     "empty params": (
         [group()],
         {},
-        r"params of group .a group. must be a list of globs, but was \[\]",
+        r"params of group 'a group' must be a list of globs, but was \[\]",
     ),
     "a string": ([{"name": "x", "params": "b"}], {}, "params of group 'x' must be a list.*'b'"),
     "no string": (
