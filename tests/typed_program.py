@@ -1,12 +1,22 @@
 """What a user might write, for mypy: every optimizer of the package passes where Thinc's
 `Optimizer` is expected. It is checked with mypy, and it runs."""
 
-from typing import Any, List
+from typing import Any, List, Tuple
 
 from thinc.api import Adam, Linear, Model, Optimizer
 from thinc.types import Floats2d
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, apply_averages, use_averages
+from thinc_swa import (
+    EMA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    apply_averages,
+    list_parameters,
+    name_parameters,
+    use_averages,
+)
 
 
 def train(model: Model[Floats2d, Floats2d], optimizer: Optimizer, X: Floats2d) -> Floats2d:
@@ -27,13 +37,17 @@ def main() -> None:
         SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
         EMA(Adam(0.001), half_life=10, warmup=True),
         Lookahead(Adam(0.001), freq=5, pullback=0.8, inner_state="reset"),
+        ParamGroups(Adam(0.001), groups=[{"name": "biases", "params": ["*/b"], "L2": 0.0}]),
     ]
+    paths: List[str] = name_parameters(model)
     for optimizer in optimizers:
         train(model, optimizer, X)
     swa: SWA = SWA(Adam(0.001))
     swa.start_swa()
     n_averaged: int = swa.n_averaged
     print(n_averaged, swa.optimizer, swa.averages)
+    shapes: List[Tuple[int, ...]] = [row.shape for row in list_parameters(model, swa)]
+    print(paths, shapes)
 
 
 if __name__ == "__main__":
