@@ -444,6 +444,16 @@ def test_a_gradient_that_is_no_number_is_zeroed_too():
     assert not gradient.any()
 
 
+def test_frozen_in_groups_in_groups():
+    inner = frozen(Adam(0.1))
+    optimizer = SWA(ParamGroups(inner, groups=[group("W", lr_scale=0.5)]), start_step=0)
+    weights, start = make_weights(), make_weights()
+    train(optimizer, weights, 3)
+    assert_equal({1: weights[3, "b"]}, {1: start[3, "b"]})
+    for by_parameter in everything(optimizer):
+        assert set(by_parameter) == {(3, "W"), (4, "W")}
+
+
 def test_frozen_layers_of_a_model():
     model = make_named_model()
     X = numpy.ones((3, 2), dtype="f")
@@ -800,7 +810,10 @@ def test_what_selects_nothing_without_paths(is_stepped):
         r"parameters with the names 'W', 'b'.*name_parameters\(model\)"
     )
     with pytest.raises(ValueError, match=message):
-        train(optimizer, make_weights(), 1, is_stepped=is_stepped)
+        if is_stepped:
+            optimizer.step_schedules()
+        else:
+            train(optimizer, make_weights(), 1, is_stepped=False)
 
 
 def test_a_step_without_updates_is_none():
@@ -852,8 +865,9 @@ def test_paths_that_change_are_of_no_consequence():
     model = make_named_model(1)
     optimizer = ParamGroups(sgd(), groups=[group("linear/*", lr_scale=0.5)])
     assert list(moves(optimizer, model).values()) == [0.05, 0.05, 0.1, 0.1]
-    name_parameters(chain(Linear(2, 2), model))
-    assert list(moves(optimizer, model).values()) == [0.05, 0.05, 0.1, 0.1]
+    larger = chain(Linear(2, 2), model)
+    assert name_parameters(larger)[::2] == ["linear-0/W", "linear-1/W", "softmax/W"]
+    assert list(moves(optimizer, larger).values()) == [0.1, 0.1, 0.05, 0.05, 0.1, 0.1]
 
 
 # What people see

@@ -55,7 +55,8 @@ class ParamGroups(OptimizerWrapper):
     selects it. A glob is matched against the parameter's path, "tok2vec/…/maxout/W", with
     "*" for anything, "/" included. `name_parameters` makes the paths known. A glob without
     "/" is matched against the parameter's own name too, "W" or "encoder.layers.0.weight",
-    and needs no path for that. A group that selects nothing is an error.
+    and needs no path for that. A group that selects nothing is an error: at once, or without
+    paths at the end of the first step.
 
     The settings of a group take the place of the innermost optimizer's while a parameter of
     the group is updated; its parameters are updated as by an optimizer of their own. A
