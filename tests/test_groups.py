@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy
 import pytest
@@ -976,6 +977,18 @@ def test_from_a_config():
             "softmax/W": 0.0,
             "softmax/b": 0.025,
         }
+
+
+def test_the_config_of_the_readme():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf8")
+    section = readme.split("## Parameter groups")[1].split("\n## ")[0]
+    config = Config().from_str(
+        "[training]\n\n[initialize]\n\n" + section.split("```ini")[1].split("```")[0]
+    )
+    optimizer = registry.resolve({"optimizer": config["training"]["optimizer"]})["optimizer"]
+    names = [values["name"] for values in optimizer._arguments["groups"]]
+    assert names == ["no_decay", "embeddings", "tagger"]
+    assert set(config["initialize"]) == {"after_init"}
 
 
 def test_an_optimizer_without_groups_is_the_wrapped_one():

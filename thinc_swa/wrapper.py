@@ -23,10 +23,10 @@ class OptimizerWrapper(Optimizer):
     A subclass extends `_make_averages` and one or more of the methods that begin with
     `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
     refuses leaves no trace. One with schedules of its own, or that leaves out parameters,
-    says so in `_has_schedules` and `_is_frozen`. A subclass declares `__slots__`: they lock the class, as
-    Thinc's do, and they are what is copied and pickled. It puts its arguments into
-    `_arguments`, for `repr()`, and names those of its attributes that training changes in
-    `_state`: they are what `save_optimizer` saves.
+    says so in `_has_schedules` and `_is_frozen`. A subclass declares `__slots__`: they lock
+    the class, as Thinc's do, and they are what is copied and pickled. It puts its arguments
+    into `_arguments`, for `repr()`, and names those of its attributes that training changes
+    in `_state`: they are what `save_optimizer` saves.
 
     optimizer (Optimizer): The optimizer to wrap: any Thinc optimizer.
     """
