@@ -9,6 +9,8 @@ import numpy  # noqa: E402
 import pytest  # noqa: E402
 from thinc.compat import has_cupy_gpu  # noqa: E402
 
+from thinc_swa import paths  # noqa: E402
+
 # On a machine with a GPU, or where THINC_SWA_REQUIRE asks for it.
 HAS_GPU = has_cupy_gpu or "cupy" in os.environ.get("THINC_SWA_REQUIRE", "")
 
@@ -21,3 +23,9 @@ def xp(request):
     import cupy
 
     return cupy
+
+
+@pytest.fixture(autouse=True)
+def unnamed(monkeypatch):
+    """No test knows the paths of another one's parameters: many make up their keys."""
+    monkeypatch.setattr(paths, "_named", {})

@@ -25,6 +25,7 @@ NEEDS = {
     "6_batch_norm": ["sklearn", "torch"],
     "7_save_and_resume": ["sklearn"],
     "9_plot_schedules": ["matplotlib"],
+    "8_parameter_groups": ["sklearn"],
 }
 
 # For the tests a shorter run will do.
@@ -151,6 +152,21 @@ def check_plot_schedules(output):
     assert output == "6 panels in schedules.png\n"
 
 
+def check_parameter_groups(output):
+    rows = re.findall(
+        r"^((?:relu-.|softmax)/.) +\(.*?\) +(\S+) +(\S+) +(.*)$", output, re.MULTILINE
+    )
+    layers = [f"{layer}/{name}" for layer in ("relu-0", "relu-1", "softmax") for name in "Wb"]
+    first, second = rows[:6], rows[6:]
+    assert [row[0] for row in first] == [row[0] for row in second] == layers
+    assert [row[2] for row in first] == ["0.25", "0.25", "0.5", "0.5", "1", "1"]
+    assert [row[1::2] for row in first] == [("-", ""), ("no_decay", "L2 = 0.0")] * 3
+    assert [row[2] for row in second] == ["frozen"] * 4 + ["1"] * 2
+    accuracies = re.findall(r"^Accuracy on the test images: ([\d.]+) %", output, re.MULTILINE)
+    assert len(accuracies) == 2 and min(map(float, accuracies)) > 90
+    assert output.endswith("The frozen weights are the same: True. Averages: 2\n")
+
+
 CHECKS = {
     "1_compare_digits": check_compare_digits,
     "2_thinc_loop": check_thinc_loop,
@@ -158,6 +174,7 @@ CHECKS = {
     "4_from_config": check_from_config,
     "7_save_and_resume": check_save_and_resume,
     "9_plot_schedules": check_plot_schedules,
+    "8_parameter_groups": check_parameter_groups,
 }
 
 

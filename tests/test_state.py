@@ -48,8 +48,10 @@ from thinc_swa import (
     SWA,
     Lookahead,
     OptimizerWrapper,
+    ParamGroups,
     cosine,
     load_optimizer,
+    name_parameters,
     one_cycle,
     one_cycle_momentum,
     phases,
@@ -131,9 +133,9 @@ def state_of(optimizer, model):
 
     for depth, level in enumerate(levels_of(optimizer)):
         if isinstance(level, OptimizerWrapper):
-            # `_averages` only remembers what was read last.
-            names = [n for n in level.__getstate__() if n not in ("optimizer", "_averages")]
-            add(str(depth), {name: getattr(level, name) for name in names})
+            # `_averages` only remembers what was read last, `_choices` what was asked for.
+            names = set(level.__getstate__()) - {"optimizer", "_averages", "_choices"}
+            add(str(depth), {name: getattr(level, name) for name in sorted(names)})
         else:
             add(str(depth), level)
     add("weights", keys)
@@ -195,6 +197,12 @@ def three_phases(rate=0.1, decay=0.1, steps=3):
         (5, phases((steps, 0.05), decaying(0.1, decay))),
         cosine(0.2, steps=9, cycles=3),
     )
+
+
+def make_named_model():
+    model = make_model()
+    name_parameters(model)
+    return model
 
 
 def make_torch_model():
@@ -358,11 +366,56 @@ def make_cases():
     cases["nested, one_cycle"] = Case(
         lambda: nested(RAdam(one_cycle(0.1, steps=12), beta1=one_cycle_momentum(steps=12)))
     )
+    cases["groups, schedules"] = Case(
+        lambda: SWA(
+            ParamGroups(
+                Lookahead(Adam(warmup()), freq=3),
+                groups=[
+                    {"name": "biases", "params": ["b"], "lr_scale": "slow", "L2": [0.1, 0.2]},
+                    {"name": "weights", "params": ["W"], "beta1": 0.7, "eps": 0.01},
+                ],
+                schedules={"slow": decaying(0.5, 0.5)},
+            ),
+            start_step=3,
+        ),
+        breaks=range(N_STEPS + 1),
+    )
+    cases["groups, RAdam"] = Case(
+        lambda: ParamGroups(
+            RAdam(0.1), groups=[{"name": "biases", "params": ["b"], "beta1": [0.8, 0.7, 0.6]}]
+        )
+    )
+    cases["groups, frozen"] = Case(
+        lambda: SWA(
+            ParamGroups(
+                Adam(0.1),
+                groups=[{"name": "first", "params": ["relu-0/W"], "frozen": True}],
+                lr_decay=0.5,
+                layers=["relu-0/*", "*residual/*", "softmax/*"],
+            ),
+            start_step=3,
+        ),
+        make_named_model,
+    )
     if Schedule is not None:
         from thinc.api import plateau
 
         cases["phases, plateau"] = Case(
             lambda: Adam(phases((2, 0.1), (6, plateau(2, 0.5, constant(0.1))), 0.05)),
+            train=train_with_scores,
+            breaks=range(N_STEPS + 1),
+        )
+        cases["groups, plateau"] = Case(
+            lambda: ParamGroups(
+                Adam(0.1),
+                groups=[
+                    {
+                        "name": "biases",
+                        "params": ["b"],
+                        "lr_scale": plateau(2, 0.5, constant(0.5)),
+                    }
+                ],
+            ),
             train=train_with_scores,
             breaks=range(N_STEPS + 1),
         )
@@ -506,7 +559,9 @@ EVENTS = st.sampled_from([0, 1, 2, 3, "all", "all", "all", "step", "look", "star
 def make_small_model():
     """The same weights every time."""
     fix_random_seed(0)
-    return chain(Linear(2, 3), Linear(2, 2)).initialize()
+    model = chain(Linear(2, 3), Linear(2, 2)).initialize()
+    name_parameters(model)  # Not all parameters are in the first step of what follows.
+    return model
 
 
 def play(model, optimizer, events, first=0):
@@ -717,6 +772,9 @@ SCHEDULED = {
     "SWA's own": lambda: SWA(Adam(0.1), start_step=1, learn_rate=decaying(0.05, 0.5)),
     "one_cycle": lambda: Adam(one_cycle(0.1, steps=9)),
     "SWA's own, phases": lambda: SWA(Adam(0.1), start_step=1, learn_rate=three_phases()),
+    "a group's": lambda: ParamGroups(
+        Adam(0.1), groups=[{"name": "all", "params": ["*"], "lr_scale": decaying(0.5, 0.5)}]
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from pipelines import (  # noqa: E402
     as_arguments,
     assert_close,
     is_same,
+    names_of_keys,
     read_config,
     run_python,
     run_spacy,
@@ -25,6 +26,7 @@ from pipelines import (  # noqa: E402
 from reference import due, mean  # noqa: E402
 from spacy.training import Corpus  # noqa: E402
 from spacy.util import load_model_from_config  # noqa: E402
+from thinc.api import Adam, Optimizer  # noqa: E402
 
 from thinc_swa import use_averages  # noqa: E402
 
@@ -64,7 +66,7 @@ runpy.run_module("spacy", run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
+def paths(tmp_path_factory):
     """A small corpus, and a file with the characters that the transformer knows."""
     folder = tmp_path_factory.mktemp("corpus")
     train_path, dev_path = write_corpus(folder, 200, 60, get_records=generate_records)
@@ -72,17 +74,28 @@ def settings(tmp_path_factory):
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.printable[:94]]
     pieces_path.write_text("\n".join(pieces), encoding="utf8")
     paths = {"train": train_path, "dev": dev_path, "pieces": pieces_path}
-    return {**SETTINGS, **{f"paths.{name}": str(path) for name, path in paths.items()}}
+    return {f"paths.{name}": str(path) for name, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def settings(paths):
+    return {**SETTINGS, **paths}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def other_float():
+    """The same for trainings in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        from spacy_curated_transformers.pipeline import transformer
+
+        patch.setattr(transformer, "float", lambda array: array.item(), raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
 def training(settings, tmp_path_factory):
     """A training in this process, and the weights after each of its steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        from spacy_curated_transformers.pipeline import transformer
-
-        patch.setattr(transformer, "float", lambda array: array.item(), raising=False)
-        yield Training(read_config(NAME, settings), tmp_path_factory.mktemp("training"))
+    return Training(read_config(NAME, settings), tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +110,12 @@ def averages(training):
     return mean([training.history[step] for step in due(START_STEP, FREQ, N_STEPS)])
 
 
-def run_training(settings, folder, before=""):
+def run_training(settings, folder, before="", name=NAME):
     """The config as a user runs it, in a process of its own.
 
     before (str): What to do first in that process.
     """
-    arguments = ["train", CONFIGS / f"{NAME}.cfg", "--output", "output"]
+    arguments = ["train", CONFIGS / f"{name}.cfg", "--output", "output"]
     arguments += as_arguments(settings)
     code = before + OTHER_FLOAT if NUMPY_REFUSES else before
     if code:
@@ -139,14 +152,17 @@ def predict(nlp, dev_path):
     return entities, numpy.concatenate(vectors)
 
 
-def test_config_is_complete(settings):
-    """`spacy init fill-config` adds nothing, except arguments of SWA that are left at their
-    defaults."""
-    config = read_config(NAME, settings)
+@pytest.mark.parametrize("name", [NAME, "transformer_groups"])
+def test_config_is_complete(name, paths):
+    """`spacy init fill-config` adds nothing, except arguments of the optimizers that are left
+    at their defaults."""
+    config = read_config(name, paths)
     filled = load_model_from_config(config, auto_fill=True).config.copy()
-    optimizer = config["training"]["optimizer"]
-    assert optimizer.items() <= filled["training"]["optimizer"].items()
-    filled["training"]["optimizer"] = optimizer
+    block, filled_block = config["training"]["optimizer"], filled["training"]["optimizer"]
+    while block:
+        for argument in set(filled_block) - set(block):
+            del filled_block[argument]
+        block, filled_block = block.get("optimizer"), filled_block.get("optimizer")
     assert filled == config
 
 
@@ -196,3 +212,76 @@ def test_without_the_fix(settings, training, averages, tmp_path):
     assert_close(torch_part(saved), last, rtol=1e-6, atol=1e-7)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_close(torch_part(saved), torch_part(averages), rtol=1e-3, atol=1e-4)
+
+
+# Parameter groups
+
+
+class Separate(Optimizer):
+    """An Adam for each combination of what the groups of the config say, chosen by the names
+    of the parameters, in a way that has nothing to do with paths and globs."""
+
+    __slots__ = ["names", "adams"]
+
+    def __init__(self, names):
+        super().__init__(0.0, use_averages=False)
+        self.names = names
+        self.adams = {}
+
+    def __call__(self, key, weights, gradient, *, lr_scale=1.0):
+        name = self.names[key][-1]
+        is_decayed = name != "b" and not name.endswith("bias") and "norm" not in name
+        scale = 1.0
+        if "embeddings" in name:
+            scale = 0.8**2
+        elif "layers.0" in name:
+            scale = 0.8
+        if (is_decayed, scale) not in self.adams:
+            L2 = GROUPS_L2 if is_decayed else 0.0
+            self.adams[is_decayed, scale] = Adam(0.01, L2=L2, use_averages=False)
+        adam = self.adams[is_decayed, scale]
+        return adam(key, weights, gradient, lr_scale=scale)
+
+
+GROUPS_L2 = 0.5
+INNERMOST = "training.optimizer.optimizer.optimizer"
+GROUPS_SETTINGS = {
+    "training.max_steps": 12,
+    "training.eval_frequency": 12,
+    "training.batcher.size": 500,
+    "training.optimizer.freq": FREQ,
+    f"{INNERMOST}.learn_rate": 0.01,
+    f"{INNERMOST}.L2": GROUPS_L2,
+}
+
+
+@pytest.fixture(scope="module")
+def groups_settings(paths):
+    return {**GROUPS_SETTINGS, **paths}
+
+
+def test_groups(groups_settings, tmp_path):
+    """The same as with separate optimizers."""
+    saved = weights_of(
+        spacy.load(run_training(groups_settings, tmp_path, name="transformer_groups"))
+    )
+    names = {}
+    separate = Separate(names)
+    spacy.registry.optimizers("separate.v1", func=lambda: separate)
+    spacy.registry.callbacks("names.v1", func=lambda: lambda n: names.update(names_of_keys(n)))
+    config = read_config("transformer_groups", groups_settings)
+    config["training"]["optimizer"]["optimizer"] = {"@optimizers": "separate.v1"}
+    config["initialize"]["after_init"] = {"@callbacks": "names.v1"}
+    expected = Training(config, tmp_path / "separate")
+    assert set(separate.adams) == {(d, s) for d in (True, False) for s in (1.0, 0.8, 0.8**2)}
+    assert_close(saved, expected.saved, rtol=1e-6, atol=1e-7)
+
+
+def test_groups_without_paths(groups_settings, tmp_path):
+    """Who forgets the callback is told of it."""
+    config = read_config("transformer_groups", groups_settings)
+    config["initialize"]["after_init"] = None
+    with pytest.raises(
+        ValueError, match=r"\[initialize.after_init\] with @callbacks = \"thinc"
+    ):
+        Training(config, tmp_path)

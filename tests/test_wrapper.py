@@ -10,7 +10,7 @@ import pytest
 from reference import KEYS, assert_equal, make_weights, to_numpy, train
 from thinc.api import SGD, Adam, Optimizer, RAdam
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper
+from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
 from thinc_swa.learn_rate import current_rate
 
 OPTIMIZERS = {
@@ -27,8 +27,11 @@ OPTIMIZERS = {
     "SWA annealing": lambda optimizer: SWA(
         optimizer, start_step=2, learn_rate=0.02, anneal_steps=4
     ),
+    "ParamGroups": lambda optimizer: ParamGroups(
+        optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
+    ),
 }
-AVERAGING = [name for name in OPTIMIZERS if name != "OptimizerWrapper"]
+AVERAGING = [name for name in OPTIMIZERS if name not in ("OptimizerWrapper", "ParamGroups")]
 PAIRS = list(itertools.product(["SWA", "EMA", "Lookahead"], repeat=2))
 ALL_PAIRS = list(itertools.product(AVERAGING, repeat=2))
 

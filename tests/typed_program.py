@@ -1,7 +1,7 @@
 """What a user might write, for mypy: every optimizer of the package passes where Thinc's
 `Optimizer` is expected. It is checked with mypy, and it runs."""
 
-from typing import Any, List
+from typing import Any, List, Tuple
 
 from thinc.api import Adam, Linear, Model, Optimizer
 from thinc.types import Floats2d
@@ -11,8 +11,11 @@ from thinc_swa import (
     SWA,
     Lookahead,
     OptimizerWrapper,
+    ParamGroups,
     apply_averages,
     cosine,
+    list_parameters,
+    name_parameters,
     one_cycle,
     one_cycle_momentum,
     phases,
@@ -42,13 +45,17 @@ def main() -> None:
         Adam(one_cycle(0.001, total_steps=100), beta1=one_cycle_momentum(steps=100)),
         Adam(phases((0.5, 0.1), cosine(0.1, steps=50, cycles=2), total_steps=100)),
         Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),
+        ParamGroups(Adam(0.001), groups=[{"name": "biases", "params": ["*/b"], "L2": 0.0}]),
     ]
+    paths: List[str] = name_parameters(model)
     for optimizer in optimizers:
         train(model, optimizer, X)
     swa: SWA = SWA(Adam(0.001))
     swa.start_swa()
     n_averaged: int = swa.n_averaged
     print(n_averaged, swa.optimizer, swa.averages)
+    shapes: List[Tuple[int, ...]] = [row.shape for row in list_parameters(model, swa)]
+    print(paths, shapes)
 
 
 if __name__ == "__main__":

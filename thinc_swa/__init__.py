@@ -2,8 +2,10 @@
 
 from .about import __version__
 from .ema import EMA
+from .groups import ParamGroups, list_parameters
 from .lookahead import Lookahead
 from .models import apply_averages, update_batch_norm, use_averages
+from .paths import name_parameters
 from .schedule_plots import plot_schedule
 from .schedules import cosine, one_cycle, one_cycle_momentum, phases, swa_anneal
 from .state import load_optimizer, save_optimizer
@@ -14,6 +16,7 @@ __all__ = [
     "EMA",
     "Lookahead",
     "OptimizerWrapper",
+    "ParamGroups",
     "SWA",
     "__version__",
     "apply_averages",
@@ -23,6 +26,9 @@ __all__ = [
     "one_cycle_momentum",
     "phases",
     "plot_schedule",
+    "list_parameters",
+    "load_optimizer",
+    "name_parameters",
     "save_optimizer",
     "swa_anneal",
     "update_batch_norm",

@@ -7,7 +7,7 @@ says `freq = 5.7` or `start_step = true` is a mistake, not a 5 or a 1.
 
 import math
 from numbers import Integral, Real
-from typing import Optional, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from .types import StepT
 
@@ -26,9 +26,10 @@ def check_number(
     above: Optional[float] = None,
     minimum: Optional[float] = None,
     maximum: Optional[float] = None,
+    below: Optional[float] = None,
 ) -> float:
     """A finite number within the bounds that are given. A bool is none."""
-    bounds = [("> ", above), (">= ", minimum), ("<= ", maximum)]
+    bounds = [("> ", above), (">= ", minimum), ("<= ", maximum), ("< ", below)]
     rule = " and ".join(f"{sign}{bound:g}" for sign, bound in bounds if bound is not None)
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     number = float(value) if is_number else math.nan  # type: ignore[arg-type]
@@ -37,6 +38,7 @@ def check_number(
         or (above is not None and number <= above)
         or (minimum is not None and number < minimum)
         or (maximum is not None and number > maximum)
+        or (below is not None and number >= below)
     ):
         raise ValueError(f"{name} must be a number {rule}, but was {value!r}")
     return number
@@ -45,6 +47,18 @@ def check_number(
 def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, but was {value!r}")
+    return value
+
+
+def check_list(name: str, value: object) -> Sequence[Any]:
+    """A list in which the order counts, which may be empty."""
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} must be a list, for the order counts, and sections of a config have "
+            f"none, but was {value!r}"
+        )
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, but was {value!r}")
     return value
 
 

@@ -64,7 +64,7 @@ class LearnRate:
                     f"was a schedule ({type(learn_rate).__name__})"
                 )
             self._anneal_steps = check_int("anneal_steps", anneal_steps, minimum=1)
-        self.arguments = {"learn_rate": _describe_rate(learn_rate)}
+        self.arguments = {"learn_rate": describe_rate(learn_rate)}
         if self._anneal_steps is not None:
             self.arguments["anneal_steps"] = self._anneal_steps
             self.arguments["anneal_strategy"] = anneal_strategy
@@ -83,6 +83,10 @@ class LearnRate:
                 "learn_rate was not given"
             )
         return None
+
+    @property
+    def is_schedule(self) -> bool:
+        return self._target is None
 
     def take_over(self, optimizer: Optimizer) -> None:
         """Become the optimizer's learning rate, in place of the one that it has."""
@@ -110,14 +114,7 @@ class LearnRate:
 
     def _set(self, optimizer: Optimizer) -> None:
         if self._target is None:
-            if Schedule is None:
-                optimizer.learn_rate = self._source.learn_rate
-            else:
-                # Through a schedule of our own, so that it also sees what Thinc tells
-                # schedules beside the step: the key and the last score.
-                optimizer.learn_rate = Schedule(
-                    "thinc_swa", _source_schedule, attrs={"source": self._source}
-                )
+            optimizer.learn_rate = follow(self._source)
         elif self._anneal_steps is None or self._position >= self._anneal_steps:
             _set_constant(optimizer, self._target)
         else:
@@ -126,20 +123,41 @@ class LearnRate:
             _set_constant(optimizer, rate)
 
 
+def follow(source: Any) -> Any:
+    """What an optimizer that only holds a schedule has for its learning rate now, in Thinc's
+    own form, to be put into another optimizer.
+
+    source (Optimizer): Typed as Any: what it has depends on the Thinc version.
+    """
+    if Schedule is None:
+        return source.learn_rate
+    # Through a schedule of our own, so that it also sees what Thinc tells schedules beside
+    # the step: the key and the last score.
+    return Schedule("thinc_swa", _source_schedule, attrs={"source": source})
+
+
 def current_rate(optimizer: Any) -> float:
     """The learning rate of the optimizer's next update.
 
     optimizer (Optimizer): Typed as Any: what it has depends on the Thinc version.
     """
-    rate = optimizer.learn_rate
+    return current_value(optimizer, "learn_rate")
+
+
+def current_value(optimizer: Any, name: str) -> float:
+    """The same of any hyperparameter that can have a schedule.
+
+    name (str): The optimizer's attribute.
+    """
+    value = getattr(optimizer, name)
     if Schedule is None:
-        return float(rate)
+        return float(value)
     key = next(iter(optimizer.nr_update), (0, ""))
-    return float(rate(optimizer.step, key=key, last_score=optimizer.last_score))
+    return float(value(optimizer.step, key=key, last_score=optimizer.last_score))
 
 
-def _describe_rate(learn_rate: RateT) -> Any:
-    """What can be said of a learning rate in JSON. Of a generator of Thinc's that is its
+def describe_rate(learn_rate: RateT) -> Any:
+    """What can be said of a rate in JSON. Of a generator of Thinc's that is its
     type only."""
     if isinstance(learn_rate, ScheduleClass):
         return describe_schedule(learn_rate)

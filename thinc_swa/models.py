@@ -239,7 +239,8 @@ def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "_Parameter"]]:
     """The parameters of a model under their places in it, which are the same in every
     process: the position of the node and the name, with the component's name before it in
     a pipeline, and the position of the shim in between for PyTorch layers."""
-    for prefix, root in _models(model):
+    for component, root in component_models(model):
+        prefix = f"{component}/" if component else ""
         for position, node in enumerate(root.walk()):
             for name in node.param_names:
                 if node.has_param(name):
@@ -255,13 +256,14 @@ def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "_Parameter"]]:
                         yield f"{place}/{name}", (shim.id, name), _TorchParameter(tensor)
 
 
-def _models(model: ModelT) -> List[Tuple[str, Model[Any, Any]]]:
-    """The Thinc models of a model, with the component's name in a pipeline."""
+def component_models(model: ModelT) -> List[Tuple[str, Model[Any, Any]]]:
+    """The Thinc models of a model, each with its component's name in a pipeline, which is
+    empty for a Thinc model."""
     if isinstance(model, Model):
         return [("", model)]
     if _is_language(model):
         return [
-            (f"{name}/", component.model)
+            (name, component.model)
             for name, component in model.components
             if isinstance(getattr(component, "model", None), Model)
         ]
@@ -285,7 +287,7 @@ def _predict(model: ModelT, batch: Any) -> None:
 def _batch_norm_layers(model: ModelT) -> List[Any]:
     return [
         layer
-        for _, root in _models(model)
+        for _, root in component_models(model)
         for node in root.walk()
         for shim in node.shims
         if isinstance(shim, PyTorchShim)

@@ -65,7 +65,7 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
     return {
         "values": {name: describe_schedule(value) for name, value in schedules.items()},
         "states": {
-            name: [dataclasses.asdict(state) for state in _schedule_states(value)]
+            name: [dataclasses.asdict(state) for state in schedule_states(value)]
             for name, value in schedules.items()
         },
         # Lists and generators: the step at which one gave its last value, and that value.
@@ -86,7 +86,7 @@ def _iterators(optimizer: Any) -> Dict[str, ScheduleIterator]:
     }
 
 
-def _schedule_states(schedule: Any) -> Iterator[Any]:
+def schedule_states(schedule: Any) -> Iterator[Any]:
     """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
     it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
     for attr in schedule.attrs.values():
@@ -94,7 +94,7 @@ def _schedule_states(schedule: Any) -> Iterator[Any]:
             if isinstance(value, Optimizer):
                 value = value.learn_rate
             if isinstance(value, Schedule):
-                yield from _schedule_states(value)
+                yield from schedule_states(value)
             elif dataclasses.is_dataclass(value):
                 yield value
 
@@ -241,7 +241,7 @@ def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
     if not isinstance(rate, dict) and describe_schedule(optimizer.learn_rate) != rate:
         optimizer.learn_rate = constant(rate)
     for name, all_values in saved["states"].items():
-        states = _schedule_states(getattr(optimizer, name))
+        states = schedule_states(getattr(optimizer, name))
         for state, values in zip(states, all_values, strict=False):
             for field, value in values.items():
                 setattr(state, field, value)

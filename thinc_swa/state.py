@@ -359,13 +359,8 @@ def _arguments(level: Any) -> Dict[str, Any]:
 
 
 def _has_schedules(levels: List[Optimizer]) -> bool:
-    rates = [
-        level._arguments.get("learn_rate")
-        for level in levels
-        if isinstance(level, OptimizerWrapper)
-    ]
     return has_schedules(levels[-1]) or any(
-        rate is not None and not isinstance(rate, float) for rate in rates
+        level._has_schedules() for level in levels if isinstance(level, OptimizerWrapper)
     )
 
 

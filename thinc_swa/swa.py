@@ -146,6 +146,9 @@ class SWA(OptimizerWrapper):
         if step == self.end_step:
             self._end()
 
+    def _has_schedules(self) -> bool:
+        return self._learn_rate is not None and self._learn_rate.is_schedule
+
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return self._average.means()
 

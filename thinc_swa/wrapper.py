@@ -22,10 +22,11 @@ class OptimizerWrapper(Optimizer):
 
     A subclass extends `_make_averages` and one or more of the methods that begin with
     `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
-    refuses leaves no trace. A subclass declares `__slots__`: they lock the class, as
-    Thinc's do, and they are what is copied and pickled. It puts its arguments into
-    `_arguments`, for `repr()`, and names those of its attributes that training changes in
-    `_state`: they are what `save_optimizer` saves.
+    refuses leaves no trace. One with schedules of its own, or that leaves out parameters,
+    says so in `_has_schedules` and `_is_frozen`. A subclass declares `__slots__`: they lock
+    the class, as Thinc's do, and they are what is copied and pickled. It puts its arguments
+    into `_arguments`, for `repr()`, and names those of its attributes that training changes
+    in `_state`: they are what `save_optimizer` saves.
 
     optimizer (Optimizer): The optimizer to wrap: any Thinc optimizer.
     """
@@ -105,6 +106,10 @@ class OptimizerWrapper(Optimizer):
             weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
             return weights, gradient
         known = self._weights.get(key)
+        if known is None and self._is_frozen(key):
+            # Not even an average of it is kept, so it costs no memory.
+            weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
+            return weights, gradient
         shape = weights.shape
         if gradient.shape != shape or (known is not None and known.shape != shape):
             self._refuse_shape(key, weights, gradient)
@@ -176,6 +181,15 @@ class OptimizerWrapper(Optimizer):
         whoever keeps something that belongs to the old weights starts again."""
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._on_overwritten()
+
+    def _is_frozen(self, key: KeyT) -> bool:
+        """Whether a wrapper further in never updates this parameter. It is only asked about
+        parameters that have not been updated yet."""
+        return isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._is_frozen(key)
+
+    def _has_schedules(self) -> bool:
+        """Whether this wrapper has schedules of its own, which cannot go back."""
+        return False
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         """The averages of this optimizer alone, in arrays of their own."""
