@@ -5,9 +5,10 @@ This is no example itself: run one of the numbered files beside it.
 
 from typing import Iterator, NamedTuple
 
-import numpy
 from thinc.api import Model, Optimizer, fix_random_seed
 from thinc.types import Floats2d
+
+from thinc_swa.datasets import make_digits
 
 Classifier = Model[Floats2d, Floats2d]
 
@@ -26,18 +27,9 @@ def load_digits() -> Digits:
     """The 1797 digits that come with scikit-learn, always split in the same way: two thirds
     to train on, and one third to test on."""
     try:
-        from sklearn import datasets
-        from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise SystemExit(
-            'The digits come with scikit-learn: pip install "thinc-swa[examples]"'
-        ) from None
-    pixels, numbers = datasets.load_digits(return_X_y=True)
-    images = (pixels / 16.0).astype("float32")
-    labels = numpy.eye(10, dtype="float32")[numbers]
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=1 / 3, stratify=numbers, random_state=0
-    )
+        (train_images, train_labels), (test_images, test_labels) = make_digits()
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
     return Digits(train_images, train_labels, test_images, test_labels)
 
 

@@ -4,9 +4,11 @@ import inspect
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy
@@ -23,6 +25,9 @@ require("scipy")
 from rich.console import Console  # noqa: E402
 
 from thinc_swa.cli import main, rich_table, split_overrides, spread  # noqa: E402
+from thinc_swa.training import Training  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 
 # What belongs to a traceback, and to no line for people.
 TRACES = ("Traceback", 'File "', "site-packages")
@@ -240,6 +245,92 @@ def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     assert not any(trace in result.stderr + result.stdout for trace in TRACES)
     report = (tmp_path / "output" / "results.md").read_text()
     assert "0, 2 failed" in report and "Adamant.v1" in report
+
+
+def test_compare_the_digits(tmp_path, run):
+    """The first command of the README."""
+    require("sklearn")
+    paths = sorted((ROOT / "configs" / "digits").glob("*.cfg"))
+    result = run(tmp_path, "compare", *paths, "--seeds", "1")
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "comparison" / "results.json").read_text())
+    found = {summary["name"]: summary for summary in content["summaries"]}
+    assert list(found) == ["adam", "ema", "lookahead", "lookahead_swa", "swa"]
+    assert all(summary["score"] > 0.9 for summary in found.values())
+    # These two change nothing in the training.
+    assert found["swa"]["plain"] == found["ema"]["plain"] == found["adam"]["plain"]
+    # After step 1500 and then every 10 steps to 2000, and at every step.
+    assert (found["swa"]["n_averaged"], found["ema"]["n_averaged"]) == (51, 2000)
+
+
+# params
+
+GROUPS = """
+[optimizer]
+@optimizers = "ParamGroups.v1"
+groups = [
+    {"name": "biases", "params": ["*/b"], "L2": 0.0},
+    {"name": "first", "params": ["relu/*"], "frozen": true}
+  ]
+
+[optimizer.optimizer]
+@optimizers = "Adam.v1"
+learn_rate = 0.01
+"""
+
+
+def test_params(tmp_path, run):
+    path = write_config(tmp_path, "groups", GROUPS)
+    result = run(tmp_path, "params", path)
+    assert result.returncode == 0, result.stderr
+    rows = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert rows == [
+        ["path", "shape", "group", "learning rate", "settings"],
+        ["relu/W", "8 x 3", "first", "frozen"],
+        ["relu/b", "8", "biases", "1 x", "L2 = 0.0"],
+        ["softmax/W", "3 x 8", "-", "1 x"],
+        ["softmax/b", "3", "biases", "1 x", "L2 = 0.0"],
+        ["4 parameters, 59 weights, 24 of them frozen."],
+    ]
+
+
+def test_params_shows_the_paths_that_a_group_could_select(tmp_path, run):
+    path = write_config(tmp_path, "groups", GROUPS.replace("relu/*", "rule/*"))
+    result = run(tmp_path, "params", path)
+    assert result.returncode == 1
+    assert "relu/W" in result.stdout
+    assert result.stderr.startswith("Error: Nothing in the model is selected by group 'first'")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_params_of_a_spacy_config(tmp_path, run):
+    require("spacy")
+    from corpus import generate_records, write_corpus
+
+    train_path, dev_path = write_corpus(tmp_path, 20, 5, get_records=generate_records)
+    path = ROOT / "configs" / "spacy" / "swa.cfg"
+    settings = (f"--paths.train={train_path}", f"--paths.dev={dev_path}")
+    result = run(tmp_path, "params", path, *settings)
+    assert result.returncode == 0, result.stderr
+    paths = [line.split()[0] for line in result.stdout.splitlines()[1:-1]]
+    assert "tok2vec/with_array-2/residual-3/maxout/W" in paths
+    assert len(set(paths)) == len(paths) == 31
+
+
+def test_a_frozen_layer_stays_as_it_is_in_train(tmp_path, run):
+    path = write_config(tmp_path, "groups", GROUPS, max_steps=20)
+    result = run(tmp_path, "train", path, "-o", "output")
+    assert result.returncode == 0, result.stderr
+    training = Training.from_config(Config().from_disk(path))
+    model = training.model
+    layers = [node for node in model.walk() if "W" in node.param_names]
+    before = [layer.get_param("W").copy() for layer in layers]
+    model.from_bytes((tmp_path / "output" / "model-last").read_bytes())
+    changed = [
+        not numpy.array_equal(layer.get_param("W"), array)
+        for layer, array in zip(layers, before, strict=True)
+    ]
+    assert changed == [False, True]
 
 
 # Errors

@@ -595,7 +595,7 @@ def test_bad_settings(settings, message, corpus, tmp_path):
     assert "training.max_steps" not in settings or "max_steps = 0" in error
 
 
-EXAMPLE = ROOT / "examples" / "5_spacy_pipeline.py"
+EXAMPLE = ROOT / "examples" / "4_spacy_pipeline.py"
 
 
 def test_example(tmp_path):

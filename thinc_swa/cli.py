@@ -1,4 +1,4 @@
-"""The command line: `thinc-swa train`, `compare` and `info`.
+"""The command line: `thinc-swa train`, `compare`, `params` and `info`.
 
 Errors are one line on the standard error, and exit code 1; wrong usage is exit code 2.
 """
@@ -6,6 +6,7 @@ Errors are one line on the standard error, and exit code 1; wrong usage is exit 
 import functools
 import inspect
 import json
+import math
 import os
 import platform
 import sys
@@ -39,9 +40,10 @@ from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from .comparison import Run, make_runs, read_entries, train_runs
 from .errors import describe_error
 from .evaluation import format_score
+from .groups import ParameterRow, list_parameters
 from .logs import replace_text
 from .results import Summary, describe_failures, report, summarize, table, to_csv, to_json
-from .runs import is_spacy_config, prepare_process, score_of
+from .runs import is_spacy_config, make_model, optimizer_section, prepare_process, score_of
 from .training import train as train_config
 
 DISTRIBUTION = "thinc-swa"
@@ -378,6 +380,50 @@ def _write_results(
     paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
     paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
     return [*texts, *(path.name for path in paths)]
+
+
+@app.command()
+@reports_errors
+def params(
+    context: typer.Context,
+    config: ConfigT,
+    code: CodeT = None,
+    gpu_id: GpuT = -1,
+    debug: DebugT = False,
+) -> None:
+    """Show the parameters of a model, and what the groups of the optimizer make of them.
+
+    The config is for Thinc or for spaCy; the model is made and initialized, so the data must
+    be there. The paths are what the globs of ParamGroups.v1 select by.
+    """
+    settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
+    optimizer_section(settings)
+    prepare_process(gpu_id, code)
+    model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
+    try:
+        rows = list_parameters(model, optimizer)
+    except ValueError as error:
+        # Of a group that selects nothing. Here are the paths that it could select.
+        _print_parameters(list_parameters(model))
+        raise ValueError(str(error).splitlines()[0]) from error
+    _print_parameters(rows)
+
+
+def _print_parameters(rows: Sequence[ParameterRow]) -> None:
+    cells = [("path", "shape", "group", "learning rate", "settings")]
+    for row in rows:
+        scale = "frozen" if row.frozen else f"{row.lr_scale:.4g} x"
+        settings = ", ".join(f"{name} = {value}" for name, value in row.settings.items())
+        shape = " x ".join(str(n) for n in row.shape)
+        cells.append((row.path, shape, row.group or "-", scale, settings))
+    # The whole path in any case, so that it can be copied.
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        parts = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(parts).rstrip())
+    n_weights = sum(math.prod(row.shape) for row in rows)
+    n_frozen = sum(math.prod(row.shape) for row in rows if row.frozen)
+    typer.echo(f"{len(rows)} parameters, {n_weights:,} weights, {n_frozen:,} of them frozen.")
 
 
 @app.command()

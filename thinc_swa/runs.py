@@ -98,6 +98,25 @@ def import_code(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
+def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
+    """What a config trains, before its first step.
+
+    config (Config): For Thinc or for spaCy, without variables.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    RETURNS (Tuple[Union[Model, Language], Optimizer]): The model or pipeline, initialized, and
+        the optimizer.
+    """
+    if not is_spacy_config(config):
+        training = Training.from_config(config)
+        return training.model, training.optimizer
+    from spacy.training.initialize import init_nlp
+    from spacy.util import registry
+
+    nlp = init_nlp(config, use_gpu=gpu_id)
+    resolved = registry.resolve({"optimizer": optimizer_section(config)["optimizer"]})
+    return nlp, resolved["optimizer"]
+
+
 class _Recorder(Callback):
     def __init__(self, log: Log, report: ReportT) -> None:
         self._log = log

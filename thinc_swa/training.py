@@ -21,6 +21,7 @@ from .evaluation import SCORES, Evaluation, accuracy, predict
 from .learn_rate import current_rate
 from .logs import Record, keep_records, replace_text
 from .models import use_averages
+from .paths import name_parameters
 from .wrapper import OptimizerWrapper
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
@@ -107,6 +108,8 @@ class Training:
         fix_random_seed(self.seed)
         train_X, train_Y = self.dataset[0]
         self.model.initialize(X=train_X[:2], Y=train_Y[:2])
+        # For ParamGroups.
+        name_parameters(self.model)
 
     @classmethod
     def from_config(cls, config: Config, callbacks: Sequence[Callback] = ()) -> "Training":

@@ -1,8 +1,8 @@
 """Average the weights of a spaCy pipeline, which takes nothing but a config file: this is
 `spacy train` with a corpus made here, of apples to eat and Apples to call with.
 
-    python examples/5_spacy_pipeline.py
-    python examples/5_spacy_pipeline.py --config ema
+    python examples/4_spacy_pipeline.py
+    python examples/4_spacy_pipeline.py --config ema
 
 One training says little: the differences between seeds are as large as those that count.
 """

@@ -1,6 +1,6 @@
 """What BatchNorm needs after averaging: statistics that belong to the averaged weights.
 
-    python examples/6_batch_norm.py
+    python examples/5_batch_norm.py
 
 A small convolutional network in PyTorch, with SWA at a raised learning rate. BatchNorm keeps
 the mean and the variance of what goes through it while it trains, so they belong to the weights

@@ -1,6 +1,6 @@
 """Save in the middle of training, and go on in another process as if nothing had happened.
 
-    python examples/7_save_and_resume.py
+    python examples/6_save_and_resume.py
 
 The model is saved by Thinc and the optimizer by `save_optimizer`, with the averages, the
 moments and the position of the learning rate. A new process makes both anew, loads them and

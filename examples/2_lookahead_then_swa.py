@@ -1,6 +1,6 @@
 """Train with Lookahead, and start to average in the middle of training, when you see fit.
 
-    python examples/3_lookahead_then_swa.py
+    python examples/2_lookahead_then_swa.py
 
 `averages` are those of the outermost wrapper that has any: Lookahead's slow weights until
 `start_swa()` is called, and from then on the mean of the snapshots.

@@ -1,6 +1,6 @@
 """Each wrapper around Adam, in a plain Thinc loop.
 
-    python examples/2_thinc_loop.py
+    python examples/1_thinc_loop.py
 
 The loop is the same for all of them. The averages go into the model for the evaluation, by
 Thinc's own `use_params`, and training could go on afterwards with the plain weights.

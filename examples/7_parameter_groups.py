@@ -1,6 +1,6 @@
 """Other settings for some parameters than for the rest.
 
-    python examples/8_parameter_groups.py
+    python examples/7_parameter_groups.py
 
 First everything is trained: without weight decay for the biases, and with smaller learning
 rates for the layers that are further from the output. Then only the last layer goes on, and

@@ -1,6 +1,6 @@
 """Draw every schedule of the package: the picture of the README.
 
-python examples/9_plot_schedules.py [schedules.png]
+python examples/8_plot_schedules.py [schedules.png]
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Choose the optimizer in a config. The package is installed, so its names are known:
 nothing of it is imported here.
 
-    python examples/4_from_config.py
+    python examples/3_from_config.py
 """
 
 from digits import accuracy, initialize, load_digits, training_steps

@@ -1,0 +1,53 @@
+"""Start averaging when the score stops rising, with a callback of one's own.
+
+    python examples/9_callback.py
+
+`Training` is the loop behind `thinc-swa train`. Its callbacks hear of every step and every
+evaluation, and may do what they like: here, call `start_swa()`.
+"""
+
+from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax, chain
+
+from thinc_swa import SWA
+from thinc_swa.callbacks import Callback
+from thinc_swa.datasets import make_digits
+from thinc_swa.training import Training
+
+
+class StartWhenLevel(Callback):
+    """Starts SWA after some evaluations without a better score.
+
+    patience (int): How many.
+    """
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_evaluate(self, training, evaluation):
+        averages = "-" if evaluation.averages is None else f"{100 * evaluation.averages:.2f}"
+        print(
+            f"step {evaluation.step:>5}   weights {100 * evaluation.plain:.2f}   "
+            f"averages {averages}"
+        )
+        recent = training.evaluations[-self.patience :]
+        is_level = not any(found.is_best for found in recent)
+        if is_level and training.optimizer.n_averaged == 0:
+            training.optimizer.start_swa()
+            print("start_swa()")
+
+
+try:
+    dataset = make_digits()
+except ImportError as error:
+    raise SystemExit(str(error)) from None
+
+training = Training(
+    chain(Relu(64, dropout=0.2), Relu(64, dropout=0.2), Softmax()),
+    SWA(Adam(0.005, use_averages=False), freq=10),
+    CategoricalCrossentropy(),
+    dataset,
+    max_steps=2000,
+    eval_frequency=100,
+    callbacks=[StartWhenLevel(patience=3)],
+)
+training.run()
