@@ -24,6 +24,7 @@ NEEDS = {
     "5_spacy_pipeline": ["spacy"],
     "6_batch_norm": ["sklearn", "torch"],
     "7_save_and_resume": ["sklearn"],
+    "9_plot_schedules": ["matplotlib"],
     "8_parameter_groups": ["sklearn"],
 }
 
@@ -147,6 +148,10 @@ def check_save_and_resume(output):
     assert min(map(float, accuracies)) > 90
 
 
+def check_plot_schedules(output):
+    assert output == "6 panels in schedules.png\n"
+
+
 def check_parameter_groups(output):
     rows = re.findall(
         r"^((?:relu-.|softmax)/.) +\(.*?\) +(\S+) +(\S+) +(.*)$", output, re.MULTILINE
@@ -168,6 +173,7 @@ CHECKS = {
     "3_lookahead_then_swa": check_lookahead_then_swa,
     "4_from_config": check_from_config,
     "7_save_and_resume": check_save_and_resume,
+    "9_plot_schedules": check_plot_schedules,
     "8_parameter_groups": check_parameter_groups,
 }
 
@@ -204,6 +210,28 @@ def test_missing_config_is_one_line(tmp_path):
     result = run(COMPARE, "none.cfg", folder=tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines() == ["There is no such config: none.cfg"]
+
+
+def test_schedules_are_drawn(tmp_path):
+    """The picture of the README is that of the example."""
+    require("matplotlib")
+    from matplotlib.image import imread
+
+    result = run(ROOT / "examples" / "9_plot_schedules.py", "a.png", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    drawn, shown = imread(tmp_path / "a.png"), imread(ROOT / "docs" / "schedules.png")
+    # Another version of matplotlib may place a letter elsewhere.
+    assert abs(drawn.shape[0] - shown.shape[0]) + abs(drawn.shape[1] - shown.shape[1]) < 20
+    ink = [(picture[..., :3].min(axis=2) < 0.9).mean() for picture in (drawn, shown)]
+    assert 0.01 < ink[0] < 0.2 and abs(ink[0] - ink[1]) < 0.005
+
+
+def test_missing_matplotlib_is_one_line(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
+    path = ROOT / "examples" / "9_plot_schedules.py"
+    result = run(path, folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == "This example draws with matplotlib: pip install matplotlib\n"
 
 
 @pytest.mark.parametrize(

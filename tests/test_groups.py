@@ -31,8 +31,9 @@ from thinc_swa import (
     list_parameters,
     name_parameters,
 )
+from thinc_swa.learn_rate import current_rate
 from thinc_swa.paths import parameter_paths
-from thinc_swa.schedules import Schedule, current_rate
+from thinc_swa.schedules import Schedule
 
 
 def group(*params, name="a group", **settings):

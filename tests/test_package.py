@@ -17,14 +17,15 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def names_in_setup_cfg():
+def names_in_setup_cfg(group):
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    lines = setup["options.entry_points"]["thinc_optimizers"].split("\n")
+    lines = setup["options.entry_points"][group].split("\n")
     return [line.split("=")[0].strip() for line in lines if line.strip()]
 
 
-NAMES = names_in_setup_cfg()
+NAMES = names_in_setup_cfg("thinc_optimizers")
+SCHEDULES = names_in_setup_cfg("thinc_schedules")
 
 FRESH_PROCESS = """
 import sys
@@ -55,6 +56,21 @@ except ValidationError:
 """
 
 
+FRESH_PROCESS_FOR_SCHEDULES = """
+import sys
+from thinc.api import registry
+assert "thinc_swa" not in sys.modules
+for name in sys.argv[1:]:
+    print(registry.get("schedules", name).__module__)
+"""
+
+
+def test_schedules_are_found_without_an_import():
+    command = [sys.executable, "-c", FRESH_PROCESS_FOR_SCHEDULES, *SCHEDULES]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout.split() == ["thinc_swa.schedules"] * len(SCHEDULES), run.stderr
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_config_names_are_found_without_an_import(name):
     arguments = "start_step = 3" if name == "SWA.v1" else ""
@@ -63,10 +79,13 @@ def test_config_names_are_found_without_an_import(name):
     assert (run.returncode, run.stdout) == (0, "resolved\n"), run.stderr
 
 
-def test_every_installed_name_is_in_setup_cfg():
-    installed = entry_points(group="thinc_optimizers")
+@pytest.mark.parametrize(
+    "group, names", [("thinc_optimizers", NAMES), ("thinc_schedules", SCHEDULES)]
+)
+def test_every_installed_name_is_in_setup_cfg(group, names):
+    installed = entry_points(group=group)
     ours = {e.name for e in installed if e.value.startswith("thinc_swa.")}
-    assert ours == set(NAMES)
+    assert ours == set(names)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,8 +93,35 @@ def test_readme_has_every_argument_and_its_default(name):
     (entry_point,) = entry_points(group="thinc_optimizers", name=name)
     section = README.split(f"### `{name}`")[1].split("\n##")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE))
-    parameters = inspect.signature(entry_point.load()).parameters
-    assert set(rows) == set(parameters)
+    check_rows(rows, entry_point.load())
+
+
+def test_readme_has_every_argument_of_the_schedules():
+    """In one table, with the name in the first row of each."""
+    section = README.split("\n## Schedules\n")[1].split("\n## ")[0]
+    tables = {}
+    for name, argument, default in re.findall(
+        r"^\| (?:`([\w.]+)` )?\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE
+    ):
+        rows = tables.setdefault(name, {}) if name else rows  # noqa: F821
+        rows[argument] = default
+    assert set(tables) == set(SCHEDULES)
+    for name, rows in tables.items():
+        (entry_point,) = entry_points(group="thinc_schedules", name=name)
+        check_rows(rows, entry_point.load())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_has_the_name_of_its_function(name):
+    """So what a config takes and what Python takes are the same."""
+    (entry_point,) = entry_points(group="thinc_schedules", name=name)
+    assert entry_point.load() is getattr(thinc_swa, name.removesuffix(".v1"))
+
+
+def check_rows(rows, function):
+    """rows (Dict[str, str]): The defaults in the README, by argument."""
+    parameters = inspect.signature(function).parameters
+    assert list(rows) == list(parameters)
     for argument, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty:
             assert rows[argument] == "required"

@@ -27,8 +27,10 @@ from pipelines import (  # noqa: E402
     weights_of,
 )
 from spacy.training import Corpus  # noqa: E402
-from spacy.util import load_model_from_config  # noqa: E402
+from spacy.util import load_model_from_config, registry  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
+
+from thinc_swa import OptimizerWrapper, one_cycle, one_cycle_momentum  # noqa: E402
 
 NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
 
@@ -495,6 +497,86 @@ def test_fill_and_debug_config(corpus, tmp_path):
     result = run_spacy(tmp_path, "debug", "config", filled_path, *as_arguments(corpus))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Config is valid" in result.stdout
+
+
+# In no order of the alphabet.
+PHASES = """
+[optimizer]
+@optimizers = "Adam.v1"
+
+[optimizer.beta1]
+@schedules = "one_cycle_momentum.v1"
+total_steps = ${training.max_steps}
+
+[optimizer.learn_rate]
+@schedules = "phases.v1"
+total_steps = ${training.max_steps}
+
+[optimizer.learn_rate.*.up]
+steps = 0.5
+
+[optimizer.learn_rate.*.up.schedule]
+@schedules = "one_cycle.v1"
+max_rate = 0.01
+steps = 0.5
+total_steps = ${training.max_steps}
+
+[optimizer.learn_rate.*.low]
+steps = 4
+schedule = 0.002
+
+[optimizer.learn_rate.*.end]
+schedule = 0.001
+"""
+
+
+def with_phases(settings):
+    config = read_config("ema", settings)
+    sections = Config().from_str(PHASES, interpolate=False)
+    config["training"]["optimizer"] = sections["optimizer"]
+    return config
+
+
+def test_every_step_has_the_rate_of_its_phase(corpus, tmp_path):
+    rates, momenta = [], []
+
+    class Recorder(OptimizerWrapper):
+        __slots__ = []
+
+        def step_schedules(self):
+            rates.append(self.learn_rate)
+            momenta.append(self.b1)
+            super().step_schedules()
+
+    def record(optimizer: Optimizer) -> Optimizer:
+        return Recorder(optimizer)
+
+    registry.optimizers("recorded.v1", func=record)
+    config = with_phases({**corpus, **SMALL, "training.max_steps": 20})
+    optimizer = config["training"]["optimizer"]
+    config["training"]["optimizer"] = {"@optimizers": "recorded.v1", "optimizer": optimizer}
+    Training(config, tmp_path)
+    first = one_cycle(0.01, steps=10)
+    assert rates == [first(step) for step in range(10)] + [0.002] * 4 + [0.001] * 7
+    momentum = one_cycle_momentum(steps=20)
+    assert momenta == [momentum(step) for step in range(21)]
+
+
+def test_spacy_keeps_the_order_of_phases(corpus, tmp_path):
+    """From the file that is given to the one that is saved, through its own variables and
+    settings."""
+    with_phases({}).to_disk(tmp_path / "phases.cfg", interpolate=False)
+    filled_path = tmp_path / "filled.cfg"
+    result = run_spacy(tmp_path, "init", "fill-config", tmp_path / "phases.cfg", filled_path)
+    assert result.returncode == 0, result.stderr
+    settings = {**corpus, **SMALL, "training.max_steps": 10, "training.eval_frequency": 10}
+    arguments = [filled_path, "--output", tmp_path / "output", *as_arguments(settings)]
+    result = run_spacy(tmp_path, "train", *arguments)
+    assert result.returncode == 0, result.stderr
+    for path in (filled_path, tmp_path / "output" / "model-last" / "config.cfg"):
+        config = Config().from_disk(path, interpolate=False)
+        schedule = config["training"]["optimizer"]["learn_rate"]
+        assert list(schedule["*"]) == ["up", "low", "end"]
 
 
 @pytest.mark.parametrize(

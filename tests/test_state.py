@@ -49,11 +49,17 @@ from thinc_swa import (
     Lookahead,
     OptimizerWrapper,
     ParamGroups,
+    cosine,
     load_optimizer,
     name_parameters,
+    one_cycle,
+    one_cycle_momentum,
+    phases,
     save_optimizer,
+    swa_anneal,
 )
-from thinc_swa.schedules import Schedule, current_rate
+from thinc_swa.learn_rate import current_rate
+from thinc_swa.schedules import Schedule
 
 # Where curated transformers are installed, this is what the import of spaCy warns of.
 pytestmark = pytest.mark.filterwarnings(
@@ -106,6 +112,8 @@ def state_of(optimizer, model):
                 if isinstance(key, tuple):
                     assert key in positions, f"{name} has another model's key {key}"
                 add(f"{name}/{positions.get(key, key)}", part)
+        elif isinstance(value, list):
+            add(name, dict(enumerate(value)))
         elif hasattr(value, "tobytes") and getattr(value, "shape", ()):
             state[name] = (value.dtype.name, value.shape, value.tobytes())
         elif Schedule is not None and isinstance(value, Schedule):
@@ -180,6 +188,15 @@ SCORES = [0.5, 0.6, 0.6, 0.55, 0.5, 0.4, 0.7, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2, 0.1]
 
 def warmup():
     return warmup_linear(0.1, 3, 40)
+
+
+def three_phases(rate=0.1, decay=0.1, steps=3):
+    """Schedules of the package, in phases within phases, beside one of Thinc's."""
+    return phases(
+        (4, one_cycle(rate, steps=4)),
+        (5, phases((steps, 0.05), decaying(0.1, decay))),
+        cosine(0.2, steps=9, cycles=3),
+    )
 
 
 def make_named_model():
@@ -319,6 +336,36 @@ def make_cases():
     cases["Adam, schedule, not stepped"] = Case(
         lambda: Adam(decaying(0.05, 0.1)), train=train_unstepped
     )
+    cases["Adam, one_cycle"] = Case(
+        lambda: Adam(one_cycle(0.1, steps=12), beta1=one_cycle_momentum(steps=12))
+    )
+    cases["RAdam, cosine"] = Case(
+        lambda: RAdam(
+            cosine(0.1, steps=12, cycles=2),
+            L2=swa_anneal(0.0, 0.1, start_step=3, anneal_steps=5),
+        )
+    )
+    cases["Adam, phases"] = Case(
+        lambda: Adam(three_phases(), beta1=phases((5, 0.9), one_cycle_momentum(steps=9))),
+        breaks=range(N_STEPS + 1),
+    )
+    cases["phases, not stepped"] = Case(
+        lambda: EMA(Adam(three_phases(0.3)), decay=0.8), train=train_unstepped
+    )
+    cases["constant_then, one_cycle"] = Case(
+        lambda: SGD(constant_then(0.1, 3, one_cycle(0.2, steps=20)))
+    )
+    cases["SWA, phases"] = Case(
+        lambda: SWA(
+            Adam(one_cycle(0.1, steps=12), beta1=one_cycle_momentum(steps=12)),
+            start_step=3,
+            learn_rate=three_phases(),
+        ),
+        breaks=range(N_STEPS + 1),
+    )
+    cases["nested, one_cycle"] = Case(
+        lambda: nested(RAdam(one_cycle(0.1, steps=12), beta1=one_cycle_momentum(steps=12)))
+    )
     cases["groups, schedules"] = Case(
         lambda: SWA(
             ParamGroups(
@@ -353,6 +400,11 @@ def make_cases():
     if Schedule is not None:
         from thinc.api import plateau
 
+        cases["phases, plateau"] = Case(
+            lambda: Adam(phases((2, 0.1), (6, plateau(2, 0.5, constant(0.1))), 0.05)),
+            train=train_with_scores,
+            breaks=range(N_STEPS + 1),
+        )
         cases["groups, plateau"] = Case(
             lambda: ParamGroups(
                 Adam(0.1),
@@ -489,12 +541,14 @@ INNERMOST = {
     "Adam, schedule": lambda: Adam(decaying(0.1, 0.1)),
     "RAdam": lambda: RAdam(decaying(0.1, 0.1)),
     "SGD": lambda: SGD(0.1),
+    "Adam, phases": lambda: Adam(three_phases(), beta1=one_cycle_momentum(steps=9)),
 }
 WRAPPERS = {
     **OPTIMIZERS,
     "SWA at any time": lambda optimizer: SWA(optimizer, freq=2, learn_rate=0.02),
     "SWA anneals": lambda o: SWA(o, start_step=2, learn_rate=0.02, anneal_steps=3),
     "SWA with a schedule": lambda o: SWA(o, start_step=2, learn_rate=decaying(0.05, 0.5)),
+    "SWA with phases": lambda o: SWA(o, start_step=2, learn_rate=three_phases()),
     "Lookahead ends": lambda o: Lookahead(o, freq=3, inner_state="pullback", end_step=4),
 }
 # An update of a parameter, or of all and the end of the step; the end of a step; a look at the
@@ -557,6 +611,7 @@ def test_goes_on_from_any_moment(innermost, wrappers, before, after):
             load_optimizer(path, other, other_model)
         except ValueError as error:
             # Thinc 8.3 does not count, and there is no wrapper that does.
+            assert innermost != "Adam, phases"
             assert Schedule is None and not wrappers and "position" in str(error)
             n_steps = sum(event in ("all", "step") for event in before)
             assert n_steps > max(optimizer.nr_update.values(), default=0)
@@ -650,6 +705,33 @@ def test_position_that_cannot_be_told(tmp_path):
         assert other.step == optimizer.step == 3
 
 
+@pytest.mark.parametrize(
+    "events", [["all", 0, 1, 2, 3], [0, 1, 2, 3], ["all"], ["all", "step"], [0, 0, 0, "all"]]
+)
+def test_schedules_of_the_package_know_where_they_are(events, tmp_path):
+    """Without a wrapper, and on Thinc 8.3 too: nothing has to be counted."""
+
+    def make():
+        return Adam(phases((6, 0.1), one_cycle(0.2, steps=9)), beta1=cosine(0.9, steps=50))
+
+    model, optimizer = make_small_model(), make()
+    play(model, optimizer, events * 4)
+    save_optimizer(tmp_path / "optimizer", optimizer, model)
+    other = make()
+    load_optimizer(tmp_path / "optimizer", other, model)
+    twin = copy.deepcopy(model)
+    keys = [keys_of(one) for one in (model, twin)]
+    for number in range(20):
+        for key, twin_key in zip(*keys, strict=True):
+            weights, twin_weights = keys[0][key], keys[1][twin_key]
+            gradient = numpy.random.RandomState(number).uniform(-1, 1, weights.shape)
+            optimizer(key, weights, gradient.astype("f"))
+            other(key, twin_weights, gradient.astype("f"))
+            assert weights.tobytes() == twin_weights.tobytes()
+        optimizer.step_schedules()
+        other.step_schedules()
+
+
 # Back to an earlier state
 
 
@@ -688,6 +770,8 @@ SCHEDULED = {
     "beta1": lambda: Adam(0.1, beta1=decaying(0.9, 0.01)),
     "wrapped": lambda: EMA(Adam(warmup())),
     "SWA's own": lambda: SWA(Adam(0.1), start_step=1, learn_rate=decaying(0.05, 0.5)),
+    "one_cycle": lambda: Adam(one_cycle(0.1, steps=9)),
+    "SWA's own, phases": lambda: SWA(Adam(0.1), start_step=1, learn_rate=three_phases()),
     "a group's": lambda: ParamGroups(
         Adam(0.1), groups=[{"name": "all", "params": ["*"], "lr_scale": decaying(0.5, 0.5)}]
     ),
@@ -842,6 +926,46 @@ BARE = {
         "learn_rate",
     ),
     "other kind": (lambda: Adam(warmup()), lambda: Adam(decaying(0.1, 0.1)), "learn_rate"),
+    "one_cycle": (
+        lambda: Adam(one_cycle(0.1, steps=9)),
+        lambda: Adam(one_cycle(0.2, steps=9)),
+        "learn_rate was .*'max_rate': 0.1, .*, and is .*'max_rate': 0.2",
+    ),
+    "within phases": (
+        lambda: Adam(0.1, beta1=three_phases(0.1)),
+        lambda: Adam(0.1, beta1=three_phases(0.2)),
+        "b1 was .*'max_rate': 0.1, .*, and is .*'max_rate': 0.2",
+    ),
+    "lengths of phases": (
+        lambda: Adam(three_phases(steps=3)),
+        lambda: Adam(three_phases(steps=2)),
+        r"learn_rate was .*\[3, None\].*, and is .*\[2, None\]",
+    ),
+    "Thinc's schedule within phases": (
+        lambda: Adam(phases((5, 0.1), decaying(0.1, 0.1))),
+        lambda: Adam(phases((5, 0.1), decaying(0.1, 0.2))),
+        "learn_rate was",
+    ),
+    "list within phases": (
+        lambda: Adam(phases((9, [0.1, 0.2]), 0.1)),
+        lambda: Adam(phases((9, [0.1, 0.3]), 0.1)),
+        r"learn_rate was .*\[0.1, 0.2\].*, and is .*\[0.1, 0.3\]",
+    ),
+    "from the package to Thinc": (
+        lambda: Adam(one_cycle(0.1, steps=9)),
+        lambda: Adam(warmup()),
+        "learn_rate was .*'one_cycle'",
+    ),
+    "from Thinc to the package": (
+        lambda: Adam(warmup()),
+        lambda: Adam(one_cycle(0.1, steps=9)),
+        "learn_rate was .*, and is .*'one_cycle'",
+    ),
+    "SWA's own, phases": (
+        lambda: SWA(Adam(0.1), start_step=2, learn_rate=three_phases(0.1)),
+        lambda: SWA(Adam(0.1), start_step=2, learn_rate=three_phases(0.2)),
+        "learn_rate of SWA was .*'max_rate': 0.1, .*, and is .*'max_rate': 0.2",
+    ),
     "L2": (lambda: Adam(0.1), lambda: Adam(0.1, L2=0.5), "L2 .*was 0.0, and is 0.5"),
     "L2 is weight decay": (
         lambda: Adam(0.1),

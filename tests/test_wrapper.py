@@ -11,7 +11,7 @@ from reference import KEYS, assert_equal, make_weights, to_numpy, train
 from thinc.api import SGD, Adam, Optimizer, RAdam
 
 from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
-from thinc_swa.schedules import current_rate
+from thinc_swa.learn_rate import current_rate
 
 OPTIMIZERS = {
     "OptimizerWrapper": OptimizerWrapper,

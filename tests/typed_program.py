@@ -13,8 +13,13 @@ from thinc_swa import (
     OptimizerWrapper,
     ParamGroups,
     apply_averages,
+    cosine,
     list_parameters,
     name_parameters,
+    one_cycle,
+    one_cycle_momentum,
+    phases,
+    swa_anneal,
     use_averages,
 )
 
@@ -37,6 +42,9 @@ def main() -> None:
         SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
         EMA(Adam(0.001), half_life=10, warmup=True),
         Lookahead(Adam(0.001), freq=5, pullback=0.8, inner_state="reset"),
+        Adam(one_cycle(0.001, total_steps=100), beta1=one_cycle_momentum(steps=100)),
+        Adam(phases((0.5, 0.1), cosine(0.1, steps=50, cycles=2), total_steps=100)),
+        Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),
         ParamGroups(Adam(0.001), groups=[{"name": "biases", "params": ["*/b"], "L2": 0.0}]),
     ]
     paths: List[str] = name_parameters(model)

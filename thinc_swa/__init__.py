@@ -6,6 +6,8 @@ from .groups import ParamGroups, list_parameters
 from .lookahead import Lookahead
 from .models import apply_averages, update_batch_norm, use_averages
 from .paths import name_parameters
+from .schedule_plots import plot_schedule
+from .schedules import cosine, one_cycle, one_cycle_momentum, phases, swa_anneal
 from .state import load_optimizer, save_optimizer
 from .swa import SWA
 from .wrapper import OptimizerWrapper
@@ -18,10 +20,17 @@ __all__ = [
     "SWA",
     "__version__",
     "apply_averages",
+    "cosine",
+    "load_optimizer",
+    "one_cycle",
+    "one_cycle_momentum",
+    "phases",
+    "plot_schedule",
     "list_parameters",
     "load_optimizer",
     "name_parameters",
     "save_optimizer",
+    "swa_anneal",
     "update_batch_norm",
     "use_averages",
 ]

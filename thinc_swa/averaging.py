@@ -23,7 +23,7 @@ torch: Any = thinc.compat.torch
 BLOCK_SIZE = 32768
 
 # Calls of PyTorch cost more, so it gets larger pieces, which are in the third-level cache.
-TORCH_BLOCK_SIZE = 16 * BLOCK_SIZE
+TORCH_BLOCK_SIZE = 32 * BLOCK_SIZE
 
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of

@@ -7,7 +7,8 @@ from thinc.api import SGD, Optimizer
 
 from .arguments import check_bool, check_list, check_number
 from .globs import Glob, check_globs
-from .schedules import Schedule, describe_rate, follow
+from .learn_rate import describe_rate, follow
+from .schedules import Schedule
 from .types import KeyT
 
 # What a group can change, with the bounds of a number.

@@ -20,10 +20,11 @@ from thinc.api import Optimizer
 from .arguments import check_number
 from .globs import Glob, check_globs
 from .group_settings import ATTRIBUTES, Group, describe_group, make_groups
+from .learn_rate import current_value, describe_rate
 from .models import ModelT, named_parameters
 from .paths import parameter_paths, paths_around
 from .schedule_state import schedule_states
-from .schedules import Schedule, current_value, describe_rate
+from .schedules import Schedule
 from .types import Array, FloatsXd, KeyT
 from .wrapper import OptimizerWrapper
 

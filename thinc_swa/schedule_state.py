@@ -1,8 +1,8 @@
 """Where the schedules of an optimizer stand, in JSON, to be gone on with in another process.
 
 Thinc 8.3 keeps generators, which do not know where they are; they are brought forward by the
-number of steps. Thinc 9.1 keeps `Schedule` objects, which are called with the step; only what
-they change by themselves has to be saved.
+number of steps. The schedules of this package know it there. Thinc 9.1 keeps `Schedule`
+objects, which are called with the step; only what they change by themselves has to be saved.
 """
 
 import dataclasses
@@ -14,10 +14,35 @@ from typing import Any, Callable, Dict, Iterator, List
 from thinc.api import Optimizer
 from thinc.schedules import constant
 
-from .schedules import Schedule, describe_schedule
+from .schedules import Schedule, ScheduleClass, ScheduleIterator
 
 # What can have a schedule.
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
+
+
+def describe_schedule(schedule: Any) -> Any:
+    """A schedule of this package, or any Schedule of Thinc 9.1: what it was made with. A
+    constant one is its value."""
+    if schedule.name == "constant":
+        return schedule.attrs["rate"]
+    attrs = {
+        name: _describe_attr(value)
+        for name, value in schedule.attrs.items()
+        if isinstance(value, (bool, int, float, str, list, tuple, ScheduleClass))
+        # How far a generator is follows from the step.
+        and name not in ("last_step", "last_value")
+    }
+    return {"schedule": schedule.name, "attrs": attrs}
+
+
+def _describe_attr(value: Any) -> Any:
+    """In JSON. Of what has no words for itself this is the type only."""
+    if isinstance(value, ScheduleClass):
+        return describe_schedule(value)
+    if isinstance(value, (list, tuple)):
+        return [_describe_attr(part) for part in value]
+    is_plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if is_plain else type(value).__name__
 
 
 def describe_schedules(optimizer: Any) -> Dict[str, Any]:
@@ -27,6 +52,14 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
         return {
             "values": {name: getattr(optimizer, name) for name in SCHEDULED},
             "generators": sorted(optimizer.schedules),
+            # The schedules of this package are no generators: they can tell.
+            "described": {
+                name: describe_schedule(schedule)
+                for name, schedule in _iterators(optimizer).items()
+            },
+            "positions": {
+                name: schedule.position for name, schedule in _iterators(optimizer).items()
+            },
         }
     schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
     return {
@@ -44,16 +77,26 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
     }
 
 
+def _iterators(optimizer: Any) -> Dict[str, ScheduleIterator]:
+    """The schedules of this package among those of an optimizer of Thinc 8.3."""
+    return {
+        name: schedule
+        for name, schedule in optimizer.schedules.items()
+        if isinstance(schedule, ScheduleIterator)
+    }
+
+
 def schedule_states(schedule: Any) -> Iterator[Any]:
     """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
     it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
-    for value in schedule.attrs.values():
-        if isinstance(value, Optimizer):
-            value = value.learn_rate
-        if isinstance(value, Schedule):
-            yield from schedule_states(value)
-        elif dataclasses.is_dataclass(value):
-            yield value
+    for attr in schedule.attrs.values():
+        for value in attr if isinstance(attr, (list, tuple)) else [attr]:
+            if isinstance(value, Optimizer):
+                value = value.learn_rate
+            if isinstance(value, Schedule):
+                yield from schedule_states(value)
+            elif dataclasses.is_dataclass(value):
+                yield value
 
 
 def has_schedules(optimizer: Any) -> bool:
@@ -76,6 +119,8 @@ def schedule_differences(
         replaced = {"learn_rate"} if has_own_rate else set()
         if before - generators or generators - before - replaced:
             yield f"it has schedules for {sorted(before)}, not for {sorted(generators)}"
+        else:
+            yield from _iterator_differences(saved, now, optimizer)
         return
     for name, value in saved["values"].items():
         other = now["values"][name]
@@ -92,6 +137,22 @@ def schedule_differences(
                 drawn = _peek(getattr(optimizer, name).attrs, step)
                 if drawn != before:
                     yield f"{name} was {before} at its position {step}, and is {drawn}"
+
+
+def _iterator_differences(
+    saved: Dict[str, Any], now: Dict[str, Any], optimizer: Any
+) -> Iterator[str]:
+    """On Thinc 8.3, which schedules of this package are others."""
+    for name in saved["generators"]:
+        before, other = saved["described"].get(name), now["described"].get(name)
+        if before != other:
+            yield f"{name} was {before or 'a generator'}, and is {other or 'a generator'}"
+        elif before is not None and saved["positions"][name]:
+            # It may have a generator within, of which there is no description.
+            step = saved["positions"][name] - 1
+            drawn, value = saved["values"][name], optimizer.schedules[name](step)
+            if drawn != value:
+                yield f"{name} was {drawn} at its position {step}, and is {value}"
 
 
 def _peek(attrs: Dict[str, Any], step: int) -> Any:
@@ -126,7 +187,11 @@ def restore_schedules(
 def _restore_generators(
     optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
 ) -> List[Callable[[], None]]:
-    drawn = {name: [getattr(optimizer, name)] for name in saved["generators"]}
+    changes: List[Callable[[], None]] = []
+    for name, position in saved["positions"].items():
+        changes.append(partial(setattr, optimizer.schedules[name], "position", position))
+    generators = set(saved["generators"]) - set(saved["positions"])
+    drawn = {name: [getattr(optimizer, name)] for name in sorted(generators)}
     for name, values in drawn.items():
         generator = optimizer.schedules[name]
         values.extend(islice(generator, n_calls))
@@ -148,7 +213,6 @@ def _restore_generators(
             "called once per update. An OptimizerWrapper around the optimizer, from the first "
             "step on, counts its calls"
         )
-    changes: List[Callable[[], None]] = []
     for name, value in saved["values"].items():
         if name in drawn:
             value = drawn[name][positions[0]]
@@ -156,7 +220,7 @@ def _restore_generators(
         elif value == getattr(optimizer, name):
             continue
         changes.append(partial(setattr, optimizer, name, value))
-    for name in set(optimizer.schedules) - set(drawn):
+    for name in set(optimizer.schedules) - set(saved["generators"]):
         changes.append(partial(optimizer.schedules.pop, name))
     return changes
 

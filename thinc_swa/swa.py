@@ -6,7 +6,7 @@ from thinc.api import Optimizer
 
 from .arguments import check_end_step, check_int, check_start_step, check_total_steps
 from .averaging import RunningAverage, is_due
-from .schedules import LearnRate
+from .learn_rate import LearnRate
 from .types import FloatsXd, KeyT, RateT, StepT
 from .wrapper import OptimizerWrapper
 

@@ -14,8 +14,11 @@ RateT = Any
 """A learning rate: a number, a list, or one of Thinc's schedules, which are generators on
 Thinc 8.3 and `Schedule` objects on Thinc 9.1."""
 
+ScheduleT = Any
+"""A schedule of this Thinc: an iterator on Thinc 8.3, a `Schedule` on Thinc 9.1."""
+
 Array = Any
 """A NumPy or CuPy array that is calculated with. Thinc's `FloatsXd` is good for signatures,
 but has no arithmetic over all numbers of dimensions."""
 
-__all__ = ["Array", "FloatsXd", "KeyT", "RateT", "StepT"]
+__all__ = ["Array", "FloatsXd", "KeyT", "RateT", "ScheduleT", "StepT"]

@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from thinc.api import Optimizer
 
+from .learn_rate import current_rate
 from .models import fix_pytorch_shim
-from .schedules import current_rate
 from .types import Array, FloatsXd, KeyT
 
 

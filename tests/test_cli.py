@@ -1,0 +1,369 @@
+"""The command line, as it is typed: what it prints, what it writes, how it ends."""
+
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import distribution
+from typing import NamedTuple
+
+import numpy
+import pytest
+from helpers import require
+from thinc.api import Config
+from tiny import ADAM, SWA, make_arrays, write_config
+
+require("typer")
+require("tqdm")
+require("matplotlib")
+require("scipy")
+
+from rich.console import Console  # noqa: E402
+
+from thinc_swa.cli import main, rich_table, split_overrides, spread  # noqa: E402
+
+# What belongs to a traceback, and to no line for people.
+TRACES = ("Traceback", 'File "', "site-packages")
+
+
+def run_process(folder, *arguments, **environment):
+    """`python -m thinc_swa`, which is what `thinc-swa` is."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf8",
+        timeout=120,
+    )
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The same in this process, where it takes less time."""
+
+    def run(folder, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("NO_COLOR", "1")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Result(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+# The arguments
+
+
+@pytest.mark.parametrize(
+    "arguments, others, overrides",
+    [
+        (["train", "a.cfg"], ["train", "a.cfg"], {}),
+        (["--training.max_steps", "5", "a"], ["a"], {"training.max_steps": 5}),
+        (["--a.b=0.5", "--c.d=x y"], [], {"a.b": 0.5, "c.d": "x y"}),
+        (["--a.b", "null", "--c.d", "[1, 2]"], [], {"a.b": None, "c.d": [1, 2]}),
+        (["--a.b", "-1"], [], {"a.b": -1}),
+        # Options with a dot in the value are no settings.
+        (["--output=a.b", "-o", "c.d"], ["--output=a.b", "-o", "c.d"], {}),
+    ],
+)
+def test_settings_are_taken_out(arguments, others, overrides):
+    assert split_overrides(arguments) == (others, overrides)
+
+
+@pytest.mark.parametrize("arguments", [["--a.b"], ["--a.b", "--seeds", "3"]])
+def test_a_setting_needs_a_value(arguments):
+    with pytest.raises(ValueError, match=r"--a\.b needs a value"):
+        split_overrides(arguments)
+
+
+def test_an_option_takes_all_values():
+    arguments = ["a.cfg", "--optimizers", "b", "c", "--seeds", "3", "--optimizers", "d"]
+    spelled = "a.cfg --optimizers b --optimizers c --seeds 3 --optimizers d".split()
+    assert spread(arguments, "--optimizers") == spelled
+
+
+# info
+
+
+def test_info_names_everything_with_its_arguments(tmp_path):
+    result = run_process(tmp_path, "info")
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    names = 0
+    for entry_point in distribution("thinc-swa").entry_points:
+        if entry_point.group == "console_scripts":
+            continue
+        place = lines.index(entry_point.name)
+        parameters = list(inspect.signature(entry_point.load()).parameters.values())
+        shown = lines[place + 1 : place + 1 + len(parameters)]
+        for line, parameter in zip(shown, parameters, strict=True):
+            if parameter.default is parameter.empty:
+                assert line == f"{parameter.name} (required)"
+            else:
+                name, value = line.split(" = ")
+                assert (name, json.loads(value)) == (parameter.name, parameter.default)
+        names += 1
+    assert names >= 5
+    assert any(line.startswith("thinc ") for line in lines)
+
+
+# train
+
+
+def test_train(tmp_path, run):
+    path = write_config(tmp_path)
+    result = run(tmp_path, "train", path.name, "-o", "out/put", "--training.max_steps", "40")
+    assert result.returncode == 0, result.stderr
+    # The header, a line for each evaluation, and how it ended.
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ("step epoch loss learn rate snapshots weights averages".split())
+    rows = [line.split() for line in lines[1:5]]
+    assert [row[0] for row in rows] == ["10", "20", "30", "40"]
+    assert [row[4] for row in rows] == ["0", "1", "4", "7"]
+    assert rows[0][-1] == "better"
+    assert lines[5].startswith("Best: ") and lines[6] == "Saved to out/put."
+    # No progress bar in a file.
+    assert result.stderr == ""
+    config = Config().from_disk(tmp_path / "out" / "put" / "config.cfg")
+    assert config["training"]["max_steps"] == 40
+    names = {file.name for file in (tmp_path / "out" / "put").iterdir()}
+    assert names == {"config.cfg", "log.jsonl", "model-best", "model-last", "step-00000040"}
+
+
+def test_train_with_another_seed(tmp_path, run):
+    path = write_config(tmp_path, max_steps=20)
+    outputs = [
+        run(tmp_path, "train", path, *seed).stdout
+        for seed in ([], ["--seed", "1"], ["--seed", "2"])
+    ]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_train_can_be_gone_on_with(tmp_path, run):
+    path = write_config(tmp_path, max_steps=20)
+    assert run(tmp_path, "train", path, "-o", "output").returncode == 0
+    result = run(tmp_path, "train", path, "-o", "output", "--resume", "--training.max_steps=40")
+    assert result.returncode == 0, result.stderr
+    # What was done before is shown once more.
+    steps = [line.split()[0] for line in result.stdout.splitlines()[1:5]]
+    assert steps == ["10", "20", "30", "40"]
+
+
+# compare
+
+
+def test_compare(tmp_path):
+    adam = write_config(tmp_path, "adam", ADAM)
+    swa = write_config(tmp_path, "swa", SWA)
+    result = run_process(
+        tmp_path, "compare", adam, swa, "--seeds", "2", "--jobs", "2", "-o", "output"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    output = tmp_path / "output"
+    names = {"results.md", "results.csv", "results.json"}
+    names |= {
+        f"{name}.{kind}"
+        for name in ("learning_curves", "final_scores")
+        for kind in ("png", "svg")
+    }
+    assert {path.name for path in output.iterdir()} == names | {"runs"}
+    content = json.loads((output / "results.json").read_text())
+    assert [summary["n_runs"] for summary in content["summaries"]] == [2, 2]
+    # The table that is printed has the numbers of the files.
+    for summary in content["summaries"]:
+        score = f"{100 * summary['score']:.2f} ± {100 * summary['score_sd']:.2f}"
+        assert any(
+            line.startswith(summary["name"]) and score in line
+            for line in result.stdout.splitlines()
+        )
+    # A line for each run, since this is no terminal.
+    assert sum(", seed " in line for line in result.stdout.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "width, dropped",
+    [
+        (200, []),
+        (100, []),
+        (95, ["ms/step"]),
+        (80, ["ms/step", "swing", "plain weights"]),
+        (60, ["ms/step", "swing", "plain weights", "95 % interval"]),
+    ],
+)
+def test_the_table_in_a_narrow_terminal(width, dropped):
+    header = (
+        "optimizer|final score|plain weights|difference to adam|95 % interval|swing|"
+        "steps to adam's|ms/step|runs"
+    )
+    row = "lookahead_swa|98.11 ± 0.39|97.77 ± 0.39|+0.83|-1.07 to +2.74|0.22|500|0.301|3"
+    rows = [header.split("|"), row.split("|")]
+    file = io.StringIO()
+    Console(file=file, width=width).print(rich_table(rows, width))
+    lines = file.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= width
+    # Headers may be broken, cells are not.
+    cells = [cell for name, cell in zip(*rows, strict=True) if name not in dropped]
+    assert lines[-1].split() == " ".join(cells).split()
+
+
+def test_compare_one_config_with_several_optimizers(tmp_path, run):
+    adam = write_config(tmp_path, "adam", ADAM)
+    for name, optimizer in (("swa", SWA), ("sgd", ADAM.replace("Adam", "SGD"))):
+        (tmp_path / f"{name}.txt").write_text(optimizer)
+    result = run(
+        tmp_path, "compare", adam, "--optimizers", "swa.txt", "sgd.txt", "--seeds", "1"
+    )
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "comparison" / "results.json").read_text())
+    assert [summary["name"] for summary in content["summaries"]] == ["adam", "swa", "sgd"]
+
+
+def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
+    adam = write_config(tmp_path, "adam", ADAM)
+    unknown = write_config(tmp_path, "unknown", ADAM.replace("Adam", "Adamant"))
+    result = run(tmp_path, "compare", adam, unknown, "--seeds", "2", "-o", "output")
+    assert result.returncode == 1
+    assert "unknown failed with seed 1, 2: Cant't find 'Adamant.v1'" in result.stderr
+    assert not any(trace in result.stderr + result.stdout for trace in TRACES)
+    report = (tmp_path / "output" / "results.md").read_text()
+    assert "0, 2 failed" in report and "Adamant.v1" in report
+
+
+# Errors
+
+CODE = """
+import numpy
+from thinc.api import registry
+from thinc_swa.callbacks import Callback
+
+class Breaking(Callback):
+    def on_evaluate(self, training, evaluation):
+        if training.step == 30:
+            raise KeyError("my key")
+
+@registry.callbacks("breaking.v1")
+def make_breaking():
+    return Breaking()
+
+@registry.callbacks("no_callback.v1")
+def make_none():
+    return 3
+"""
+
+
+def prepare_errors(folder):
+    write_config(folder, "good", SWA)
+    write_config(folder, "adam", ADAM)
+    write_config(folder, "unknown", ADAM.replace("Adam", "Adamant"))
+    write_config(folder, "freq", SWA.replace("freq = 3", "freq = 5.7"))
+    write_config(folder, "argument", SWA.replace("freq = 3", "frequency = 3"))
+    write_config(folder, "setting", SWA, epochs=3)
+    write_config(folder, "no_steps", SWA, max_steps=0)
+    for name in ("breaking", "no_callback"):
+        more = f'\n[callbacks]\n\n[callbacks.mine]\n@callbacks = "{name}.v1"\n'
+        write_config(folder, name, SWA, more=more)
+    (folder / "code.py").write_text(CODE)
+    (folder / "syntax.cfg").write_text("[training\nmax_steps = 3\n")
+    (folder / "spacy.cfg").write_text('[nlp]\nlang = "en"\n')
+    (folder / "blocked").write_text("a file where a folder should be")
+    empty = make_arrays()
+    empty["train_X"], empty["train_Y"] = empty["train_X"][:0], empty["train_Y"][:0]
+    numpy.savez(folder / "empty.npz", **empty)
+    assert run_process(folder, "train", "good.cfg", "-o", "done").returncode == 0
+
+
+ERRORS = [
+    ("train syntax.cfg", 1, "File contains no section headers"),
+    ("train none.cfg", 1, "No such file or directory: none.cfg"),
+    ("train unknown.cfg", 1, "Cant't find 'Adamant.v1' in registry thinc -> optimizers"),
+    ("train freq.cfg", 1, "freq must be an int >= 1, but was 5.7"),
+    ("train argument.cfg", 1, "frequency"),
+    ("train setting.cfg", 1, "unknown settings ['epochs']"),
+    ("train no_steps.cfg", 1, "max_steps or max_epochs must be at least 1"),
+    ("train good.cfg --dataset.path none.npz", 1, "No such file or directory: none.npz"),
+    ("train good.cfg --dataset.path empty.npz", 1, "has no rows in train_X"),
+    ("train good.cfg --dataset.path code.py", 1, "code.py is no .npz file"),
+    ("train good.cfg -o blocked/output", 1, "Not a directory: blocked/output"),
+    ("train good.cfg -o done", 1, "There is a training in done already"),
+    ("train good.cfg --code none.py", 1, "No such file or directory"),
+    ("train breaking.cfg -c code.py", 1, "Breaking.on_evaluate failed after step 30: KeyError"),
+    ("train no_callback.cfg -c code.py", 1, "[callbacks.mine] must make a Callback"),
+    ("train spacy.cfg", 1, "spacy.cfg is a config for spaCy"),
+    ("train good.cfg --nothing.here 3", 1, "nothing"),
+    ("train good.cfg --training.max_steps", 2, "--training.max_steps needs a value"),
+    ("train good.cfg --resume", 2, "--resume and --overwrite need an --output"),
+    ("train good.cfg --unknown", 2, "--unknown"),
+    ("train", 2, "config"),
+    ("compare", 2, "configs"),
+    ("compare good.cfg --seeds 0", 2, "--seeds"),
+    ("compare good.cfg --jobs none", 2, "--jobs"),
+    ("compare none.cfg", 1, "No such file or directory: none.cfg"),
+    ("compare syntax.cfg", 1, "File contains no section headers"),
+    ("compare good.cfg -o blocked/output", 1, "Not a directory: blocked/output"),
+    ("compare good.cfg adam.cfg --optimizers adam.cfg", 1, "need one config to go into"),
+    ("unknown", 2, "unknown"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("errors")
+    prepare_errors(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command, code, message", ERRORS)
+def test_an_error_is_one_line(folder, command, code, message, run):
+    before = {path: path.read_bytes() for path in (folder / "done").rglob("*.*")}
+    result = run(folder, *command.split())
+    assert result.returncode == code
+    assert message in result.stderr
+    assert not any(trace in result.stderr for trace in TRACES)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert lines[-1].startswith("Error: ")
+    # With wrong usage the usage is shown before it.
+    assert code == 2 or len(lines) == 1
+    # What was written before is as it was.
+    assert {path: path.read_bytes() for path in (folder / "done").rglob("*.*")} == before
+
+
+def test_debug_shows_where(folder):
+    result = run_process(folder, "train", "freq.cfg", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "freq must be an int" in result.stderr
+
+
+def test_what_was_done_before_a_callback_broke_is_saved(folder, run):
+    run(folder, "train", "breaking.cfg", "-c", "code.py", "-o", "broken")
+    names = {path.name for path in (folder / "broken").iterdir()}
+    assert {"model-best", "model-last", "log.jsonl", "step-00000030"} <= names
+    # Without the callback it can be gone on with.
+    result = run(folder, "train", "good.cfg", "-o", "broken", "--resume")
+    assert result.returncode == 0, result.stderr
+    whole = (folder / "done" / "model-last").read_bytes()
+    assert (folder / "broken" / "model-last").read_bytes() == whole
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path):
+    for name in ("typer", "rich"):
+        (tmp_path / name).mkdir()
+        missing = f"raise ModuleNotFoundError('no {name}', name='{name}')"
+        (tmp_path / name / "__init__.py").write_text(missing)
+    result = run_process(tmp_path, "info", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        'The command line needs more packages: pip install "thinc-swa[cli]"'
+    )

@@ -1,0 +1,274 @@
+"""Many trainings in processes of their own, and what they leave in their folders."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import require
+from thinc.api import Config
+from tiny import ADAM, SWA, write_config
+
+from thinc_swa.comparison import make_runs, read_entries, train_runs
+from thinc_swa.logs import read_log
+from thinc_swa.runs import is_spacy_config, with_seed
+from thinc_swa.training import Training
+
+EMA_BLOCK = """
+[training.optimizer]
+@optimizers = "EMA.v1"
+half_life = ${training.batch_size}
+
+[training.optimizer.optimizer]
+@optimizers = "Adam.v1"
+learn_rate = 0.01
+"""
+
+# Registered by a file of the user.
+BROKEN = """
+import os
+import signal
+from thinc.api import registry
+
+@registry.datasets("broken.v1")
+def make_broken(how):
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise RuntimeError("no such\\ndata")
+"""
+
+
+def compare(folder, paths, *, n_seeds=2, optimizers=(), overrides=None, **settings):
+    entries = read_entries(paths, list(optimizers), overrides or {})
+    runs = make_runs(entries, n_seeds=n_seeds, output=folder)
+    train_runs(runs, **settings)
+    return runs
+
+
+def results_of(runs):
+    return {(run.name, run.seed): run.evaluations for run in runs}
+
+
+@pytest.fixture
+def adam(tmp_path):
+    return write_config(tmp_path, "adam", ADAM)
+
+
+@pytest.fixture
+def swa(tmp_path):
+    return write_config(tmp_path, "swa", SWA)
+
+
+def broken(tmp_path, how):
+    path = write_config(tmp_path, how, ADAM)
+    config = Config().from_disk(path)
+    config["dataset"] = {"@datasets": "broken.v1", "how": how}
+    config.to_disk(path)
+    code = tmp_path / "broken_data.py"
+    code.write_text(BROKEN)
+    return path, code
+
+
+# What is compared
+
+
+def test_entries_are_named_after_their_files(tmp_path, adam, swa):
+    entries = read_entries([adam, swa], [], {"training.max_steps": 7})
+    assert [entry.name for entry in entries] == ["adam", "swa"]
+    assert [entry.config["training"]["max_steps"] for entry in entries] == [7, 7]
+    (tmp_path / "other").mkdir()
+    same_name = write_config(tmp_path / "other", "adam", ADAM)
+    names = [entry.name for entry in read_entries([adam, same_name], [], {})]
+    assert names == [f"{tmp_path.name}-adam", "other-adam"]
+
+
+def test_a_config_with_the_optimizers_of_other_files(tmp_path, adam, swa):
+    block = tmp_path / "ema.cfg"
+    block.write_text(EMA_BLOCK)
+    entries = read_entries([adam], [swa, block], {})
+    assert [entry.name for entry in entries] == ["adam", "swa", "ema"]
+    optimizers = [entry.config.interpolate()["optimizer"] for entry in entries]
+    names = [optimizer["@optimizers"] for optimizer in optimizers]
+    assert names == ["Adam.v1", "SWA.v1", "EMA.v1"]
+    # A variable of the block is one of the config.
+    assert optimizers[2]["half_life"] == 8
+    # All else is the one config's.
+    others = [{**entry.config, "optimizer": None} for entry in entries]
+    assert others[0] == others[1] == others[2]
+
+
+def test_wrong_entries(tmp_path, adam, swa):
+    with pytest.raises(FileNotFoundError):
+        read_entries([tmp_path / "none.cfg"], [], {})
+    with pytest.raises(ValueError, match="need one config to go into, but got 2"):
+        read_entries([adam, swa], [adam], {})
+    empty = tmp_path / "empty.cfg"
+    empty.write_text("[training]\nseed = 0\n")
+    with pytest.raises(ValueError, match=r"has no section \[optimizer\]"):
+        read_entries([empty], [], {})
+    with pytest.raises(ValueError, match=r"has no section \[optimizer\] or \[training.opt"):
+        read_entries([adam], [empty], {})
+    loss = write_config(tmp_path, "loss", ADAM, score="loss")
+    with pytest.raises(ValueError, match="different scores cannot be compared"):
+        read_entries([adam, loss], [], {})
+
+
+def test_seeds_count_from_the_configs_own(adam):
+    config = Config().from_disk(adam)
+    assert [with_seed(config, i)["training"]["seed"] for i in range(3)] == [1, 2, 3]
+    spacy = Config({"nlp": {}, "system": {"seed": 5}, "training": {"seed": "${system.seed}"}})
+    assert is_spacy_config(spacy)
+    seeded = with_seed(Config().from_str(spacy.to_str(), interpolate=False), 2)
+    assert (seeded["system"]["seed"], seeded["training"]["seed"]) == (7, 7)
+
+
+# Thinc configs
+
+
+def test_runs_are_what_a_training_is(tmp_path, adam, swa):
+    runs = compare(tmp_path / "output", [adam, swa])
+    assert [(run.name, run.seed) for run in runs] == [
+        ("adam", 1),
+        ("swa", 1),
+        ("adam", 2),
+        ("swa", 2),
+    ]
+    for run in runs:
+        assert run.state == "done" and run.error is None
+        config = Config().from_disk(adam if run.name == "adam" else swa)
+        config["training"]["seed"] = run.seed
+        training = Training.from_config(config)
+        training.run()
+        found = [(e["step"], e["plain"], e["averages"], e["score"]) for e in run.evaluations]
+        assert found == [(e.step, e.plain, e.averages, e.score) for e in training.evaluations]
+        assert run.records[-1]["n_steps"] == 60
+
+
+def test_processes_beside_each_other_do_not_matter(tmp_path, adam, swa):
+    one = compare(tmp_path / "one", [adam, swa])
+    two = compare(tmp_path / "two", [swa, adam], n_jobs=3)
+    assert results_of(one) == results_of(two)
+
+
+def test_only_what_is_missing_is_trained(tmp_path, adam, swa):
+    first = compare(tmp_path / "output", [adam], n_seeds=1)
+    log = first[0].folder / "log.jsonl"
+    before = log.stat().st_mtime_ns
+    runs = compare(tmp_path / "output", [adam, swa])
+    assert all(run.state == "done" for run in runs)
+    assert log.stat().st_mtime_ns == before
+    assert runs[0].evaluations == first[0].evaluations
+
+
+def test_what_belongs_to_another_config_is_trained_again(tmp_path, adam):
+    first = compare(tmp_path / "output", [adam], n_seeds=1)
+    second = compare(
+        tmp_path / "output", [adam], n_seeds=1, overrides={"training.eval_frequency": 30}
+    )
+    assert len(first[0].evaluations) == 6
+    assert len(second[0].evaluations) == 2
+
+
+def test_a_run_that_was_cut_off_is_trained_again(tmp_path, adam):
+    (first,) = compare(tmp_path / "output", [adam], n_seeds=1)
+    log = first.folder / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]) + lines[3][:20])
+    (second,) = compare(tmp_path / "output", [adam], n_seeds=1)
+    assert second.evaluations == first.evaluations
+
+
+@pytest.mark.parametrize(
+    "how, error",
+    [
+        ("raises", "RuntimeError: no such data"),
+        ("killed", "the process ended with exit code -9"),
+    ],
+)
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path, adam, swa, how, error):
+    path, code = broken(tmp_path, how)
+    runs = compare(tmp_path / "output", [adam, path, swa], n_seeds=1, code=code)
+    assert [run.state for run in runs] == ["done", "failed", "done"]
+    assert runs[1].error == error
+    # It says so to whoever looks later, and is tried once more.
+    records = list(read_log(runs[1].folder / "log.jsonl"))
+    assert records[-1]["type"] == "error"
+    again = compare(tmp_path / "output", [adam, path, swa], n_seeds=1, code=code)
+    assert [run.state for run in again] == ["done", "failed", "done"]
+
+
+def test_watchers_see_all_states(tmp_path, adam):
+    seen = []
+    compare(
+        tmp_path / "output",
+        [adam],
+        watch=lambda runs: seen.append(tuple(run.state for run in runs)),
+    )
+    order = list(dict.fromkeys(seen))
+    assert order[0] == ("running", "waiting") and order[-1] == ("done", "done")
+
+
+def test_wrong_numbers(tmp_path, adam):
+    with pytest.raises(ValueError, match="seeds must be an int >= 1, but was 0"):
+        compare(tmp_path / "output", [adam], n_seeds=0)
+    with pytest.raises(ValueError, match="jobs must be an int >= 1, but was 0"):
+        compare(tmp_path / "output", [adam], n_jobs=0)
+
+
+# spaCy configs
+
+
+def test_spacys_own_training_is_what_is_compared(tmp_path):
+    require("spacy")
+    from corpus import generate_records, write_corpus
+    from pipelines import CONFIGS, as_arguments
+
+    train_path, dev_path = write_corpus(tmp_path, 100, 40, get_records=generate_records)
+    settings = {
+        "paths.train": str(train_path),
+        "paths.dev": str(dev_path),
+        "training.max_steps": 60,
+        "training.eval_frequency": 20,
+    }
+    config = CONFIGS / "swa.cfg"
+    (run,) = compare(tmp_path / "output", [config], n_seeds=1, overrides=settings)
+    assert run.error is None
+    # Before and at the start of averaging, at step 45, and then twice after it.
+    assert [e["step"] for e in run.evaluations] == [0, 20, 40, 60]
+    assert [e["n_averaged"] for e in run.evaluations] == [0, 0, 0, 2]
+    assert [e["averages"] is None for e in run.evaluations] == [True, True, True, False]
+    assert run.evaluations[-1]["averages"] == run.evaluations[-1]["score"]
+
+    # The same from the command line of spaCy, which writes a log of its own.
+    log = tmp_path / "spacy.jsonl"
+    logger = {
+        "training.logger": {
+            "@loggers": "spacy.ConsoleLogger.v3",
+            "output_file": str(log),
+            "progress_bar": None,
+        }
+    }
+    text = Config().from_disk(config, interpolate=False)
+    text["training"]["logger"] = logger["training.logger"]
+    text.to_disk(tmp_path / "logged.cfg")
+    result = subprocess.run(
+        [sys.executable, "-m", "spacy", "train", "logged.cfg", *as_arguments(settings)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [record["score"] for record in logged] == pytest.approx(
+        [e["score"] for e in run.evaluations], abs=1e-9
+    )
+
+
+def test_an_error_of_spacy_is_told(tmp_path):
+    require("spacy")
+    from pipelines import CONFIGS
+
+    (run,) = compare(tmp_path / "output", [CONFIGS / "swa.cfg"], n_seeds=1)
+    assert run.state == "failed"
+    assert "E913" in run.error

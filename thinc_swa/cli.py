@@ -1,0 +1,425 @@
+"""The command line: `thinc-swa train`, `compare` and `info`.
+
+Errors are one line on the standard error, and exit code 1; wrong usage is exit code 2.
+"""
+
+import functools
+import inspect
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from thinc.api import Config, get_current_ops
+from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
+
+from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
+from .comparison import Run, make_runs, read_entries, train_runs
+from .errors import describe_error
+from .evaluation import format_score
+from .logs import replace_text
+from .results import Summary, describe_failures, report, summarize, table, to_csv, to_json
+from .runs import is_spacy_config, prepare_process, score_of
+from .training import train as train_config
+
+DISTRIBUTION = "thinc-swa"
+# Shown by `info`.
+PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
+INTERRUPTED = 130
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., None])
+
+app = typer.Typer(
+    help="Weight averaging for Thinc and spaCy: train a model, or find out which optimizer is "
+    "better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigT = Annotated[Path, typer.Argument(help="A config file.", show_default=False)]
+ConfigsT = Annotated[List[Path], typer.Argument(help="Config files.", show_default=False)]
+OptimizersT = Annotated[
+    Optional[List[Path]],
+    typer.Option(
+        "--optimizers",
+        help="Files with an optimizer each, to put into the one config: it is trained as it "
+        "is, and with each of these.",
+        show_default=False,
+    ),
+]
+OutputT = Annotated[
+    Optional[Path], typer.Option("--output", "-o", help="A folder for all that comes out.")
+]
+FolderT = Annotated[
+    Path, typer.Option("--output", "-o", help="A folder for all that comes out.")
+]
+SeedT = Annotated[Optional[int], typer.Option(help="Instead of the config's.")]
+SeedsT = Annotated[int, typer.Option(min=1, help="Trainings of each.")]
+JobsT = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
+ResumeT = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+OverwriteT = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+CodeT = Annotated[
+    Optional[Path], typer.Option("--code", "-c", help="A Python file with functions of yours.")
+]
+GpuT = Annotated[int, typer.Option("--gpu-id", "-g", help="Which GPU to use; -1 for the CPU.")]
+DebugT = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a command, and exit.
+
+    arguments (Sequence[str]): Those after the name of the program.
+    """
+    try:
+        arguments, overrides = split_overrides(arguments)
+    except ValueError as error:
+        _print_error(str(error))
+        sys.exit(2)
+    app(args=spread(arguments, "--optimizers"), obj=overrides, prog_name="thinc-swa")
+
+
+def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]]:
+    """Take out what changes settings of the config: `--section.key value`, or with a "=".
+
+    RETURNS (Tuple[List[str], Dict[str, Any]]): The other arguments, and the settings with their
+        values. A value is JSON or else a string.
+    RAISES: ValueError if a value is missing.
+    """
+    others: List[str] = []
+    overrides: Dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or "." not in name:
+            others.append(argument)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"{name} needs a value")
+            value = rest.pop(0)
+        try:
+            overrides[name[2:]] = json.loads(value)
+        except ValueError:
+            overrides[name[2:]] = value
+    return others, overrides
+
+
+def spread(arguments: Sequence[str], option: str) -> List[str]:
+    """Let an option take all values up to the next option, as shells make of `*.cfg`."""
+    spread: List[str] = []
+    is_open = False
+    for argument in arguments:
+        if argument == option:
+            is_open = True
+        elif argument.startswith("-"):
+            is_open = False
+            spread.append(argument)
+        else:
+            spread += [option, argument] if is_open else [argument]
+    return spread
+
+
+def reports_errors(command: FunctionT) -> FunctionT:
+    """A command whose errors are one line, unless it is called with --debug."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            _print_error("Stopped")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if options["debug"] or isinstance(error, (typer.Exit, typer.BadParameter)):
+                raise
+            _print_error(describe_error(error))
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def _print_error(text: str) -> None:
+    typer.secho(f"Error: {text}", err=True, fg=typer.colors.RED)
+
+
+@app.command()
+@reports_errors
+def train(
+    context: typer.Context,
+    config: ConfigT,
+    output: OutputT = None,
+    seed: SeedT = None,
+    resume: ResumeT = False,
+    overwrite: OverwriteT = False,
+    code: CodeT = None,
+    gpu_id: GpuT = -1,
+    debug: DebugT = False,
+) -> None:
+    """Train the Thinc model of a config.
+
+    The config has the sections [dataset], [model], [loss], [optimizer] and [training]. Its
+    settings can be changed: --training.max_steps 500.
+
+    Saved are model-best and model-last, both with the averages as their weights, a log, and
+    what --resume needs.
+    """
+    if output is None and (resume or overwrite):
+        raise typer.BadParameter("--resume and --overwrite need an --output")
+    settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
+    if is_spacy_config(settings):
+        raise ValueError(
+            f"{config} is a config for spaCy: `spacy train` trains it with its optimizer, and "
+            "`thinc-swa compare` compares it with others"
+        )
+    if seed is not None:
+        settings.setdefault("training", {})["seed"] = seed
+    prepare_process(gpu_id, code)
+    training = train_config(
+        settings.interpolate(),
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=[StopOnInterrupt(), ProgressBar(), ScoreTable()],
+    )
+    best = training.best
+    if best is not None:
+        what = "weights" if best.averages is None else "averages"
+        score = format_score(best.score, training.score)
+        typer.echo(f"Best: {score} with the {what} of step {best.step}.")
+    if output is not None:
+        typer.echo(f"Saved to {output}.")
+    if training.stop_reason == "interrupted":
+        hint = "; --resume goes on" if output is not None else ""
+        typer.echo(f"Stopped after step {training.step}{hint}.")
+        raise typer.Exit(INTERRUPTED)
+    if training.stop_reason == "patience":
+        typer.echo(f"Stopped after step {training.step}: nothing better came any more.")
+
+
+@app.command()
+@reports_errors
+def compare(
+    context: typer.Context,
+    configs: ConfigsT,
+    optimizers: OptimizersT = None,
+    seeds: SeedsT = 5,
+    jobs: JobsT = 1,
+    output: FolderT = Path("comparison"),
+    code: CodeT = None,
+    gpu_id: GpuT = -1,
+    debug: DebugT = False,
+) -> None:
+    """Train configs with several seeds, and show which is better.
+
+    They are for Thinc, as `train` takes them, or for spaCy. Their settings can be changed:
+    --paths.train corpus/train.spacy. What is done already in the folder is not done again.
+    """
+    entries = read_entries(configs, optimizers or [], context.obj)
+    runs = make_runs(entries, n_seeds=seeds, output=output)
+    score = score_of(entries[0].config)
+    _check_writable(output)
+    console = Console()
+    try:
+        with _progress(console, score) as watch:
+            train_runs(runs, n_jobs=jobs, gpu_id=gpu_id, code=code, watch=watch)
+    finally:
+        summaries = summarize(runs)
+        if any(summary.n_runs for summary in summaries):
+            files = _write_results(output, runs, summaries, score, context.obj)
+            console.print(rich_table(table(summaries, score), console.width))
+            console.print(
+                f"Scores{' in %' if score == 'accuracy' else ''}, mean ± standard deviation "
+                "over seeds; swing: change between evaluations in the last quarter.",
+                highlight=False,
+            )
+            console.print(f"Saved to {output}: {', '.join(files)}.", highlight=False)
+        for line in describe_failures(runs):
+            _print_error(line)
+    if any(run.state == "failed" for run in runs):
+        raise typer.Exit(1)
+
+
+def _check_writable(folder: Path) -> None:
+    """Before hours of training, and not after them. Raises an OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]], None]]:
+    """Where the runs are: a table that changes, or in a file a line for each that is over."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield lambda runs: live.update(_progress_table(runs, score))
+    else:
+        told: List[Run] = []
+
+        def tell(runs: Sequence[Run]) -> None:
+            for run in runs:
+                is_over = run.state in ("done", "failed")
+                if is_over and not any(run is other for other in told):
+                    told.append(run)
+                    console.print(f"{run.name}, seed {run.seed}: {_outcome(run, score)}")
+
+        yield tell
+
+
+def _outcome(run: Run, score: str) -> str:
+    if run.state == "done" and run.evaluations:
+        return format_score(run.evaluations[-1]["score"], score)
+    return run.state
+
+
+def _progress_table(runs: Sequence[Run], score: str) -> Table:
+    rows = Table("optimizer", "seeds", "step", "score now", "mean of the done", box=None)
+    for name in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == name]
+        marks = "".join(_MARKS[run.state] for run in own)
+        now = [run for run in own if run.state == "running"]
+        step, current = "", ""
+        if now:
+            step = f"{now[-1].step}/{now[-1].total_steps or '?'}"
+            if now[-1].score is not None:
+                current = format_score(now[-1].score, score)
+        done = [run.evaluations[-1]["score"] for run in own if run.evaluations]
+        mean = format_score(sum(done) / len(done), score) if done else ""
+        rows.add_row(name, marks, step, current, mean)
+    return rows
+
+
+# One letter for each seed.
+_MARKS = {"waiting": "·", "running": "▸", "done": "■", "failed": "✗"}
+
+
+# What a narrow terminal does without, in this order. The files have all of it.
+_DISPENSABLE = ("ms/step", "swing", "plain weights", "95 % interval")
+
+
+def rich_table(rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Its headers may take several lines, its cells may not."""
+    columns = {column[0]: list(column[1:]) for column in zip(*rows, strict=True)}
+    widths = {
+        name: max(len(text) for text in (*cells, *name.split()))
+        for name, cells in columns.items()
+    }
+    for name in _DISPENSABLE:
+        if _total(widths.values()) > width:
+            del columns[name], widths[name]
+    whole = {name: max(widths[name], len(name)) for name in columns}
+    if _total(whole.values()) <= width:
+        widths = whole
+    shown = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        shown.add_column(name, justify="right" if i else "left", width=widths[name])
+    for row in zip(*columns.values(), strict=True):
+        shown.add_row(*row)
+    return shown
+
+
+def _total(widths: Iterable[int]) -> int:
+    """With two spaces between columns."""
+    widths = list(widths)
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _write_results(
+    output: Path,
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    score: str,
+    overrides: Dict[str, Any],
+) -> List[str]:
+    """The tables and the pictures. RETURNS (List[str]): The names of the files."""
+    from .plots import plot_final_scores, plot_learning_curves, save_figure
+
+    about = {
+        "date": date.today().isoformat(),
+        "score": score,
+        "changed_settings": overrides,
+        "versions": {name: found for name, found in _versions() if found},
+        "machine": (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+            f"{platform.python_version()}"
+        ),
+    }
+    texts = {
+        "results.md": report(runs, summaries, score, about),
+        "results.csv": to_csv(summaries),
+        "results.json": to_json(summaries, runs, **about),
+    }
+    for name, text in texts.items():
+        replace_text(output / name, text)
+    paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
+    paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
+    return [*texts, *(path.name for path in paths)]
+
+
+@app.command()
+@reports_errors
+def info(debug: DebugT = False) -> None:
+    """Show versions, the machine, and the names for configs with their arguments."""
+    for name, found in [("python", platform.python_version()), *_versions()]:
+        typer.echo(f"{name:<14}{found or 'not installed'}")
+    typer.echo(f"{'ops':<14}{type(get_current_ops()).__name__}")
+    gpus = [name for name, is_there in _gpus() if is_there]
+    typer.echo(f"{'GPU':<14}{'for ' + ' and '.join(gpus) if gpus else 'none'}")
+    for group, names in _registered().items():
+        typer.echo(f"\n@{group}")
+        for name, function in names:
+            typer.echo(f"  {name}")
+            for parameter in inspect.signature(function).parameters.values():
+                typer.echo(f"      {_describe_parameter(parameter)}")
+
+
+def _gpus() -> List[Tuple[str, bool]]:
+    return [("CuPy", has_cupy_gpu), ("PyTorch", has_torch_cuda_gpu)]
+
+
+def _describe_parameter(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return f"{parameter.name} (required)"
+    return f"{parameter.name} = {json.dumps(parameter.default)}"
+
+
+def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
+    """Every name that a config can use, by registry, with its function."""
+    found: Dict[str, List[Tuple[str, Callable[..., Any]]]] = {}
+    for entry_point in distribution(DISTRIBUTION).entry_points:
+        owner, _, group = entry_point.group.partition("_")
+        if owner in ("thinc", "spacy"):
+            found.setdefault(group, []).append((entry_point.name, entry_point.load()))
+    return {group: sorted(names, key=lambda pair: pair[0]) for group, names in found.items()}
+
+
+def _versions() -> Iterator[Tuple[str, Optional[str]]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, None

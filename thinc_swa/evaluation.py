@@ -1,0 +1,87 @@
+"""How good a model is: one evaluation, and the scores that Thinc configs can ask for."""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Optional, Union
+
+import numpy
+from thinc.api import Model
+
+SCORES = ("accuracy", "loss")
+# Examples that are predicted at a time.
+PREDICT_BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    step (int): After how many steps.
+    epoch (int): In which pass over the data, from 0.
+    loss (float): The mean of the training losses since the evaluation before.
+    learn_rate (float): That of the last step.
+    n_averaged (Optional[int]): Snapshots that are in the averages; None if the optimizer
+        does not count any.
+    plain (float): The score of the weights as training has left them.
+    averages (Optional[float]): The score of the averages; None as long as there are none.
+    is_best (bool): Whether the score is higher than all before.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learn_rate: float
+    n_averaged: Optional[int]
+    plain: float
+    averages: Optional[float]
+    is_best: bool = False
+
+    @property
+    def score(self) -> float:
+        """That of the averages where there are any: they are what is saved."""
+        return self.plain if self.averages is None else self.averages
+
+
+def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:
+    """Predictions for all rows, in pieces if they are arrays or lists."""
+    if not isinstance(X, list) and not hasattr(X, "shape"):
+        return model.predict(X)
+    pieces = [
+        model.predict(convert(X[start : start + PREDICT_BATCH_SIZE]))
+        for start in range(0, len(X), PREDICT_BATCH_SIZE)
+    ]
+    if isinstance(pieces[0], list):
+        return [guess for piece in pieces for guess in piece]
+    return model.ops.xp.concatenate(pieces)
+
+
+def accuracy(guesses: Any, truths: Any) -> float:
+    """Which part of the rows have their highest number in the right place.
+
+    guesses (Union[Floats2d, List[Floats2d]]): A row of numbers for each example, or for each
+        token of each example.
+    truths (Union[Ints1d, Floats2d, List[…]]): The place, or a row with its highest number
+        there, for each of them.
+    RETURNS (float): From 0 to 1.
+    """
+    guesses, truths = _to_numpy(guesses), _to_numpy(truths)
+    if truths.ndim == guesses.ndim:
+        truths = truths.argmax(axis=-1)
+    if guesses.ndim != 2 or truths.shape != guesses.shape[:1]:
+        raise ValueError(
+            'score = "accuracy" needs rows of numbers and as many truths, but the guesses have '
+            f'the shape {guesses.shape} and the truths {truths.shape}: try score = "loss"'
+        )
+    return float((guesses.argmax(axis=-1) == truths).mean())
+
+
+def _to_numpy(data: Union[Any, Iterable[Any]]) -> Any:
+    if isinstance(data, (list, tuple)):
+        pieces = [_to_numpy(piece) for piece in data]
+        is_rows = any(piece.ndim for piece in pieces)
+        return numpy.concatenate(pieces) if is_rows else numpy.asarray(pieces)
+    return data.get() if hasattr(data, "get") else numpy.asarray(data)
+
+
+def format_score(value: float, score: str) -> str:
+    """Accuracies in per cent, other scores as they are."""
+    return f"{100.0 * value:.2f}" if score == "accuracy" else f"{value:.4g}"

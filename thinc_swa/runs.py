@@ -1,0 +1,224 @@
+"""One training of a comparison: a Thinc config in our loop, a spaCy config in spaCy's own.
+
+What it found goes to a log of JSON lines, in the same form for both. No models are saved.
+"""
+
+import importlib.util
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from thinc.api import Config, Optimizer
+
+from .callbacks import Callback
+from .checkpoints import get_random_state, set_random_state
+from .evaluation import Evaluation
+from .learn_rate import current_rate
+from .logs import Log
+from .training import Training, count_snapshots
+
+# Told how far a run is: the step, the last step (0 if it is not known), and the last score.
+ReportT = Callable[[int, int, Optional[float]], None]
+
+
+def is_spacy_config(config: Config) -> bool:
+    """Whether spaCy trains this config, and not `Training`."""
+    return "nlp" in config
+
+
+def optimizer_section(config: Config) -> Dict[str, Any]:
+    """The section that the optimizer is in, under "optimizer". Raises a ValueError if there
+    is none."""
+    section = config.get("training", {}) if is_spacy_config(config) else config
+    if "optimizer" not in section:
+        name = "[training.optimizer]" if is_spacy_config(config) else "[optimizer]"
+        raise ValueError(f"The config has no section {name}")
+    found: Dict[str, Any] = section
+    return found
+
+
+def with_seed(config: Config, i: int) -> Config:
+    """The config of the i-th run: with the i-th seed from its own on, and without variables."""
+    config = config.interpolate()
+    seed = config.get("training", {}).get("seed") or 0
+    config["training"]["seed"] = seed + i
+    if is_spacy_config(config) and "seed" in config.get("system", {}):
+        config["system"]["seed"] = seed + i
+    return config
+
+
+def score_of(config: Config) -> str:
+    """What the scores of a config are. spaCy's are from 0 to 1, like accuracies."""
+    if is_spacy_config(config):
+        return "accuracy"
+    return str(config.get("training", {}).get("score", "accuracy"))
+
+
+def train_config(config: Config, log: Log, report: ReportT, *, gpu_id: int = -1) -> None:
+    """Train what a config describes.
+
+    config (Config): With its seed, and without variables.
+    log (Log): For a record of each evaluation, and of the end.
+    report (Callable): Told how far it is.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    """
+    if is_spacy_config(config):
+        _run_spacy(config, log, report, gpu_id)
+    else:
+        _run_thinc(config, log, report)
+
+
+def prepare_process(gpu_id: int, code: Optional[Path]) -> None:
+    """Make the GPU and the user's functions available.
+
+    gpu_id (int): Which GPU; -1 for the CPU.
+    code (Optional[Path]): A Python file to run.
+    RAISES: ValueError if there is no such GPU; OSError if the file cannot be read; whatever
+        the file raises.
+    """
+    if gpu_id >= 0:
+        from thinc.api import require_gpu
+
+        require_gpu(gpu_id)
+    if code is not None:
+        import_code(code)
+
+
+def import_code(path: Path) -> None:
+    """Run a Python file as a module, for the functions that it registers."""
+    # Under a name that hides no other module.
+    name = "thinc_swa_user_code"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"Not a Python file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+class _Recorder(Callback):
+    def __init__(self, log: Log, report: ReportT) -> None:
+        self._log = log
+        self._report = report
+
+    def on_step(self, training: Training) -> None:
+        best = training.evaluations[-1].score if training.evaluations else None
+        self._report(training.step, training.total_steps, best)
+
+    def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
+        _log_evaluation(self._log, evaluation)
+
+
+def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    log.write(
+        "evaluation",
+        step=evaluation.step,
+        loss=evaluation.loss,
+        learn_rate=evaluation.learn_rate,
+        n_averaged=evaluation.n_averaged,
+        plain=evaluation.plain,
+        averages=evaluation.averages,
+        score=evaluation.score,
+    )
+    log.flush()
+
+
+def _run_thinc(config: Config, log: Log, report: ReportT) -> None:
+    training = Training.from_config(config, [_Recorder(log, report)])
+    training.run()
+    log.write(
+        "end",
+        reason=training.stop_reason,
+        n_steps=training.step,
+        seconds_per_step=training.seconds / training.step,
+    )
+
+
+def _run_spacy(config: Config, log: Log, report: ReportT, gpu_id: int) -> None:
+    from spacy.training.initialize import init_nlp
+    from spacy.training.loop import train
+    from spacy.util import registry
+
+    recorder = _SpacyRecorder(config, log, report)
+    # Only this process has them, and they end up in no file.
+    registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
+    registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
+    settings = config["training"]
+    settings["optimizer"] = {
+        "@optimizers": "thinc_swa.recorded.v1",
+        "optimizer": settings["optimizer"],
+    }
+    settings["logger"] = {"@loggers": "thinc_swa.recorder.v1"}
+    nlp = init_nlp(config, use_gpu=gpu_id)
+    train(nlp, None, use_gpu=gpu_id, stdout=io.StringIO(), stderr=io.StringIO())
+    log.write(
+        "end",
+        reason="max_steps" if recorder.step == settings["max_steps"] else "other",
+        n_steps=recorder.step,
+        seconds_per_step=recorder.seconds / max(recorder.n_timed, 1),
+    )
+
+
+class _SpacyRecorder:
+    """Watches spaCy's loop from where a logger stands."""
+
+    def __init__(self, config: Config, log: Log, report: ReportT) -> None:
+        self._config = config
+        self._log = log
+        self._report = report
+        self._optimizer: Any = None
+        self._evaluate: Any = None
+        self._last_score: Optional[float] = None
+        self._last_time: Optional[float] = None
+        self.step = 0
+        # Of the steps without an evaluation.
+        self.seconds = 0.0
+        self.n_timed = 0
+
+    def make_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        self._optimizer = optimizer
+        return optimizer
+
+    def set_up(self, nlp: Any, stdout: Any, stderr: Any) -> Tuple[Any, Any]:
+        from spacy.training.loop import create_evaluation_callback
+        from spacy.util import resolve_dot_names
+
+        settings = self._config["training"]
+        (corpus,) = resolve_dot_names(self._config, [settings["dev_corpus"]])
+        self._evaluate = create_evaluation_callback(nlp, corpus, settings["score_weights"])
+        self._last_time = time.perf_counter()
+        return self._log_step, lambda: None
+
+    def _log_step(self, info: Optional[Dict[str, Any]]) -> None:
+        now = time.perf_counter()
+        if info is None:
+            self.step += 1
+            self.seconds += now - (self._last_time or now)
+            self.n_timed += 1
+        else:
+            self.step = info["step"]
+            self._log_evaluation(info)
+        self._report(self.step, self._config["training"]["max_steps"], self._last_score)
+        self._last_time = time.perf_counter()
+
+    def _log_evaluation(self, info: Dict[str, Any]) -> None:
+        self._last_score = float(info["score"])
+        plain, averages = self._last_score, None
+        if self._optimizer.averages:
+            # spaCy has evaluated with these. The plain weights are those that are there now.
+            averages = self._last_score
+            state = get_random_state()
+            plain = float(self._evaluate()[0])
+            set_random_state(state)
+        evaluation = Evaluation(
+            step=info["step"],
+            epoch=info["epoch"],
+            loss=float(sum(info["losses"].values())),
+            learn_rate=current_rate(self._optimizer),
+            n_averaged=count_snapshots(self._optimizer),
+            plain=plain,
+            averages=averages,
+        )
+        _log_evaluation(self._log, evaluation)
