@@ -87,6 +87,8 @@ def test_what_stands_in_two_places_has_the_path_of_the_first():
         *("relu-0/W", "residual/relu/W"),
         *("concatenate/relu-0/W", "concatenate/relu-1/W", "softmax/W"),
     ]
+    layer = Relu(4, 4)
+    assert name_parameters(chain(layer, Linear(4, 4), layer))[::2] == ["relu/W", "linear/W"]
 
 
 def test_every_parameter_has_a_path_of_its_own():
@@ -184,6 +186,9 @@ def test_pipeline():
     assert paths_around(key) is None  # The parser itself has no parameters.
     key = next(iter(parameter_paths(nlp)))
     assert list(paths_around(key).values()) == paths
+    # What two components have in common has the path of the first.
+    nlp.get_pipe("ner").model.layers.append(nlp.get_pipe("tagger").model.layers[-1])
+    assert name_parameters(nlp) == paths
     # A component that is switched off is still one, as those are that spaCy does not train.
     with nlp.select_pipes(disable=["tagger"]):
         assert name_parameters(nlp) == paths

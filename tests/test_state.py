@@ -380,6 +380,19 @@ def make_cases():
         ),
         breaks=range(N_STEPS + 1),
     )
+    cases["groups, one_cycle"] = Case(
+        lambda: ParamGroups(
+            Adam(one_cycle(0.1, steps=12)),
+            groups=[
+                {
+                    "name": "biases",
+                    "params": ["b"],
+                    "lr_scale": three_phases(),
+                    "beta1": one_cycle_momentum(steps=12),
+                }
+            ],
+        )
+    )
     cases["groups, RAdam"] = Case(
         lambda: ParamGroups(
             RAdam(0.1), groups=[{"name": "biases", "params": ["b"], "beta1": [0.8, 0.7, 0.6]}]

@@ -1,7 +1,7 @@
 """Globs: patterns that select parameters by their paths."""
 
 import re
-from typing import Any, List, NamedTuple, Pattern
+from typing import Any, List, Match, NamedTuple, Optional, Pattern
 
 from .types import KeyT
 
@@ -18,14 +18,16 @@ class Glob(NamedTuple):
         if not isinstance(text, str) or not text:
             raise ValueError(f"{argument} must be a list of globs, but has {text!r} in it")
         parts = []
-        for part in re.findall(r"\[!?.[^\]]*\]|.", text, flags=re.DOTALL):
+        for part in re.findall(r"\[!.[^\]]*\]|\[[^!][^\]]*\]|.", text, flags=re.DOTALL):
             if len(part) > 1:
-                negation = "^" if part[1] == "!" and len(part) > 3 else ""
-                characters = re.sub(r"([\\\[\]^&~|])", r"\\\1", part[1 + len(negation) : -1])
+                negation = "^" if part[1] == "!" else ""
+                # Two of some characters side by side mean something to Python, or will one day.
+                doubled = r"([\\\[\]^&~|]|-(?=-))"
+                characters = re.sub(doubled, r"\\\1", part[1 + len(negation) : -1])
                 parts.append(f"[{negation}{characters}]")
             else:
-                # The first number from the left counts, and all of its digits.
-                special = {"*": ".*?", "?": ".", "#": r"(?<!\d)(\d+)(?!\d)"}
+                # As little as possible for a *, so that # is the first number from the left.
+                special = {"*": ".*?", "?": ".", "#": r"(\d+)"}
                 parts.append(special.get(part) or re.escape(part))
         try:
             regex = re.compile("".join(parts), flags=re.DOTALL)
@@ -39,11 +41,9 @@ class Glob(NamedTuple):
     def has_number(self) -> bool:
         return self.regex.groups > 0
 
-    def match(self, key: KeyT, path: str) -> Any:
-        match = self.regex.fullmatch(path)
-        if match is None and "/" not in self.text:
-            match = self.regex.fullmatch(key[1])
-        return match
+    def match(self, key: KeyT, path: str) -> Optional[Match[str]]:
+        """RETURNS (Optional[Match]): Of the path, or of the parameter's own name."""
+        return self.regex.fullmatch(path) or self.regex.fullmatch(key[1])
 
 
 def check_globs(argument: str, texts: object) -> List[Glob]:
