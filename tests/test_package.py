@@ -26,6 +26,7 @@ def names_in_setup_cfg(group):
 
 NAMES = names_in_setup_cfg("thinc_optimizers")
 SCHEDULES = names_in_setup_cfg("thinc_schedules")
+DATASETS = names_in_setup_cfg("thinc_datasets")
 
 FRESH_PROCESS = """
 import sys
@@ -80,7 +81,12 @@ def test_config_names_are_found_without_an_import(name):
 
 
 @pytest.mark.parametrize(
-    "group, names", [("thinc_optimizers", NAMES), ("thinc_schedules", SCHEDULES)]
+    "group, names",
+    [
+        ("thinc_datasets", DATASETS),
+        ("thinc_optimizers", NAMES),
+        ("thinc_schedules", SCHEDULES),
+    ],
 )
 def test_every_installed_name_is_in_setup_cfg(group, names):
     installed = entry_points(group=group)
@@ -96,18 +102,25 @@ def test_readme_has_every_argument_and_its_default(name):
     check_rows(rows, entry_point.load())
 
 
-def test_readme_has_every_argument_of_the_schedules():
+@pytest.mark.parametrize(
+    "heading, group, names",
+    [
+        ("## Schedules", "thinc_schedules", SCHEDULES),
+        ("### `digits.v1` and `npz.v1`", "thinc_datasets", DATASETS),
+    ],
+)
+def test_readme_has_every_argument_of_the_others(heading, group, names):
     """In one table, with the name in the first row of each."""
-    section = README.split("\n## Schedules\n")[1].split("\n## ")[0]
+    section = README.split(f"\n{heading}\n")[1].split("\n## ")[0]
     tables = {}
     for name, argument, default in re.findall(
         r"^\| (?:`([\w.]+)` )?\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE
     ):
         rows = tables.setdefault(name, {}) if name else rows  # noqa: F821
         rows[argument] = default
-    assert set(tables) == set(SCHEDULES)
+    assert set(tables) == set(names)
     for name, rows in tables.items():
-        (entry_point,) = entry_points(group="thinc_schedules", name=name)
+        (entry_point,) = entry_points(group=group, name=name)
         check_rows(rows, entry_point.load())
 
 
