@@ -7,7 +7,6 @@ nine tenths, `freq` 1, 10 and 50. It writes results.md and start.png beside this
 """
 
 import argparse
-import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -94,7 +93,6 @@ def draw(scores):
 
 
 def main(n_seeds, n_jobs, output):
-    began = time.perf_counter()
     keys = [
         (rate, start, freq)
         for rate in RATES
@@ -108,7 +106,6 @@ def main(n_seeds, n_jobs, output):
         if run.error is not None:
             raise RuntimeError(f"{run.name}: {run.error}")
         scores[names[run.name]].append(100 * run.evaluations[-1]["score"])
-    minutes = (time.perf_counter() - began) / 60
     blocks = [
         "# SWA's start and frequency",
         f"Accuracy of the averages on the digits in %, mean ± standard deviation of {n_seeds} "
@@ -123,8 +120,7 @@ def main(n_seeds, n_jobs, output):
         ]
     blocks += [
         "![Accuracy over the start](start.png)",
-        f"`python examples/studies/swa_start/study.py`, {len(runs)} trainings, {minutes:.0f} "
-        f"minutes with {n_jobs} at a time.",
+        f"`python examples/studies/swa_start/study.py`, {len(runs)} trainings.",
     ]
     (HERE / "results.md").write_text("\n\n".join(blocks) + "\n", encoding="utf8")
     draw(scores)
