@@ -5,21 +5,39 @@ import time
 from measure import compare, in_turns
 from steps import PERIOD
 from steps_thinc import BARE, OPTIMIZERS, random_arrays
+from thinc.api import Adam
+
+from thinc_swa import ParamGroups
 
 # A tiny model: so many parameters, of so many numbers.
 N_PARAMETERS, SIZE = 20, 10
+
+
+def _grouped(**settings):
+    group = {"name": "all", "params": ["*"], **settings}
+    return ParamGroups(Adam(0.001, use_averages=False), groups=[group])
+
+
+GROUPS = {
+    "ParamGroups, lr_scale": lambda: _grouped(lr_scale=0.5),
+    "ParamGroups, L2": lambda: _grouped(L2=0.1),
+    "ParamGroups, five settings": lambda: _grouped(
+        lr_scale=0.5, L2=0.1, beta1=0.8, eps=1e-6, grad_clip=0.5
+    ),
+}
 
 
 def measure(effort):
     """Seconds per parameter of a tiny model. RETURNS (List[Dict]): Of the kind "call" for
     the calls of the optimizer alone, "step" with their share of `step_schedules()`."""
     template = random_arrays([(SIZE,)] * N_PARAMETERS)
-    names = [name for name in OPTIMIZERS if name != "Adam(use_averages=True)"]
+    optimizers = {**OPTIMIZERS, **GROUPS}
+    names = [name for name in optimizers if name != "Adam(use_averages=True)"]
     models = {}
     for name in names:
         weights = {key: array.copy() for key, array in template.items()}
         gradient = {key: array.copy() for key, array in template.items()}
-        models[name] = (OPTIMIZERS[name](), weights, gradient)
+        models[name] = (optimizers[name](), weights, gradient)
     calls = {name: [] for name in names}
     steps = {name: [] for name in names}
     start = time.perf_counter()
