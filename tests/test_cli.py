@@ -124,6 +124,14 @@ def test_info_names_everything_with_its_arguments(tmp_path):
     assert any(line.startswith("thinc ") for line in lines)
 
 
+def test_a_reader_that_stops_is_no_error(tmp_path):
+    command = f"{sys.executable} -m thinc_swa info | head -n 1"
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.startswith("python") and "Error" not in result.stderr
+
+
 # train
 
 

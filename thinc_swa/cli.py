@@ -157,7 +157,9 @@ def reports_errors(command: FunctionT) -> FunctionT:
             _print_error("Stopped")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
-            if options["debug"] or isinstance(error, (typer.Exit, typer.BadParameter)):
+            # Whoever reads the output may stop reading it; typer knows what to do then.
+            known = (typer.Exit, typer.BadParameter, BrokenPipeError)
+            if options["debug"] or isinstance(error, known):
                 raise
             _print_error(describe_error(error))
             raise typer.Exit(1) from None
@@ -459,7 +461,8 @@ def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
     for entry_point in distribution(DISTRIBUTION).entry_points:
         owner, _, group = entry_point.group.partition("_")
         if owner in ("thinc", "spacy"):
-            found.setdefault(group, []).append((entry_point.name, entry_point.load()))
+            name = group if owner == "thinc" else f"{group} of spaCy"
+            found.setdefault(name, []).append((entry_point.name, entry_point.load()))
     return {group: sorted(names, key=lambda pair: pair[0]) for group, names in found.items()}
 
 

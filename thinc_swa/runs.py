@@ -109,6 +109,7 @@ def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
     if not is_spacy_config(config):
         training = Training.from_config(config)
         return training.model, training.optimizer
+    _check_spacy()
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
 
@@ -156,6 +157,7 @@ def _run_thinc(config: Config, log: Log, report: ReportT) -> None:
 
 
 def _run_spacy(config: Config, log: Log, report: ReportT, gpu_id: int) -> None:
+    _check_spacy()
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train
     from spacy.util import registry
@@ -178,6 +180,11 @@ def _run_spacy(config: Config, log: Log, report: ReportT, gpu_id: int) -> None:
         n_steps=recorder.step,
         seconds_per_step=recorder.seconds / max(recorder.n_timed, 1),
     )
+
+
+def _check_spacy() -> None:
+    if importlib.util.find_spec("spacy") is None:
+        raise ImportError("The config is for spaCy, which is not installed: pip install spacy")
 
 
 class _SpacyRecorder:

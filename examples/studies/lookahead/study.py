@@ -59,6 +59,10 @@ def grid(name):
     return [PLAIN, *LOOKAHEADS, *inner_states]
 
 
+def make_keys():
+    return [(name, rate, how) for name in RATES for rate in RATES[name] for how in grid(name)]
+
+
 def rows_of(name, scores):
     """A row for each setting: the scores at each rate, the lowest of them, and by how much they
     differ."""
@@ -120,7 +124,7 @@ def draw(scores):
 
 
 def main(n_seeds, n_jobs, output):
-    keys = [(name, rate, how) for name in RATES for rate in RATES[name] for how in grid(name)]
+    keys = make_keys()
     entries = {make_entry(*key).name: key for key in keys}
     runs = make_runs([make_entry(*key) for key in keys], n_seeds=n_seeds, output=output)
     train_runs(runs, n_jobs=n_jobs)

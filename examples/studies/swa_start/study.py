@@ -42,6 +42,14 @@ def make_entry(rate, start, freq):
     return Entry(name, config)
 
 
+def make_keys():
+    return [
+        (rate, start, freq)
+        for rate in RATES
+        for start, freq in [(None, None), *((s, f) for s in STARTS for f in FREQS)]
+    ]
+
+
 def rows_of(rate, scores):
     alone = scores[rate, None, None]
     rows = [["start_step", *(f"freq {freq}" for freq in FREQS), "freq 10 to Adam"]]
@@ -93,11 +101,7 @@ def draw(scores):
 
 
 def main(n_seeds, n_jobs, output):
-    keys = [
-        (rate, start, freq)
-        for rate in RATES
-        for start, freq in [(None, None), *((s, f) for s in STARTS for f in FREQS)]
-    ]
+    keys = make_keys()
     names = {make_entry(*key).name: key for key in keys}
     runs = make_runs([make_entry(*key) for key in keys], n_seeds=n_seeds, output=output)
     train_runs(runs, n_jobs=n_jobs)
