@@ -293,11 +293,11 @@ def test_params(tmp_path, run):
     assert result.returncode == 0, result.stderr
     rows = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
     assert rows == [
-        ["path", "shape", "group", "learning rate", "settings"],
-        ["relu/W", "8 x 3", "first", "frozen"],
-        ["relu/b", "8", "biases", "1 x", "L2 = 0.0"],
-        ["softmax/W", "3 x 8", "-", "1 x"],
-        ["softmax/b", "3", "biases", "1 x", "L2 = 0.0"],
+        ["learning rate", "group", "settings", "shape", "path"],
+        ["frozen", "first", "-", "8 x 3", "relu/W"],
+        ["1 x", "biases", "L2 = 0.0", "8", "relu/b"],
+        ["1 x", "-", "-", "3 x 8", "softmax/W"],
+        ["1 x", "biases", "L2 = 0.0", "3", "softmax/b"],
         ["4 parameters, 59 weights, 24 of them frozen."],
     ]
 
@@ -320,7 +320,7 @@ def test_params_of_a_spacy_config(tmp_path, run):
     settings = (f"--paths.train={train_path}", f"--paths.dev={dev_path}")
     result = run(tmp_path, "params", path, *settings)
     assert result.returncode == 0, result.stderr
-    paths = [line.split()[0] for line in result.stdout.splitlines()[1:-1]]
+    paths = [line.split()[-1] for line in result.stdout.splitlines()[1:-1]]
     assert "tok2vec/with_array-2/residual-3/maxout/W" in paths
     assert len(set(paths)) == len(paths) == 31
 

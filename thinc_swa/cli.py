@@ -412,13 +412,13 @@ def params(
 
 
 def _print_parameters(rows: Sequence[ParameterRow]) -> None:
-    cells = [("path", "shape", "group", "learning rate", "settings")]
+    # Paths can be long, and are there whole, so that they can be copied.
+    cells = [("learning rate", "group", "settings", "shape", "path")]
     for row in rows:
         scale = "frozen" if row.frozen else f"{row.lr_scale:.4g} x"
         settings = ", ".join(f"{name} = {value}" for name, value in row.settings.items())
         shape = " x ".join(str(n) for n in row.shape)
-        cells.append((row.path, shape, row.group or "-", scale, settings))
-    # The whole path in any case, so that it can be copied.
+        cells.append((scale, row.group or "-", settings or "-", shape, row.path))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         parts = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
