@@ -244,6 +244,38 @@ def test_compare_one_config_with_several_optimizers(tmp_path, run):
     assert [summary["name"] for summary in content["summaries"]] == ["adam", "swa", "sgd"]
 
 
+def test_processes_share_the_cores(tmp_path):
+    code = """
+import os
+from thinc.api import registry
+
+@registry.datasets("told.v1")
+def make_told(path):
+    print("threads:", os.environ["OMP_NUM_THREADS"], flush=True)
+    return registry.datasets.get("npz.v1")(path)
+"""
+    (tmp_path / "code.py").write_text(code)
+    path = write_config(tmp_path, "adam", ADAM, max_steps=2)
+    config = Config().from_disk(path)
+    config["dataset"]["@datasets"] = "told.v1"
+    config.to_disk(path)
+    command = ["compare", "adam.cfg", "-c", "code.py", "--seeds", "2", "--jobs", "1000"]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "thinc_swa", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for output in (tmp_path / "comparison" / "runs").rglob("output.txt"):
+        assert output.read_text() == "threads: 1\n"
+
+
 def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     adam = write_config(tmp_path, "adam", ADAM)
     unknown = write_config(tmp_path, "unknown", ADAM.replace("Adam", "Adamant"))

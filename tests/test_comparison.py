@@ -265,6 +265,36 @@ def test_spacys_own_training_is_what_is_compared(tmp_path):
     )
 
 
+def test_plain_weights_are_evaluated_beside_the_averages(tmp_path):
+    """EMA leaves the training alone: its plain weights are those of Adam."""
+    require("spacy")
+    from corpus import generate_records, write_corpus
+    from pipelines import CONFIGS
+
+    train_path, dev_path = write_corpus(tmp_path, 100, 40, get_records=generate_records)
+    block = tmp_path / "adam.cfg"
+    ema = Config().from_disk(CONFIGS / "ema.cfg", interpolate=False)
+    adam = ema["training"]["optimizer"]["optimizer"]
+    block.write_text(Config({"training": {"optimizer": adam}}).to_str())
+    settings = {
+        "paths.train": str(train_path),
+        "paths.dev": str(dev_path),
+        "training.max_steps": 30,
+        "training.eval_frequency": 15,
+    }
+    runs = compare(
+        tmp_path / "output",
+        [CONFIGS / "ema.cfg"],
+        optimizers=[block],
+        n_seeds=1,
+        overrides=settings,
+    )
+    ema, adam = (run.evaluations for run in runs)
+    assert [e["plain"] for e in ema] == [e["score"] for e in adam]
+    assert [e["plain"] for e in adam] == [e["score"] for e in adam]
+    assert ema[-1]["averages"] != ema[-1]["plain"]
+
+
 def test_an_error_of_spacy_is_told(tmp_path):
     require("spacy")
     from pipelines import CONFIGS

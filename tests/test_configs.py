@@ -165,8 +165,9 @@ def test_averages_are_those_calculated_by_hand(path, digits):
 
 @each_config()
 def test_fractions_are_of_the_length_of_the_training(path):
-    optimizer = registry.resolve(load(path, max_steps=1000))["optimizer"]
-    for block in blocks(load(path, max_steps=1000)):
+    config = load(path, max_steps=1000)
+    optimizer = registry.resolve({"optimizer": config["optimizer"]})["optimizer"]
+    for block in blocks(config):
         for name in ("start_step", "end_step"):
             if name in block:
                 assert getattr(optimizer, name) == round(block[name] * 1000)

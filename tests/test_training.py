@@ -1,6 +1,7 @@
 """The training loop: its steps, its evaluations, who is told, and what is saved."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from thinc.api import (
     Adam,
     CategoricalCrossentropy,
     Config,
+    Model,
     PyTorchWrapper,
     Relu,
     Softmax,
     chain,
     fix_random_seed,
     glorot_uniform_init,
+    registry,
     with_array,
 )
 from tiny import ADAM, make_dataset, write_config
@@ -135,6 +138,15 @@ def test_plain_weights_and_averages_are_evaluated():
     assert late.averages == late.score == accuracy(averages, Y)
 
 
+def test_large_data_are_predicted_in_pieces(monkeypatch):
+    whole = make_training()
+    whole.run()
+    monkeypatch.setattr("thinc_swa.evaluation.PREDICT_BATCH_SIZE", 7)
+    in_pieces = make_training()
+    in_pieces.run()
+    assert in_pieces.evaluations == whole.evaluations
+
+
 def test_an_evaluation_has_the_mean_loss_since_the_one_before():
     losses = []
 
@@ -221,6 +233,34 @@ def test_accuracy(guesses, truths, expected):
 def test_accuracy_of_other_things_is_an_error():
     with pytest.raises(ValueError, match='try score = "loss"'):
         accuracy(numpy.zeros((3,)), numpy.zeros((3,)))
+
+
+def test_schedules_hear_of_the_scores():
+    optimizer = Adam(0.01)
+    if not hasattr(optimizer, "last_score"):
+        pytest.skip("new in Thinc 9")
+    training = make_training(SWA(optimizer, start_step=5))
+    training.run()
+    assert optimizer.last_score == (20, training.evaluations[-1].score)
+
+
+def test_a_layer_that_draws_when_it_is_made_has_the_seed_too(tmp_path):
+    @registry.layers("test_training.drawn.v1")
+    def make_drawn():
+        drawn = numpy.random.random()
+        return Model("drawn", lambda model, X, is_train: (X * drawn, lambda dY: dY * drawn))
+
+    config = config_of(tmp_path)
+    config["model"] = {
+        "@layers": "chain.v1",
+        "*": {"drawn": {"@layers": "test_training.drawn.v1"}, **config["model"]["*"]},
+    }
+    X = numpy.ones((1, 3), dtype="f")
+    first = Training.from_config(config).model.layers[0].predict(X)
+    numpy.random.random(7)
+    numpy.testing.assert_array_equal(
+        Training.from_config(config).model.layers[0].predict(X), first
+    )
 
 
 # Wrong arguments
@@ -384,6 +424,26 @@ def test_a_training_that_is_stopped_between_evaluations_saves_its_last_weights(t
     training.run()
     model = make_training().model.from_bytes((tmp_path / "model-last").read_bytes())
     assert_same(weights_of(model), weights_of(training.model))
+
+
+def test_after_an_error_what_was_saved_before_is_still_there(tmp_path):
+    """The weights may be half updated then."""
+
+    class Break(Callback):
+        def on_step(self, training):
+            if training.step == 17:
+                raise KeyError("my key")
+
+    config = config_of(tmp_path)
+    with pytest.raises(CallbackError):
+        train(config, output=tmp_path / "output", callbacks=[Break()])
+    assert find_checkpoint(tmp_path / "output").name == "step-00000010"
+    train(config_of(tmp_path, max_steps=10), output=tmp_path / "ten")
+    saved = [(tmp_path / name / "model-last").read_bytes() for name in ("output", "ten")]
+    assert saved[0] == saved[1]
+    train(config, output=tmp_path / "output", resume=True)
+    train(config, output=tmp_path / "whole")
+    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
 
 
 def test_the_log_has_everything(tmp_path):
@@ -550,6 +610,24 @@ def test_a_checkpoint_that_is_not_complete_is_left_out(tmp_path):
     train(config_of(tmp_path), output=tmp_path / "output", resume=True)
     train(config_of(tmp_path), output=tmp_path / "whole")
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+
+
+def test_a_log_that_was_cut_off_is_gone_on_with(tmp_path):
+    train(config_of(tmp_path, max_steps=20), output=tmp_path / "output")
+    with (tmp_path / "output" / "log.jsonl").open("a") as file:
+        file.write('{"type": "step", "st')
+    train(config_of(tmp_path), output=tmp_path / "output", resume=True)
+    train(config_of(tmp_path), output=tmp_path / "whole")
+    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+
+
+def test_of_two_checkpoints_the_later_one_is_taken(tmp_path):
+    """A crash may come before the earlier one is deleted."""
+    train(config_of(tmp_path, max_steps=20), output=tmp_path / "output")
+    later = tmp_path / "output" / "step-00000020"
+    for name in ("step-00000003", "step-00000010"):
+        shutil.copytree(later, tmp_path / "output" / name)
+    assert find_checkpoint(tmp_path / "output") == later
 
 
 def test_ctrl_c_ends_a_training_that_can_be_gone_on_with(tmp_path):
