@@ -108,6 +108,8 @@ def test_wrong_entries(tmp_path, adam, swa):
         read_entries([empty], [], {})
     with pytest.raises(ValueError, match=r"has no section \[optimizer\] or \[training.opt"):
         read_entries([adam], [empty], {})
+    with pytest.raises(ValueError, match=f"two have the name {tmp_path.name}-adam"):
+        read_entries([adam, adam], [], {})
     loss = write_config(tmp_path, "loss", ADAM, score="loss")
     with pytest.raises(ValueError, match="different scores cannot be compared"):
         read_entries([adam, loss], [], {})
@@ -158,6 +160,15 @@ def test_only_what_is_missing_is_trained(tmp_path, adam, swa):
     assert all(run.state == "done" for run in runs)
     assert log.stat().st_mtime_ns == before
     assert runs[0].evaluations == first[0].evaluations
+
+
+def test_a_config_without_settings_is_an_error_of_its_run(tmp_path, adam):
+    config = Config().from_disk(adam)
+    del config["training"]
+    config.to_disk(adam)
+    (run,) = compare(tmp_path / "output", [adam], n_seeds=1)
+    assert run.state == "failed"
+    assert "max_steps or max_epochs must be at least 1" in run.error
 
 
 def test_what_belongs_to_another_config_is_trained_again(tmp_path, adam):

@@ -122,6 +122,12 @@ def read_entries(
         config = entries[0].config.copy()
         optimizer_section(config)["optimizer"] = block
         entries.append(Entry(name if name != entries[0].name else f"{name}-2", config))
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Every entry needs a name of its own, but two have the name {name}"
+            )
     if len({(is_spacy_config(entry.config), score_of(entry.config)) for entry in entries}) > 1:
         raise ValueError("Configs with different scores cannot be compared")
     return entries

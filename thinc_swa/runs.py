@@ -42,8 +42,9 @@ def optimizer_section(config: Config) -> Dict[str, Any]:
 def with_seed(config: Config, i: int) -> Config:
     """The config of the i-th run: with the i-th seed from its own on, and without variables."""
     config = config.interpolate()
-    seed = config.get("training", {}).get("seed") or 0
-    config["training"]["seed"] = seed + i
+    training = config.setdefault("training", {})
+    seed = training.get("seed") or 0
+    training["seed"] = seed + i
     if is_spacy_config(config) and "seed" in config.get("system", {}):
         config["system"]["seed"] = seed + i
     return config
