@@ -42,8 +42,8 @@ def one_cycle(
     anneal_strategy: Union[Any, str] = "cosine",
     total_steps: Union[Any, int, None] = None,
 ) -> ScheduleT:
-    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820,
-    section 4.1; in the form and with the default values of PyTorch's `OneCycleLR`).
+    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820;
+    in the form and with the default values of PyTorch's `OneCycleLR`).
 
     At step 0 it is `start_factor * max_rate`, at step `warmup_steps` it is `max_rate`, and from
     step `steps` on it is `end_factor * max_rate`.
@@ -87,7 +87,7 @@ def one_cycle_momentum(
     total_steps: Union[Any, int, None] = None,
 ) -> ScheduleT:
     """`one_cycle_momentum.v1`: the mirror of `one_cycle`, for Adam's `beta1`: it falls while
-    the learning rate rises (Smith 2018, arXiv:1803.09820, section 4.3).
+    the learning rate rises (Smith 2018, arXiv:1803.09820).
 
     At step 0 it is `max_momentum`, at step `warmup_steps` it is `min_momentum`, and from step
     `steps` on it is `max_momentum` again.
