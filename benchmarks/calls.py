@@ -18,11 +18,13 @@ def _grouped(**settings):
     return ParamGroups(Adam(0.001, use_averages=False), groups=[group])
 
 
+# Settings that Adam has by itself: with others it would do more, or less. An L2 that is not 0
+# costs another product, with or without groups.
 GROUPS = {
-    "ParamGroups, lr_scale": lambda: _grouped(lr_scale=0.5),
-    "ParamGroups, L2": lambda: _grouped(L2=0.1),
+    "ParamGroups, lr_scale": lambda: _grouped(lr_scale=1.0),
+    "ParamGroups, L2": lambda: _grouped(L2=0.0),
     "ParamGroups, five settings": lambda: _grouped(
-        lr_scale=0.5, L2=0.1, beta1=0.8, eps=1e-6, grad_clip=0.5
+        lr_scale=1.0, L2=0.0, beta1=0.9, eps=1e-8, grad_clip=1.0
     ),
 }
 

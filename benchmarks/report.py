@@ -174,6 +174,7 @@ def to_markdown(results):
         f"{machine['system']}, Python {machine['python']}; load average at the start "
         f"{machine['load']}. {versions}.",
         "",
+        *_paragraphs(results.get("notes", [])),
         "All numbers are medians over interleaved rounds; in square brackets are the "
         "quartiles. The machine may change its speed from minute to minute, so compare ratios, "
         "which come from one round each, rather than milliseconds. How it is measured: "
@@ -252,6 +253,10 @@ def _steps_section(rows):
             cells.append(f"{_range(own['ratio'])} ({yardsticks:.1f})")
         table.append([_name(row), *cells])
     return lines + ["", *_table(["", *layouts], table), *_missing(rows)]
+
+
+def _paragraphs(texts):
+    return [line for text in texts for line in (text, "")]
 
 
 def _calls_section(rows):

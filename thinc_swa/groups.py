@@ -162,7 +162,9 @@ class ParamGroups(OptimizerWrapper):
             zeroed: Array = gradient
             zeroed[...] = 0.0
             return weights, gradient
-        optimizer = _innermost(self.optimizer)
+        optimizer: Any = self.optimizer
+        while isinstance(optimizer, OptimizerWrapper):
+            optimizer = optimizer.optimizer
         changes = group.changes
         scale = group.lr_scale * layer_scale
         if group.scale_source is not None:
@@ -175,14 +177,18 @@ class ParamGroups(OptimizerWrapper):
             changes = {**changes, "learn_rate": _scale_rate(optimizer.learn_rate, scale)}
             scale = 1.0
         scale *= lr_scale
-        before = [(name, getattr(optimizer, name)) for name in changes]
+        before: Dict[str, Any] = {}
         try:
-            for name, value in changes.items():
-                setattr(optimizer, name, value)
-            weights, gradient = super().__call__(key, weights, gradient, lr_scale=scale)
+            for name in changes:
+                before[name] = getattr(optimizer, name)
+                setattr(optimizer, name, changes[name])
+            # Less time than super() takes.
+            weights, gradient = OptimizerWrapper.__call__(
+                self, key, weights, gradient, lr_scale=scale
+            )
         finally:
-            for name, value in before:
-                setattr(optimizer, name, value)
+            for name in before:
+                setattr(optimizer, name, before[name])
         if self._unmatched and self._n_updates.get(key, 0) > 1:
             self._refuse_unmatched()
         return weights, gradient
