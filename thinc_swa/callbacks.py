@@ -10,7 +10,8 @@ from thinc.api import registry
 
 from .checkpoints import save_checkpoint
 from .evaluation import Evaluation, format_score
-from .logs import Log, replace_bytes
+from .files import replace_bytes
+from .logs import Log
 from .models import use_averages
 
 if TYPE_CHECKING:

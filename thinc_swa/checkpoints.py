@@ -15,7 +15,7 @@ import numpy
 import thinc.compat
 
 from .evaluation import Evaluation
-from .logs import replace_bytes, replace_text
+from .files import replace_bytes, replace_text
 from .state import load_optimizer, save_optimizer
 
 if TYPE_CHECKING:

@@ -40,8 +40,8 @@ from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from .comparison import Run, make_runs, read_entries, train_runs
 from .errors import describe_error
 from .evaluation import format_score
+from .files import replace_text
 from .groups import ParameterRow, list_parameters
-from .logs import replace_text
 from .results import Summary, describe_failures, report, summarize, table, to_csv, to_json
 from .runs import is_spacy_config, make_model, optimizer_section, prepare_process, score_of
 from .training import train as train_config

@@ -118,9 +118,8 @@ def read_entries(
     for entry in entries:
         optimizer_section(entry.config)
     for name, path in _names(optimizers):
-        block = optimizer_section(_read_block(path))["optimizer"]
         config = entries[0].config.copy()
-        optimizer_section(config)["optimizer"] = block
+        optimizer_section(config)["optimizer"] = _read_optimizer(path)
         entries.append(Entry(name if name != entries[0].name else f"{name}-2", config))
     names = [entry.name for entry in entries]
     for name in names:
@@ -133,17 +132,16 @@ def read_entries(
     return entries
 
 
-def _read_block(path: Path) -> Config:
+def _read_optimizer(path: Path) -> Any:
     """Only the optimizer of a file matters, in either place."""
     text = path.read_text(encoding="utf8")
     if "[training.optimizer]" in text and "[training]" not in text:
         # As it is copied from a config of spaCy. No section can be without the one around it.
         text = f"[training]\n{text}"
     config = Config().from_str(text, interpolate=False)
-    if "optimizer" in config:
-        return Config({"optimizer": config["optimizer"]})
-    if "optimizer" in config.get("training", {}):
-        return Config({"optimizer": config["training"]["optimizer"]})
+    for section in (config, config.get("training", {})):
+        if "optimizer" in section:
+            return section["optimizer"]
     raise ValueError(f"{path} has no section [optimizer] or [training.optimizer]")
 
 

@@ -26,7 +26,7 @@ from .paths import parameter_paths, paths_around
 from .schedule_state import schedule_states
 from .schedules import Schedule
 from .types import Array, FloatsXd, KeyT
-from .wrapper import OptimizerWrapper
+from .wrapper import OptimizerWrapper, nesting
 
 # The group of each parameter, and the factor for the learning rate in its layer.
 ChoicesT = Dict[KeyT, Tuple[Group, float]]
@@ -136,7 +136,7 @@ class ParamGroups(OptimizerWrapper):
         self._unmatched = [f"group {name!r}" for name in self._groups]
         self._unmatched += [f"layer {glob.text!r}" for glob in self._layers]
         self._radam_buffers: Dict[str, List[List[Any]]] = {}
-        self._fit_to(_innermost(optimizer))
+        self._fit_to(nesting(optimizer)[-1])
         if groups is not None:
             self._arguments["groups"] = [describe_group(group) for group in groups]
         if lr_decay is not None:
@@ -162,6 +162,7 @@ class ParamGroups(OptimizerWrapper):
             zeroed: Array = gradient
             zeroed[...] = 0.0
             return weights, gradient
+        # As nesting() does, without a list for every call.
         optimizer: Any = self.optimizer
         while isinstance(optimizer, OptimizerWrapper):
             optimizer = optimizer.optimizer
@@ -301,7 +302,7 @@ class ParamGroups(OptimizerWrapper):
         if source is None:
             return group.lr_scale
         # On Thinc 9.1 a schedule is asked in every call, and may look at the parameter.
-        last_score = _innermost(self.optimizer).last_score
+        last_score = nesting(self)[-1].last_score
         return float(source.learn_rate(source.step, key=key, last_score=last_score))
 
     def _settings_of(self, group: Group) -> Dict[str, Any]:
@@ -380,10 +381,9 @@ def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> Lis
     for _, key, parameter in named_parameters(model):
         shapes.setdefault(key, parameter.shape)
     levels: List[Tuple[ParamGroups, ChoicesT]] = []
-    while isinstance(optimizer, OptimizerWrapper):
-        if isinstance(optimizer, ParamGroups):
-            levels.append((optimizer, optimizer._select(paths)))
-        optimizer = optimizer.optimizer
+    for level in nesting(optimizer):
+        if isinstance(level, ParamGroups):
+            levels.append((level, level._select(paths)))
     rows = []
     for key, path in paths.items():
         if key not in shapes:
@@ -405,12 +405,6 @@ def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> Lis
 
 def _states(source: Any) -> List[Any]:
     return [] if Schedule is None else list(schedule_states(source.learn_rate))
-
-
-def _innermost(optimizer: Any) -> Any:
-    while isinstance(optimizer, OptimizerWrapper):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _scale_rate(rate: Any, scale: float) -> Any:

@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
+
+from .files import replace_text
 
 Record = Dict[str, Any]
 
@@ -49,21 +50,3 @@ def keep_records(path: Path, is_kept: Callable[[Record], bool]) -> None:
     """Take the other records out of a log."""
     records = [record for record in read_log(path) if is_kept(record)]
     replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    replace_bytes(path, text.encode("utf8"))
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

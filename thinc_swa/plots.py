@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from .comparison import Run
 from .evaluation import format_score
-from .results import Summary, complete
+from .results import Summary, complete, final_scores
 from .schedule_plots import COLOURS
 
 GREY = "#8C8C8C"
@@ -128,9 +128,10 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     factor = _factor(score)
     values = []
     for i, summary in enumerate(shown):
-        last = [run.evaluations[-1] for run in complete(runs, summary.name)]
-        scores = [factor * record["score"] for record in last]
-        plain = [factor * record["plain"] for record in last]
+        scores, plain = (
+            [factor * value for value in final_scores(runs, summary.name, kind)]
+            for kind in ("score", "plain")
+        )
         values += scores + plain
         color = _color(i)
         panel.barh(i, mean(scores), color=color, alpha=0.3, height=0.7)

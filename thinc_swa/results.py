@@ -76,11 +76,18 @@ def complete(runs: Sequence[Run], name: str) -> List[Run]:
     return [run for run in runs if run.name == name and run.state == "done" and run.evaluations]
 
 
+def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[float]:
+    """The last scores of the runs of an entry that are done, in the order of the runs.
+
+    kind (str): "score" for what is saved, averages or else weights; "plain" for the weights.
+    """
+    return [run.evaluations[-1][kind] for run in complete(runs, name)]
+
+
 def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary:
     own = complete(runs, name)
     last = [run.evaluations[-1] for run in own]
-    scores = [record["score"] for record in last]
-    plain = [record["plain"] for record in last]
+    scores, plain = final_scores(runs, name), final_scores(runs, name, "plain")
     pairs = [(run, first[run.seed_index]) for run in own if run.seed_index in first]
     is_first = all(run is other for run, other in pairs)
     differences = [_final(run) - _final(other) for run, other in pairs]

@@ -125,8 +125,8 @@ class _Recorder(Callback):
         self._report = report
 
     def on_step(self, training: Training) -> None:
-        best = training.evaluations[-1].score if training.evaluations else None
-        self._report(training.step, training.total_steps, best)
+        score = training.evaluations[-1].score if training.evaluations else None
+        self._report(training.step, training.total_steps, score)
 
     def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
         _log_evaluation(self._log, evaluation)

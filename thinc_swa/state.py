@@ -7,8 +7,6 @@ model, since Thinc's ids are different in every process.
 
 import hashlib
 import json
-import os
-import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
@@ -19,6 +17,7 @@ from safetensors.numpy import save_file
 from thinc.about import __version__ as thinc_version
 from thinc.api import Optimizer, get_array_module
 
+from .files import replacing
 from .models import ModelT, named_parameters
 from .schedule_state import (
     SCHEDULED,
@@ -30,7 +29,7 @@ from .schedule_state import (
 )
 from .schedules import Schedule
 from .types import Array, KeyT
-from .wrapper import OptimizerWrapper
+from .wrapper import OptimizerWrapper, nesting
 
 FORMAT = "thinc_swa optimizer state"
 FORMAT_VERSION = 1
@@ -87,17 +86,11 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         "state": text,
         "checksum": _checksum(text),
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        save_file(on_host, temporary, metadata=metadata)
-        _flush(temporary, os.O_RDWR)
-        os.replace(temporary, path)
-        if os.name != "nt":  # Windows opens no folders.
-            _flush(path.parent, os.O_RDONLY)
+        with replacing(path) as temporary:
+            save_file(on_host, temporary, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
@@ -210,18 +203,6 @@ def _to_numpy(array: Array) -> Array:
     return numpy.ascontiguousarray(array)
 
 
-def _flush(path: Path, flags: int) -> None:
-    """Make sure that a file, or the name of one in a folder, is on the disk.
-
-    flags (int): How to open it. Windows flushes only what is open for writing.
-    """
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # Loading
 
 
@@ -331,13 +312,9 @@ class _Restoring:
 
 
 def _levels(optimizer: Optimizer) -> List[Optimizer]:
-    """The optimizer and those that it wraps, outermost first."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"Not a Thinc Optimizer: {type(optimizer).__name__} {optimizer!r}")
-    levels = [optimizer]
-    while isinstance(levels[-1], OptimizerWrapper):
-        levels.append(levels[-1].optimizer)
-    return levels
+    return nesting(optimizer)
 
 
 def _fields(value: Any) -> List[str]:

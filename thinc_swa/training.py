@@ -18,11 +18,12 @@ from .callbacks import Callback, CallbackError, SaveCheckpoints, SaveModels, Tra
 from .checkpoints import find_checkpoint, load_checkpoint
 from .datasets import Dataset, Split, check_dataset
 from .evaluation import SCORES, Evaluation, accuracy, predict
+from .files import replace_text
 from .learn_rate import current_rate
-from .logs import Record, keep_records, replace_text
+from .logs import Record, keep_records
 from .models import use_averages
 from .paths import name_parameters
-from .wrapper import OptimizerWrapper
+from .wrapper import nesting
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 
@@ -295,12 +296,8 @@ class Training:
 def count_snapshots(optimizer: Optimizer) -> Optional[int]:
     """How many snapshots are in the averages of the optimizer, or of the first that it wraps
     which counts them; None if none does."""
-    while isinstance(optimizer, OptimizerWrapper):
-        n_averaged = getattr(optimizer, "n_averaged", None)
-        if n_averaged is not None:
-            return int(n_averaged)
-        optimizer = optimizer.optimizer
-    return None
+    counts = (getattr(level, "n_averaged", None) for level in nesting(optimizer))
+    return next((count for count in counts if count is not None), None)
 
 
 def train(
@@ -327,15 +324,16 @@ def train(
         training = Training.from_config(config, callbacks)
         training.run()
         return training
-    saving = [TrainingLog(output / LOG), SaveModels(output), SaveCheckpoints(output)]
-    # First what saves, so that nothing is lost if one of the others fails.
-    training = Training.from_config(config, [*saving, *callbacks])
+    # Before the data are read.
     is_there = (output / LOG).exists()
     if is_there and not (resume or overwrite):
         raise FileExistsError(
             f"There is a training in {output} already: resume it, overwrite it, or choose "
             "another folder"
         )
+    saving = [TrainingLog(output / LOG), SaveModels(output), SaveCheckpoints(output)]
+    # First what saves, so that nothing is lost if one of the others fails.
+    training = Training.from_config(config, [*saving, *callbacks])
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = None
     if is_there and resume:

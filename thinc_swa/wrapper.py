@@ -1,6 +1,6 @@
 """The base class of all optimizers of this package."""
 
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 from thinc.api import Optimizer
 
@@ -247,6 +247,17 @@ class OptimizerWrapper(Optimizer):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def nesting(optimizer: Any) -> List[Any]:
+    """An optimizer and those that it wraps, outermost first.
+
+    optimizer (Optimizer): Typed as Any: what the innermost has depends on the Thinc version.
+    """
+    levels = [optimizer]
+    while isinstance(levels[-1], OptimizerWrapper):
+        levels.append(levels[-1].optimizer)
+    return levels
 
 
 def _describe(optimizer: Optimizer) -> str:

@@ -8,7 +8,6 @@ moments at a pullback. It writes results.md and robustness.png beside this file.
 """
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from thinc.api import Config
 
 from thinc_swa.comparison import Entry, make_runs, train_runs
-from thinc_swa.results import to_markdown
+from thinc_swa.results import describe_failures, final_scores, to_markdown
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[2] / "configs" / "digits" / "adam.cfg"
@@ -124,16 +123,16 @@ def draw(scores):
 
 
 def main(n_seeds, n_jobs, output):
-    keys = make_keys()
-    entries = {make_entry(*key).name: key for key in keys}
-    runs = make_runs([make_entry(*key) for key in keys], n_seeds=n_seeds, output=output)
+    entries = {key: make_entry(*key) for key in make_keys()}
+    runs = make_runs(list(entries.values()), n_seeds=n_seeds, output=output)
     train_runs(runs, n_jobs=n_jobs)
-    scores = defaultdict(list)
-    for run in runs:
-        if run.error is not None:
-            raise RuntimeError(f"{run.name}: {run.error}")
-        # Of the fast weights: it is training that is compared here, not averaging.
-        scores[entries[run.name]].append(100 * run.evaluations[-1]["plain"])
+    for failure in describe_failures(runs):
+        raise RuntimeError(failure)
+    # Of the fast weights: it is training that is compared here, not averaging.
+    scores = {
+        key: [100 * value for value in final_scores(runs, entry.name, "plain")]
+        for key, entry in entries.items()
+    }
     blocks = [
         "# Lookahead and the learning rate",
         f"Accuracy on the digits in %, mean ± standard deviation of {n_seeds} seeds, with the "

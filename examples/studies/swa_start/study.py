@@ -7,7 +7,6 @@ nine tenths, `freq` 1, 10 and 50. It writes results.md and start.png beside this
 """
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from thinc.api import Config
 
 from thinc_swa.comparison import Entry, make_runs, train_runs
-from thinc_swa.results import interval, to_markdown
+from thinc_swa.results import describe_failures, final_scores, interval, to_markdown
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[2] / "configs" / "digits" / "adam.cfg"
@@ -101,15 +100,15 @@ def draw(scores):
 
 
 def main(n_seeds, n_jobs, output):
-    keys = make_keys()
-    names = {make_entry(*key).name: key for key in keys}
-    runs = make_runs([make_entry(*key) for key in keys], n_seeds=n_seeds, output=output)
+    entries = {key: make_entry(*key) for key in make_keys()}
+    runs = make_runs(list(entries.values()), n_seeds=n_seeds, output=output)
     train_runs(runs, n_jobs=n_jobs)
-    scores = defaultdict(list)
-    for run in runs:
-        if run.error is not None:
-            raise RuntimeError(f"{run.name}: {run.error}")
-        scores[names[run.name]].append(100 * run.evaluations[-1]["score"])
+    for failure in describe_failures(runs):
+        raise RuntimeError(failure)
+    scores = {
+        key: [100 * value for value in final_scores(runs, entry.name, "score")]
+        for key, entry in entries.items()
+    }
     blocks = [
         "# SWA's start and frequency",
         f"Accuracy of the averages on the digits in %, mean ± standard deviation of {n_seeds} "
