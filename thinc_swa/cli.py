@@ -13,7 +13,12 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import date
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    packages_distributions,
+    version,
+)
 from pathlib import Path
 from typing import (
     Annotated,
@@ -467,8 +472,10 @@ def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
 
 
 def _versions() -> Iterator[Tuple[str, Optional[str]]]:
+    distributions = packages_distributions()
     for name in PACKAGES:
         try:
-            yield name, version(name)
+            # CuPy's wheels have names of their own: cupy-cuda12x and the like.
+            yield name, version(distributions.get(name, [name])[0])
         except PackageNotFoundError:
             yield name, None

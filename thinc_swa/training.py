@@ -107,8 +107,9 @@ class Training:
         self._order: Any = None
 
         fix_random_seed(self.seed)
-        train_X, train_Y = self.dataset[0]
-        self.model.initialize(X=train_X[:2], Y=train_Y[:2])
+        X, Y = self.dataset[0]
+        sample = numpy.arange(min(len(X), 2))
+        self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
         # For ParamGroups.
         name_parameters(self.model)
 
@@ -240,12 +241,13 @@ class Training:
         return self._take(X, rows), self._take(Y, rows)
 
     def _take(self, data: Any, rows: Any) -> Any:
-        if isinstance(data, (list, tuple)):
-            return type(data)([data[i] for i in rows])
-        return self._on_device(data[rows])
+        is_list = isinstance(data, (list, tuple))
+        return self._on_device(type(data)([data[i] for i in rows]) if is_list else data[rows])
 
     def _on_device(self, data: Any) -> Any:
         ops: Any = self.model.ops
+        if isinstance(data, (list, tuple)):
+            return type(data)([self._on_device(item) for item in data])
         return ops.asarray(data) if isinstance(data, numpy.ndarray) else data
 
     def _evaluate(self) -> None:
