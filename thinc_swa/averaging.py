@@ -1,10 +1,10 @@
 """The arithmetic of averages: array kernels and the running average they keep.
 
-The kernels work in place on NumPy and on CuPy arrays, chosen array by array. On the GPU
-each is one kernel launch. On the CPU they go through large arrays in blocks that stay in
-the cache. NumPy has no multiply-and-add and needs several passes over a block; where Thinc
-has found PyTorch, that does it in one, on the same memory. CuPy is only imported by whoever
-passes a CuPy array.
+The kernels work in place on NumPy and on CuPy arrays, chosen array by array. On the CPU
+they go through large arrays in blocks that stay in the cache. NumPy has no multiply-and-add
+and needs several passes over a block; where Thinc has found PyTorch, that does it in one, on
+the same memory. On the GPU each is one launch (`cupy_kernels.py`), and a snapshot of a model
+is one launch for all its parameters.
 """
 
 import threading
@@ -43,9 +43,7 @@ def add_scaled(total: Array, weights: Array, factor: float) -> None:
     weights (Array): An array of the same shape, of any floating point dtype.
     """
     if not isinstance(total, numpy.ndarray):
-        _cupy_kernel("W weights, T factor", "T total", "total += factor * (T)weights")(
-            weights, factor, total
-        )
+        _cupy_kernels().add_scaled(weights, factor, total)
     elif factor == 1.0:
         numpy.add(total, weights, total)
     elif total.size <= BLOCK_SIZE:
@@ -67,9 +65,7 @@ def scale_to(out: Array, total: Array, factor: float) -> None:
     out (Array): An array of the same shape, overwritten in place.
     """
     if not isinstance(total, numpy.ndarray):
-        _cupy_kernel("T total, T factor", "W out", "out = (W)(factor * total)")(
-            total, factor, out
-        )
+        _cupy_kernels().scale_to(total, factor, out)
     else:
         numpy.multiply(total, factor, out=out, dtype=total.dtype, casting="same_kind")
 
@@ -84,11 +80,7 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
         # Exactly, not up to rounding: a pullback of 1 is the wrapped optimizer alone.
         slow[...] = fast
     elif not isinstance(slow, numpy.ndarray):
-        _cupy_kernel(
-            "T pullback",
-            "T slow, W fast",
-            "slow += pullback * ((T)fast - slow); fast = (W)slow",
-        )(pullback, slow, fast)
+        _cupy_kernels().pull_back(pullback, slow, fast)
     elif slow.size <= BLOCK_SIZE or fast.dtype != slow.dtype or not fast.flags.c_contiguous:
         slow += slow.dtype.type(pullback) * (fast - slow)
         fast[...] = slow
@@ -137,10 +129,10 @@ _per_thread = threading.local()
 
 
 @lru_cache(maxsize=None)
-def _cupy_kernel(inputs: str, outputs: str, operation: str) -> Any:
-    import cupy
+def _cupy_kernels() -> Any:
+    from . import cupy_kernels
 
-    return cupy.ElementwiseKernel(inputs, outputs, operation, "thinc_swa")
+    return cupy_kernels
 
 
 def is_due(step: int, start_step: int, freq: int) -> bool:
@@ -162,12 +154,23 @@ class RunningAverage:
     n_averaged: int
     _state = ("totals", "scale", "n_averaged")
 
-    __slots__ = ["totals", "scale", "n_averaged"]
+    __slots__ = ["totals", "scale", "n_averaged", "_launch"]
 
     def __init__(self) -> None:
         self.totals = {}
         self.scale = 1.0
         self.n_averaged = 0
+        # Adds what is on the GPU, as long as it is the same arrays.
+        self._launch: Any = None
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {name: getattr(self, name) for name in self._state}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        # A copy's arrays are elsewhere on the GPU.
+        self._launch = None
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def add_snapshot(self, weights: Dict[KeyT, Array], decay: Optional[float] = None) -> None:
         """Take the weights into the average.
@@ -178,7 +181,7 @@ class RunningAverage:
         """
         if self.n_averaged == 0 or (decay is not None and decay < MIN_SCALE):
             totals = {key: as_average(array, copy=True) for key, array in weights.items()}
-            self.totals, self.scale = totals, 1.0
+            self.totals, self.scale, self._launch = totals, 1.0, None
         elif decay is None:
             self._add(weights, 1.0, 1.0 / (self.n_averaged + 1))
         else:
@@ -213,11 +216,21 @@ class RunningAverage:
 
     def clear(self) -> None:
         """Let go of the arrays. n_averaged stays, as the count of what was done."""
-        self.totals = {}
+        self.totals, self._launch = {}, None
 
     def _add(self, weights: Dict[KeyT, Array], factor: float, scale: float) -> None:
+        gpu_totals, gpu_weights = [], []
         for key, array in weights.items():
-            add_scaled(self.totals[key], array, factor)
+            if isinstance(array, numpy.ndarray):
+                add_scaled(self.totals[key], array, factor)
+            else:
+                gpu_totals.append(self.totals[key])
+                gpu_weights.append(array)
+        if gpu_weights:
+            if self._launch is None or not self._launch.takes(gpu_totals, gpu_weights):
+                add_together = _cupy_kernels().AddScaledTogether
+                self._launch = add_together(gpu_totals, gpu_weights)
+            self._launch(factor)
         self.scale = scale
 
     def _rescale(self) -> None:
