@@ -23,7 +23,7 @@ from measure import QUICK, Effort, in_own_process
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "thinc-swa thinc spacy numpy torch timm torch-ema ema-pytorch pytorch-optimizer "
-    "jax optax numba cupy-cuda12x"
+    "jax optax numba cupy"
 ).split()
 
 
@@ -93,9 +93,12 @@ PARTS = {
 
 def describe_machine():
     versions = {}
+    distributions = metadata.packages_distributions()
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            # CuPy's wheels have names of their own: cupy-cuda12x and the like.
+            name = distributions.get(package, [package])[0]
+            versions[package] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {

@@ -7,12 +7,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy  # noqa: E402
 import pytest  # noqa: E402
-from thinc.compat import has_cupy_gpu  # noqa: E402
+from helpers import HAS_GPU  # noqa: E402
 
 from thinc_swa import paths  # noqa: E402
-
-# On a machine with a GPU, or where THINC_SWA_REQUIRE asks for it.
-HAS_GPU = has_cupy_gpu or "cupy" in os.environ.get("THINC_SWA_REQUIRE", "")
 
 
 @pytest.fixture(params=["numpy", "cupy"] if HAS_GPU else ["numpy"])

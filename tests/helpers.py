@@ -4,6 +4,10 @@ import importlib
 import os
 
 import pytest
+from thinc.compat import has_cupy_gpu
+
+# On a machine with a GPU for CuPy, or where THINC_SWA_REQUIRE asks for it.
+HAS_GPU = has_cupy_gpu or "cupy" in os.environ.get("THINC_SWA_REQUIRE", "")
 
 
 def require(*packages):

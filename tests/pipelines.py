@@ -11,7 +11,7 @@ import spacy
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 from spacy.util import registry
-from thinc.api import Config, Optimizer
+from thinc.api import Config, Optimizer, require_cpu
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "spacy"
@@ -33,11 +33,16 @@ def weights_of(nlp):
     for pipe_name, position, node in nodes_of(nlp):
         for name in node.param_names:
             if node.has_param(name):
-                weights[pipe_name, position, node.name, name] = node.get_param(name).copy()
+                array = as_numpy(node.get_param(name))
+                weights[pipe_name, position, node.name, name] = array.copy()
         for name, parameter in torch_parameters_of(node):
             array = parameter.detach().cpu().numpy().copy()
             weights[pipe_name, position, node.name, name] = array
     return weights
+
+
+def as_numpy(array):
+    return array.get() if hasattr(array, "get") else array
 
 
 def names_of_keys(nlp):
@@ -81,9 +86,10 @@ class Training:
 
     config (Config): A training config.
     output (Path): Where the models are saved.
+    gpu_id (int): Which GPU; -1 for the CPU.
     """
 
-    def __init__(self, config, output):
+    def __init__(self, config, output, gpu_id=-1):
         # The weights before training and after every step.
         self.history = []
         # The weights that were in the pipeline during each of the evaluations.
@@ -116,7 +122,11 @@ class Training:
             "corpus": config["corpora"]["dev"],
         }
         output.mkdir(exist_ok=True)
-        self.nlp, _ = train(init_nlp(config), output, stdout=io.StringIO())
+        try:
+            nlp = init_nlp(config, use_gpu=gpu_id)
+            self.nlp, _ = train(nlp, output, use_gpu=gpu_id, stdout=io.StringIO())
+        finally:
+            require_cpu()
         # The loop leaves the averages on the disk, and the last step's weights in `nlp`.
         self.history.append(weights_of(self.nlp))
         self.optimizer = optimizers[-1]
@@ -126,7 +136,8 @@ class Training:
     def averages(self):
         """The optimizer's averages, by the names of `weights_of`."""
         names = names_of_keys(self.nlp)
-        return {names[key]: array for key, array in self.optimizer.averages.items()}
+        averages = self.optimizer.averages
+        return {names[key]: as_numpy(array) for key, array in averages.items()}
 
 
 def run_spacy(folder, *arguments):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy
 import pytest
-from helpers import require
+from helpers import HAS_GPU, require
 
 require("spacy")
 
@@ -33,6 +33,7 @@ from thinc.api import Config, Optimizer  # noqa: E402
 from thinc_swa import OptimizerWrapper, one_cycle, one_cycle_momentum  # noqa: E402
 
 NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
+GPU_IDS = [-1, 0] if HAS_GPU else [-1]
 
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 200
@@ -130,12 +131,12 @@ def trained(corpus, tmp_path_factory):
     """A finished training with one of the configs, made once."""
     trainings = {}
 
-    def get(name):
-        if name not in trainings:
+    def get(name, gpu_id=-1):
+        if (name, gpu_id) not in trainings:
             settings = {**corpus, **SMALL, **SMALL_SETTINGS[name]}
             output = tmp_path_factory.mktemp(name)
-            trainings[name] = Training(read_config(name, settings), output)
-        return trainings[name]
+            trainings[name, gpu_id] = Training(read_config(name, settings), output, gpu_id)
+        return trainings[name, gpu_id]
 
     return get
 
@@ -178,9 +179,10 @@ def test_spacy_train(name, corpus, tmp_path):
     assert nlp.meta["performance"]["ents_f"] == pytest.approx(scores["ents_f"], abs=1e-9)
 
 
+@pytest.mark.parametrize("gpu_id", GPU_IDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_weights_are_the_averages(name, trained):
-    training = trained(name)
+def test_saved_weights_are_the_averages(name, gpu_id, trained):
+    training = trained(name, gpu_id)
     assert len(training.history) == N_STEPS + 1
     assert_close(training.saved, AVERAGES[name](training.history, N_STEPS))
     assert_close(training.averages(), training.saved)
@@ -190,9 +192,10 @@ def test_saved_weights_are_the_averages(name, trained):
     assert any(is_same(best, evaluated) for evaluated in training.evaluated)
 
 
+@pytest.mark.parametrize("gpu_id", GPU_IDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluations_are_of_the_averages(name, trained, corpus):
-    training = trained(name)
+def test_evaluations_are_of_the_averages(name, gpu_id, trained, corpus):
+    training = trained(name, gpu_id)
     # spaCy evaluates in the first step already, and then after every EVAL_FREQUENCY.
     steps = range(1, N_STEPS + 1, EVAL_FREQUENCY)
     assert len(training.evaluated) == len(steps)

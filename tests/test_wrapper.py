@@ -260,7 +260,8 @@ def test_weights_are_never_the_array_of_an_average(name):
 @pytest.mark.parametrize("dtype, expected", [("float16", "float32"), ("float64", "float64")])
 @pytest.mark.parametrize("name", ["SWA", "EMA", "Lookahead"])
 def test_precision(name, dtype, expected, xp):
-    optimizer = OPTIMIZERS[name](SGD(0.1))
+    # Thinc cannot clip gradients of half precision on the GPU.
+    optimizer = OPTIMIZERS[name](SGD(0.1, grad_clip=0.0))
     weights = make_weights(xp, dtype=dtype)
     train(optimizer, weights, 4)
     assert {array.dtype.name for array in weights.values()} == {dtype}

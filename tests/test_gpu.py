@@ -1,0 +1,253 @@
+"""What only a GPU can show: that nothing is left on the host, and that nobody waits."""
+
+import copy
+import functools
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy
+import pytest
+from helpers import HAS_GPU, require
+
+if not HAS_GPU:
+    pytest.skip("needs a GPU", allow_module_level=True)
+
+import cupy
+from thinc.api import (
+    SGD,
+    Adam,
+    CategoricalCrossentropy,
+    Relu,
+    Softmax,
+    chain,
+    use_ops,
+    with_array,
+)
+from tiny import ADAM, SWA, make_dataset, write_config
+
+import thinc_swa
+from thinc_swa import averaging, cupy_kernels
+from thinc_swa.averaging import RunningAverage
+from thinc_swa.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from thinc_swa.training import Training
+
+SHAPES = [(64, 32), (7,), (3, 5, 2), (1,)]
+
+
+@pytest.fixture(autouse=True)
+def on_gpu():
+    with use_ops("cupy"):
+        yield
+
+
+def make_weights():
+    random = numpy.random.default_rng(0)
+    return {
+        (i, "W"): cupy.asarray(random.standard_normal(shape, dtype="f"))
+        for i, shape in enumerate(SHAPES)
+    }
+
+
+def take_swa(average, slow, weights):
+    average.add_snapshot(weights)
+
+
+def take_ema(average, slow, weights):
+    average.add_snapshot(weights, 0.9)
+
+
+def synchronise(average, slow, weights):
+    for key, array in weights.items():
+        averaging.pull_back(slow[key], array, 0.25)
+
+
+@pytest.mark.parametrize(
+    "update, n_launches", [(take_swa, 1), (take_ema, 1), (synchronise, len(SHAPES))]
+)
+def test_an_update_is_few_launches_and_waits_for_nothing(update, n_launches, monkeypatch):
+    weights, slow = make_weights(), make_weights()
+    average = RunningAverage()
+    for _ in range(3):  # Kernels are compiled, addresses are known, memory is at hand.
+        update(average, slow, weights)
+    launched = []
+    for name in ("add_scaled", "pull_back", "_add_scaled_in_pieces"):
+        kernel = getattr(cupy_kernels, name)
+        counted = functools.partial(count_launch, launched, kernel)
+        monkeypatch.setattr(cupy_kernels, name, counted)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        # What waits for the GPU, or copies from it, cannot be recorded: it raises an error.
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
+        update(average, slow, weights)
+        graph = stream.end_capture()
+        assert len(launched) == n_launches
+        graph.launch()
+        stream.synchronize()
+    assert all(cupy.isfinite(array).all() for array in average.means().values())
+
+
+def count_launch(launched, kernel, *arguments):
+    launched.append(kernel)
+    return kernel(*arguments)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_snapshots_of_all_kinds_of_arrays(decay):
+    """Small and large, more than a piece and not a whole number of them, empty, not contiguous,
+    of other precisions, on the host: as one by one on the CPU."""
+    random = numpy.random.default_rng(0)
+    shapes = [(3,), (cupy_kernels.PIECE_SIZE,), (5, cupy_kernels.PIECE_SIZE - 1), (0, 4), ()]
+    weights = {
+        (i, "W"): cupy.asarray(random.standard_normal(shape), dtype="f")
+        for i, shape in enumerate(shapes)
+    }
+    weights[10, "W"] = cupy.asarray(random.standard_normal((6, 8)), dtype="f")[:, ::2]
+    weights[11, "W"] = cupy.asarray(random.standard_normal((6, 8)), dtype="f").T
+    weights[12, "W"] = cupy.asarray(random.standard_normal(9), dtype="float16")
+    weights[13, "W"] = cupy.asarray(random.standard_normal(9), dtype="float64")
+    weights[14, "W"] = random.standard_normal(9).astype("f")
+    on_gpu, on_cpu = RunningAverage(), RunningAverage()
+    for step in range(5):
+        for array in weights.values():
+            array *= 1.5
+        if step == 2:  # Elsewhere from now on.
+            weights[0, "W"] = weights[0, "W"].copy()
+        if step == 3:  # The same memory, another object.
+            weights[1, "W"] = weights[1, "W"][:]
+        on_gpu.add_snapshot(weights, decay)
+        on_cpu.add_snapshot({key: as_numpy(array) for key, array in weights.items()}, decay)
+    for key, mean in on_cpu.means().items():
+        numpy.testing.assert_allclose(as_numpy(on_gpu.means()[key]), mean, rtol=2e-6)
+    assert isinstance(on_gpu.means()[14, "W"], numpy.ndarray)
+
+
+def test_other_memory_of_the_same_place_is_not_taken_for_the_old_one():
+    weights = {(0, "W"): cupy.arange(6, dtype="f").reshape(2, 3)}
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    average.add_snapshot(weights)
+    turned = {(0, "W"): weights[0, "W"].reshape(3, 2).T}
+    average.add_snapshot(turned)
+    expected = (2 * as_numpy(weights[0, "W"]) + as_numpy(turned[0, "W"])) / 3
+    numpy.testing.assert_allclose(as_numpy(average.means()[0, "W"]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+def test_a_copy_adds_to_its_own_arrays(make_copy):
+    weights = make_weights()
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    average.add_snapshot(weights)
+    copied = make_copy(average)
+    for array in weights.values():
+        array *= 3
+    copied.add_snapshot(weights)
+    for key, array in weights.items():
+        cupy.testing.assert_allclose(average.means()[key], array / 3, rtol=1e-6)
+        cupy.testing.assert_allclose(copied.means()[key], array * 5 / 9, rtol=1e-6)
+
+
+def as_numpy(array):
+    return array.get() if isinstance(array, cupy.ndarray) else array
+
+
+def test_what_waits_would_be_noticed():
+    array = cupy.ones((3,), dtype="f")
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
+            float(array.sum())
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
+            stream.end_capture()
+
+
+def make_training(optimizer, is_list=False, **settings):
+    dataset = make_dataset()
+    model = chain(Relu(8), Softmax())
+    loss = CategoricalCrossentropy()
+    if is_list:
+        dataset = [[[a[i : i + 4] for i in range(0, 40, 4)] for a in part] for part in dataset]
+        model, loss = with_array(model), SequenceLoss()
+    settings = {"max_steps": 40, "batch_size": 5, "eval_frequency": 10, **settings}
+    return Training(model, optimizer, loss, dataset, **settings)
+
+
+class SequenceLoss:
+    def __call__(self, guesses, truths):
+        gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
+        return gradients, float(sum((gradient**2).sum() for gradient in gradients))
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_numpy_data_train_a_model_on_the_gpu(is_list):
+    training = make_training(thinc_swa.SWA(SGD(0.3), start_step=20, freq=2), is_list)
+    training.run()
+    assert training.evaluations[-1].score > 0.6
+    arrays = [node.get_param("W") for node in training.model.walk() if node.has_param("W")]
+    arrays += training.optimizer.averages.values()
+    assert len(arrays) == 6
+    assert all(isinstance(array, cupy.ndarray) for array in arrays)
+
+
+def test_a_score_of_losses():
+    training = make_training(Adam(0.01), score="loss")
+    training.run()
+    first, *_, last = training.evaluations
+    assert last.score > first.score
+
+
+def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
+    """Without dropout, that is: the state of CuPy's generator cannot be had."""
+
+    def make():
+        return make_training(thinc_swa.SWA(Adam(0.01), start_step=6, freq=2))
+
+    whole = make()
+    whole.run()
+    stopped = make()
+    stopped.max_steps = 20
+    stopped.run()
+    save_checkpoint(tmp_path, stopped)
+    resumed = make()
+    load_checkpoint(find_checkpoint(tmp_path), resumed)
+    resumed.run()
+    assert resumed.step == whole.step == 40
+    assert resumed.model.to_bytes() == whole.model.to_bytes()
+    for one, other in zip(
+        resumed.optimizer.averages.values(), whole.optimizer.averages.values(), strict=True
+    ):
+        cupy.testing.assert_array_equal(one, other)
+
+
+def run(folder, *arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf8",
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_command_line(tmp_path):
+    for package in ("typer", "tqdm", "matplotlib", "scipy"):
+        require(package)
+    swa = write_config(tmp_path, "swa", optimizer=SWA)
+    adam = write_config(tmp_path, "adam", optimizer=ADAM)
+    assert "Best: " in run(tmp_path, "train", swa, "--output", "output", "--gpu-id", 0)
+    assert "4 parameters" in run(tmp_path, "params", swa, "--gpu-id", 0)
+    run(tmp_path, "compare", adam, swa, "--seeds", 2, "--output", "compared", "--gpu-id", 0)
+    results = json.loads((tmp_path / "compared" / "results.json").read_text(encoding="utf8"))
+    assert len(results["runs"]) == 4
+    information = dict(
+        line.split(maxsplit=1)
+        for line in run(tmp_path, "info").splitlines()
+        if len(line.split()) > 1
+    )
+    assert information["cupy"] == cupy.__version__
+    assert information["GPU"].startswith("for CuPy")
