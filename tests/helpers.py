@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 
 import pytest
 from thinc.compat import has_cupy_gpu
@@ -22,3 +24,16 @@ def require(*packages):
             importlib.import_module(package)
         else:
             pytest.importorskip(package)
+
+
+def run_command(folder, *arguments, **environment):
+    """`python -m thinc_swa`, which is what `thinc-swa` is."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf8",
+        timeout=120,
+    )

@@ -13,6 +13,7 @@ from thinc_swa import averaging
 from thinc_swa.averaging import (
     BLOCK_SIZE,
     TORCH_BLOCK_SIZE,
+    TORCH_WHOLE_SIZE,
     RunningAverage,
     add_scaled,
     pull_back,
@@ -29,7 +30,7 @@ def torch(request, monkeypatch):
         require("torch")
 
 
-SIZES = [0, 1, 5, BLOCK_SIZE, 2 * BLOCK_SIZE + 3, TORCH_BLOCK_SIZE + BLOCK_SIZE + 1]
+SIZES = [0, 1, 5, BLOCK_SIZE, 2 * BLOCK_SIZE + 3, TORCH_WHOLE_SIZE + TORCH_BLOCK_SIZE + 1]
 DTYPES = [("float32", "float32"), ("float32", "float16"), ("float64", "float64")]
 
 

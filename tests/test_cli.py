@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy
 import pytest
-from helpers import require
+from helpers import require, run_command
 from thinc.api import Config
 from tiny import ADAM, SWA, make_arrays, write_config
 
@@ -31,19 +31,6 @@ ROOT = Path(__file__).parents[1]
 
 # What belongs to a traceback, and to no line for people.
 TRACES = ("Traceback", 'File "', "site-packages")
-
-
-def run_process(folder, *arguments, **environment):
-    """`python -m thinc_swa`, which is what `thinc-swa` is."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        encoding="utf8",
-        timeout=120,
-    )
 
 
 class Result(NamedTuple):
@@ -103,7 +90,7 @@ def test_an_option_takes_all_values():
 
 
 def test_info_names_everything_with_its_arguments(tmp_path):
-    result = run_process(tmp_path, "info")
+    result = run_command(tmp_path, "info")
     assert result.returncode == 0, result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
     names = 0
@@ -180,7 +167,7 @@ def test_train_can_be_gone_on_with(tmp_path, run):
 def test_compare(tmp_path):
     adam = write_config(tmp_path, "adam", ADAM)
     swa = write_config(tmp_path, "swa", SWA)
-    result = run_process(
+    result = run_command(
         tmp_path, "compare", adam, swa, "--seeds", "2", "--jobs", "2", "-o", "output"
     )
     assert result.returncode == 0, result.stderr
@@ -413,7 +400,7 @@ def prepare_errors(folder):
     empty = make_arrays()
     empty["train_X"], empty["train_Y"] = empty["train_X"][:0], empty["train_Y"][:0]
     numpy.savez(folder / "empty.npz", **empty)
-    assert run_process(folder, "train", "good.cfg", "-o", "done").returncode == 0
+    assert run_command(folder, "train", "good.cfg", "-o", "done").returncode == 0
 
 
 ERRORS = [
@@ -472,7 +459,7 @@ def test_an_error_is_one_line(folder, command, code, message, run):
 
 
 def test_debug_shows_where(folder):
-    result = run_process(folder, "train", "freq.cfg", "--debug")
+    result = run_command(folder, "train", "freq.cfg", "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr and "freq must be an int" in result.stderr
 
@@ -493,7 +480,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
         (tmp_path / name).mkdir()
         missing = f"raise ModuleNotFoundError('no {name}', name='{name}')"
         (tmp_path / name / "__init__.py").write_text(missing)
-    result = run_process(tmp_path, "info", PYTHONPATH=str(tmp_path))
+    result = run_command(tmp_path, "info", PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.strip() == (
         'The command line needs more packages: pip install "thinc-swa[cli]"'

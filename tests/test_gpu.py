@@ -3,14 +3,11 @@
 import copy
 import functools
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy
 import pytest
-from helpers import HAS_GPU, require
+from helpers import HAS_GPU, require, run_command
 
 if not HAS_GPU:
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -26,7 +23,7 @@ from thinc.api import (
     use_ops,
     with_array,
 )
-from tiny import ADAM, SWA, make_dataset, write_config
+from tiny import ADAM, SWA, SequenceLoss, make_dataset, write_config
 
 import thinc_swa
 from thinc_swa import averaging, cupy_kernels
@@ -174,12 +171,6 @@ def make_training(optimizer, is_list=False, **settings):
     return Training(model, optimizer, loss, dataset, **settings)
 
 
-class SequenceLoss:
-    def __call__(self, guesses, truths):
-        gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
-        return gradients, float(sum((gradient**2).sum() for gradient in gradients))
-
-
 @pytest.mark.parametrize("is_list", [False, True])
 def test_numpy_data_train_a_model_on_the_gpu(is_list):
     training = make_training(thinc_swa.SWA(SGD(0.3), start_step=20, freq=2), is_list)
@@ -222,14 +213,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
 
 
 def run(folder, *arguments):
-    result = subprocess.run(
-        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONUTF8": "1"},
-        capture_output=True,
-        encoding="utf8",
-        timeout=300,
-    )
+    result = run_command(folder, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -25,7 +25,7 @@ from thinc.api import (
     registry,
     with_array,
 )
-from tiny import ADAM, make_dataset, write_config
+from tiny import ADAM, SequenceLoss, make_dataset, write_config
 
 from thinc_swa import EMA, SWA, Lookahead, use_averages
 from thinc_swa.callbacks import Callback, CallbackError, SaveModels
@@ -194,17 +194,9 @@ def test_lists_of_arrays_are_trained_too():
         max_steps=30,
         batch_size=2,
     )
-    training.loss = _SequenceLoss()
+    training.loss = SequenceLoss()
     training.run()
     assert training.evaluations[-1].score > 0.6
-
-
-class _SequenceLoss:
-    """As Thinc's for sequences, which takes one-hot rows for negative examples."""
-
-    def __call__(self, guesses, truths):
-        gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
-        return gradients, float(sum((gradient**2).sum() for gradient in gradients))
 
 
 def test_score_loss_is_minus_the_loss():

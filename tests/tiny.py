@@ -86,3 +86,11 @@ def write_config(folder, name="tiny", optimizer=SWA, more="", **settings):
     path = folder / f"{name}.cfg"
     config.to_disk(path)
     return path
+
+
+class SequenceLoss:
+    """As Thinc's for sequences, which takes one-hot rows for negative examples."""
+
+    def __call__(self, guesses, truths):
+        gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
+        return gradients, float(sum((gradient**2).sum() for gradient in gradients))

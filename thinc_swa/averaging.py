@@ -22,8 +22,10 @@ torch: Any = thinc.compat.torch
 # into the second-level cache of one core. Arrays up to this size are taken as they are.
 BLOCK_SIZE = 32768
 
-# Calls of PyTorch cost more, so it gets larger pieces, which are in the third-level cache.
-TORCH_BLOCK_SIZE = 32 * BLOCK_SIZE
+# Calls of PyTorch cost more, so it gets larger blocks, which are in the third-level cache, and
+# arrays that are a few blocks as they are.
+TORCH_BLOCK_SIZE = 8 * BLOCK_SIZE
+TORCH_WHOLE_SIZE = 4 * TORCH_BLOCK_SIZE
 
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of
@@ -85,11 +87,14 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
         slow += slow.dtype.type(pullback) * (fast - slow)
         fast[...] = slow
     elif _has_torch_for(fast):
-        slow_blocks = torch.from_numpy(slow.reshape(-1)).split(TORCH_BLOCK_SIZE)
-        fast_blocks = torch.from_numpy(fast.reshape(-1)).split(TORCH_BLOCK_SIZE)
-        for slow_block, fast_block in zip(slow_blocks, fast_blocks, strict=True):
-            slow_block.lerp_(fast_block, pullback)
-            fast_block.copy_(slow_block)
+        if slow.size <= TORCH_WHOLE_SIZE:
+            _pull_back_tensor(torch.from_numpy(slow), torch.from_numpy(fast), pullback)
+        else:
+            # Cut up by NumPy, which does it in less time.
+            for slow_block, fast_block in _blocks(slow, fast, TORCH_BLOCK_SIZE):
+                _pull_back_tensor(
+                    torch.from_numpy(slow_block), torch.from_numpy(fast_block), pullback
+                )
     else:
         # In the memory of the fast weights, which are overwritten anyway.
         pullback = slow.dtype.type(pullback)
@@ -100,17 +105,24 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
             slow_block[...] = fast_block
 
 
+def _pull_back_tensor(slow: Any, fast: Any, pullback: float) -> None:
+    slow.lerp_(fast, pullback)
+    fast.copy_(slow)
+
+
 def _has_torch_for(array: Array) -> bool:
     # Other memory layouts PyTorch refuses in part, and it warns of what is read-only.
     return bool(torch is not None and array.flags.c_contiguous and array.flags.writeable)
 
 
-def _blocks(first: Array, second: Array) -> Iterator[Tuple[Array, Array]]:
+def _blocks(
+    first: Array, second: Array, size: int = BLOCK_SIZE
+) -> Iterator[Tuple[Array, Array]]:
     """Matching pieces of two arrays of the same size, flattened."""
     first, second = first.reshape(-1), second.reshape(-1)
-    whole = first.size - first.size % BLOCK_SIZE
+    whole = first.size - first.size % size
     # Rows of a matrix are faster to come by than slices.
-    rows = (first[:whole].reshape(-1, BLOCK_SIZE), second[:whole].reshape(-1, BLOCK_SIZE))
+    rows = (first[:whole].reshape(-1, size), second[:whole].reshape(-1, size))
     yield from zip(*rows, strict=True)
     if whole < first.size:
         yield first[whole:], second[whole:]
