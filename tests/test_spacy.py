@@ -1,5 +1,6 @@
 """The package from spaCy's side: `spacy train` with nothing but a config file."""
 
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -27,6 +28,7 @@ from pipelines import (  # noqa: E402
     weights_of,
 )
 from spacy.training import Corpus  # noqa: E402
+from spacy.training.pretrain import pretrain  # noqa: E402
 from spacy.util import load_model_from_config, registry  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
 
@@ -623,3 +625,82 @@ runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
     result = run_python(tmp_path, code)
     assert result.returncode == 1
     assert result.stderr == "This example needs spaCy: pip install 'spacy>=3.8.7,<3.9'\n"
+
+
+PRETRAINING = """
+[corpora.pretrain]
+@readers = "spacy.JsonlCorpus.v1"
+path = "{texts}"
+min_length = 3
+
+[pretraining]
+max_epochs = 2
+dropout = 0.2
+n_save_every = null
+n_save_epoch = null
+component = "tok2vec"
+layer = ""
+corpus = "corpora.pretrain"
+
+[pretraining.batcher]
+@batchers = "spacy.batch_by_words.v1"
+size = 100
+
+[pretraining.objective]
+@architectures = "spacy.PretrainCharacters.v1"
+maxout_pieces = 2
+hidden_size = 8
+n_characters = 2
+
+[pretraining.optimizer]
+@optimizers = "watched_pretraining.v1"
+
+[pretraining.optimizer.optimizer]
+@optimizers = "SWA.v1"
+start_step = 3
+freq = 2
+
+[pretraining.optimizer.optimizer.optimizer]
+@optimizers = "ParamGroups.v1"
+groups = [{{"name": "embeddings", "params": ["E"], "lr_scale": 0.5}}]
+
+[pretraining.optimizer.optimizer.optimizer.optimizer]
+@optimizers = "Adam.v1"
+use_averages = false
+"""
+
+
+def test_pretraining_saves_the_averages(corpus, tmp_path):
+    """Its loop never says when a step is complete."""
+    optimizers = []
+
+    def watch(optimizer: Optimizer) -> Optimizer:
+        optimizers.append(optimizer)
+        return optimizer
+
+    registry.optimizers("watched_pretraining.v1", func=watch)
+    texts = tmp_path / "texts.jsonl"
+    lines = [
+        json.dumps({"text": f"A sentence with {i} or so words in it ."}) for i in range(90)
+    ]
+    texts.write_text("\n".join(lines), encoding="utf8")
+    text = (CONFIGS / "swa.cfg").read_text(encoding="utf8").replace("[pretraining]\n", "")
+    text += PRETRAINING.format(texts=texts)
+    config = Config().from_str(text, overrides={**corpus, **SMALL}, interpolate=False)
+    pretrain(config.interpolate(), tmp_path)
+    averages = optimizers[-1].averages
+    assert optimizers[-1].n_averaged > 5
+    tok2vec = (
+        spacy.util.load_model_from_config(config, auto_fill=True).get_pipe("tok2vec").model
+    )
+    tok2vec.initialize(X=[spacy.blank("en").make_doc("words")])
+    tok2vec.from_bytes((tmp_path / "model-last.bin").read_bytes())
+    saved = [
+        node.get_param(name)
+        for node in tok2vec.walk()
+        for name in node.param_names
+        if node.has_param(name)
+    ]
+    assert len(saved) > 10
+    for array in saved:
+        assert any(numpy.array_equal(array, average) for average in averages.values())
