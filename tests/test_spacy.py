@@ -690,12 +690,10 @@ def test_pretraining_saves_the_averages(corpus, tmp_path):
     text += PRETRAINING.format(texts=texts)
     config = Config().from_str(text, overrides={**corpus, **SMALL}, interpolate=False)
     pretrain(config.interpolate(), tmp_path)
-    print([(o.n_averaged, len(o.averages or {})) for o in optimizers])
-    averages = optimizers[-1].averages
-    assert optimizers[-1].n_averaged > 5
-    tok2vec = (
-        spacy.util.load_model_from_config(config, auto_fill=True).get_pipe("tok2vec").model
-    )
+    # spaCy makes another one when it only looks at the config.
+    (optimizer,) = (optimizer for optimizer in optimizers if optimizer.averages)
+    assert optimizer.n_averaged > 5
+    tok2vec = load_model_from_config(config, auto_fill=True).get_pipe("tok2vec").model
     tok2vec.initialize(X=[spacy.blank("en").make_doc("words")])
     tok2vec.from_bytes((tmp_path / "model-last.bin").read_bytes())
     saved = [
@@ -706,4 +704,4 @@ def test_pretraining_saves_the_averages(corpus, tmp_path):
     ]
     assert len(saved) > 10
     for array in saved:
-        assert any(numpy.array_equal(array, average) for average in averages.values())
+        assert any(numpy.array_equal(array, other) for other in optimizer.averages.values())
