@@ -137,13 +137,48 @@ def test_a_copy_adds_to_its_own_arrays(make_copy):
     average = RunningAverage()
     average.add_snapshot(weights)
     average.add_snapshot(weights)
-    copied = make_copy(average)
-    for array in weights.values():
+    copied, copied_weights = make_copy((average, weights))
+    for array in copied_weights.values():
         array *= 3
-    copied.add_snapshot(weights)
+    copied.add_snapshot(copied_weights)
     for key, array in weights.items():
-        cupy.testing.assert_allclose(average.means()[key], array / 3, rtol=1e-6)
-        cupy.testing.assert_allclose(copied.means()[key], array * 5 / 9, rtol=1e-6)
+        cupy.testing.assert_allclose(average.means()[key], array, rtol=1e-6)
+        cupy.testing.assert_allclose(copied.means()[key], array * 5 / 3, rtol=1e-6)
+
+
+def test_nothing_beside_the_arrays_is_changed():
+    totals, weights = cupy.zeros((20,), dtype="f"), cupy.ones((20,), dtype="f")
+    cupy_kernels.AddScaledTogether(
+        [totals[:5], totals[7:8], totals[10:15]], [weights[1:6], weights[:1], weights[15:]]
+    )(2.0)
+    expected = numpy.array([2] * 5 + [0] * 2 + [2] + [0] * 2 + [2] * 5 + [0] * 5)
+    cupy.testing.assert_array_equal(totals, expected)
+
+
+def test_addresses_are_collected_once():
+    """Also where the arrays are new objects in every step, as those of PyTorch are."""
+    weights = make_weights()
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    average.add_snapshot(weights)
+    launch = average._launch
+    average.add_snapshot(weights)
+    average.add_snapshot({key: array[...] for key, array in weights.items()})
+    assert average._launch is launch
+
+
+@pytest.mark.parametrize("decay", [None, 0.0])
+def test_the_memory_of_old_averages_is_given_back(decay):
+    weights = {(0, "W"): cupy.ones((100000,), dtype="f")}
+    pool = cupy.get_default_memory_pool()
+    used = pool.used_bytes()
+    average = RunningAverage()
+    average.add_snapshot(weights)
+    average.add_snapshot(weights)
+    average.add_snapshot(weights, decay)
+    assert pool.used_bytes() - used < 1.1 * 4 * 100000
+    average.clear()
+    assert pool.used_bytes() == used
 
 
 def as_numpy(array):
