@@ -86,6 +86,12 @@ def test_an_option_takes_all_values():
     assert spread(arguments, "--optimizers") == spelled
 
 
+@pytest.mark.parametrize("arguments", [["--optimizers"], ["a", "--optimizers", "--seeds", "1"]])
+def test_an_option_without_values_is_an_error(arguments):
+    with pytest.raises(ValueError, match="--optimizers needs a value"):
+        spread(arguments, "--optimizers")
+
+
 # info
 
 

@@ -11,6 +11,7 @@ from tiny import ADAM, SWA, write_config
 
 from thinc_swa.comparison import make_runs, read_entries, train_runs
 from thinc_swa.logs import read_log
+from thinc_swa.results import summarize
 from thinc_swa.runs import is_spacy_config, with_seed
 from thinc_swa.training import Training
 
@@ -113,6 +114,18 @@ def test_wrong_entries(tmp_path, adam, swa):
     loss = write_config(tmp_path, "loss", ADAM, score="loss")
     with pytest.raises(ValueError, match="different scores cannot be compared"):
         read_entries([adam, loss], [], {})
+    with pytest.raises(ValueError, match="optimizer.learn_rate would be changed in .* alone"):
+        read_entries([adam], [swa], {"optimizer.learn_rate": 0.1})
+    torn = tmp_path / "torn.cfg"
+    torn.write_text("[optimizer]\n@optimizers = 'Adam.v1'\n\n[initialize.after_init]\n")
+    with pytest.raises(ValueError, match="torn.cfg cannot be read"):
+        read_entries([adam], [torn], {})
+
+
+def test_what_refers_to_the_seed_has_that_of_the_run():
+    text = "[training]\nseed = 5\n\n[dataset]\nseed = ${training.seed}\n"
+    config = with_seed(Config().from_str(text, interpolate=False), 2)
+    assert config == {"training": {"seed": 7}, "dataset": {"seed": 7}}
 
 
 def test_seeds_count_from_the_configs_own(adam):
@@ -206,6 +219,30 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, adam, swa, how, erro
     assert records[-1]["type"] == "error"
     again = compare(tmp_path / "output", [adam, path, swa], n_seeds=1, code=code)
     assert [run.state for run in again] == ["done", "failed", "done"]
+
+
+DIVERGING = """
+[optimizer]
+@optimizers = "SGD.v1"
+learn_rate = 1e39
+grad_clip = 0.0
+"""
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
+    paths = [
+        write_config(tmp_path, "diverging", DIVERGING, score="loss"),
+        write_config(tmp_path, "adam", ADAM, score="loss"),
+    ]
+    runs = compare(tmp_path / "output", paths, n_seeds=2)
+    assert [run.state for run in runs] == ["failed", "done", "failed", "done"]
+    assert runs[0].error == (
+        "The training has diverged: the score after step 10 is nan, that of the plain weights "
+        "nan"
+    )
+    failed, adam = summarize(runs)
+    assert (failed.n_failed, failed.score) == (2, None)
+    assert adam.n_runs == 2 and adam.score < 0
 
 
 def test_watchers_see_all_states(tmp_path, adam):

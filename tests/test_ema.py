@@ -15,7 +15,7 @@ from reference import (
 from test_swa import averaged, scalar_run
 from thinc.api import SGD, Adam, NumpyOps
 
-from thinc_swa import EMA, Lookahead
+from thinc_swa import EMA, SWA, Lookahead
 
 
 def test_by_hand():
@@ -133,3 +133,15 @@ def test_overwriting_starts_lookahead_again():
     weights = make_weights()
     train(optimizer, weights, 3)
     assert_equal(lookahead.averages, weights)
+
+
+def test_without_an_average_nothing_is_overwritten():
+    alone = make_weights()
+    train(Lookahead(SGD(0.1), freq=6), alone, 8)
+    weights = make_weights()
+    train(EMA(Lookahead(SGD(0.1), freq=6), decay=0.5, freq=10, overwrite_freq=5), weights, 8)
+    assert_equal(weights, alone)
+    weights = make_weights()
+    lookahead = Lookahead(SGD(0.1), freq=6)
+    train(SWA(lookahead, start_step=0, freq=10, end_step=5), weights, 8)
+    assert_equal(weights, alone)

@@ -30,9 +30,9 @@ from pipelines import (  # noqa: E402
 from spacy.training import Corpus  # noqa: E402
 from spacy.training.pretrain import pretrain  # noqa: E402
 from spacy.util import load_model_from_config, registry  # noqa: E402
-from thinc.api import Config, Optimizer  # noqa: E402
+from thinc.api import Adam, Config, Optimizer  # noqa: E402
 
-from thinc_swa import OptimizerWrapper, one_cycle, one_cycle_momentum  # noqa: E402
+from thinc_swa import SWA, OptimizerWrapper, one_cycle, one_cycle_momentum  # noqa: E402
 
 NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
 GPU_IDS = [-1, 0] if HAS_GPU else [-1]
@@ -625,6 +625,18 @@ runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
     result = run_python(tmp_path, code)
     assert result.returncode == 1
     assert result.stderr == "This example needs spaCy: pip install 'spacy>=3.8.7,<3.9'\n"
+
+
+@pytest.mark.parametrize("name", ["swa", "lookahead_swa"])
+def test_a_pipeline_that_makes_an_optimizer_for_itself(name, corpus):
+    """spaCy does not fill in the variables of the config then."""
+    nlp = load_model_from_config(read_config(name, {**corpus, **SMALL}), auto_fill=True)
+    example = next(iter(Corpus(corpus["paths.train"])(nlp)))
+    assert isinstance(nlp.initialize(lambda: [example]), Optimizer)
+    assert "total_steps='${training.max_steps}'" in repr(nlp.resume_training())
+    with pytest.raises(ValueError, match="a variable that spaCy has not filled in"):
+        nlp.update([example])
+    nlp.update([example], sgd=SWA(Adam(0.001), start_step=0))
 
 
 PRETRAINING = """

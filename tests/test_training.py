@@ -227,6 +227,31 @@ def test_accuracy_of_other_things_is_an_error():
         accuracy(numpy.zeros((3,)), numpy.zeros((3,)))
 
 
+@pytest.mark.parametrize(
+    "guesses, truths", [((3, 1), (3, 1)), ((3, 1), (3,)), ((3, 4), (3, 1)), ((3, 4), (3, 5))]
+)
+def test_an_accuracy_that_would_mean_nothing_is_an_error(guesses, truths):
+    with pytest.raises(ValueError, match='try score = "loss"'):
+        accuracy(numpy.ones(guesses), numpy.ones(truths))
+
+
+def test_classes_as_numbers_all_have_an_output():
+    (train_X, train_Y), (dev_X, dev_Y) = make_dataset()
+    dataset = (train_X, train_Y.argmax(axis=1)), (dev_X, dev_Y.argmax(axis=1))
+    training = make_training(SGD(0.3), dataset=dataset, max_steps=60)
+    training.run()
+    assert training.model.get_dim("nO") == 3
+    assert training.evaluations[-1].score > 0.6
+
+
+def test_a_score_that_is_no_number_is_not_the_best(monkeypatch):
+    scores = iter([numpy.nan, -0.5, numpy.nan, -0.6, -0.4])
+    training = make_training(max_steps=50)
+    monkeypatch.setattr(training, "_score", lambda: next(scores))
+    training.run()
+    assert [found.is_best for found in training.evaluations] == [True, True, False, False, True]
+
+
 def test_schedules_hear_of_the_scores():
     optimizer = Adam(0.01)
     if not hasattr(optimizer, "last_score"):
@@ -464,6 +489,23 @@ def test_an_old_training_is_not_overwritten_by_chance(tmp_path):
     training = train(config, output=tmp_path / "output", overwrite=True)
     assert training.step == 10
     assert len(list(read_log(tmp_path / "output" / "log.jsonl"))) == 13
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    config = config_of(tmp_path, max_steps=10)
+    output = tmp_path / "output"
+    (output / "step-by-step").mkdir(parents=True)
+    (output / "step-00000010.txt").write_text("mine")
+    assert train(config, output=output).step == 10
+    assert train(config, output=output, overwrite=True).step == 10
+    assert (output / "step-by-step").is_dir() and (output / "step-00000010.txt").exists()
+    (output / "log.jsonl").unlink()
+    (output / "config.cfg").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="There is config.cfg, model-best, .* no log"):
+            train(config, output=output, resume=resume)
+    assert (output / "config.cfg").read_text() == "mine"
+    assert train(config, output=output, overwrite=True).step == 10
 
 
 # Going on

@@ -7,7 +7,7 @@ says `freq = 5.7` or `start_step = true` is a mistake, not a 5 or a 1.
 
 import math
 from numbers import Integral, Real
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple, TypeGuard
 
 from .types import StepT
 
@@ -70,10 +70,25 @@ def check_choice(name: str, value: object, choices: Tuple[str, ...]) -> str:
     return value
 
 
+UNFILLED = (
+    "total_steps is {value!r}, a variable that spaCy has not filled in. It does so for `spacy "
+    "train`, but not where a pipeline makes an optimizer for itself, as in nlp.initialize(), "
+    "nlp.resume_training() or nlp.update() without sgd: write the number of steps into the "
+    "config, or make an optimizer and pass it on, nlp.update(examples, sgd=optimizer)."
+)
+
+
+def is_variable(value: object) -> TypeGuard[str]:
+    """Whether it stands in a config for a value that is somewhere else."""
+    return isinstance(value, str) and value.startswith("${")
+
+
 def check_total_steps(value: object) -> Optional[int]:
     """The length of the training in steps, or None if it was not given."""
     if value is None:
         return None
+    if is_variable(value):
+        raise ValueError(UNFILLED.format(value=value))
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(
             f"total_steps must be an int >= 1, but was {value!r}. (In spaCy, max_steps = 0 "

@@ -9,7 +9,7 @@ import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy
 import thinc.compat
@@ -51,14 +51,20 @@ def save_checkpoint(folder: Path, training: "Training") -> None:
         "random": get_random_state(),
     }
     replace_text(path / STATE, json.dumps(state))
-    for other in folder.glob("step-*"):
+    for other in checkpoints(folder):
         if other != path:
             shutil.rmtree(other)
 
 
+def checkpoints(folder: Path) -> List[Path]:
+    """All checkpoints of a folder, complete or not."""
+    paths = folder.glob("step-" + 8 * "[0-9]")
+    return [path for path in paths if path.is_dir()]
+
+
 def find_checkpoint(folder: Path) -> Optional[Path]:
     """The last complete checkpoint of a folder; None if there is none."""
-    complete = [path.parent for path in folder.glob(f"step-*/{STATE}")]
+    complete = [path for path in checkpoints(folder) if (path / STATE).exists()]
     return max(complete, default=None, key=lambda path: path.name)
 
 

@@ -103,10 +103,11 @@ def main(arguments: Sequence[str]) -> None:
     """
     try:
         arguments, overrides = split_overrides(arguments)
+        arguments = spread(arguments, "--optimizers")
     except ValueError as error:
         _print_error(str(error))
         sys.exit(2)
-    app(args=spread(arguments, "--optimizers"), obj=overrides, prog_name="thinc-swa")
+    app(args=arguments, obj=overrides, prog_name="thinc-swa")
 
 
 def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]]:
@@ -137,12 +138,17 @@ def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]
 
 
 def spread(arguments: Sequence[str], option: str) -> List[str]:
-    """Let an option take all values up to the next option, as shells make of `*.cfg`."""
+    """Let an option take all values up to the next option, as shells make of `*.cfg`.
+
+    RAISES: ValueError if there is none.
+    """
     spread: List[str] = []
     is_open = False
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
         if argument == option:
             is_open = True
+            if following.startswith("-"):
+                raise ValueError(f"{option} needs a value")
         elif argument.startswith("-"):
             is_open = False
             spread.append(argument)
@@ -412,7 +418,7 @@ def params(
     except ValueError as error:
         # Of a group that selects nothing. Here are the paths that it could select.
         _print_parameters(list_parameters(model))
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(str(error).partition(" The model has")[0]) from error
     _print_parameters(rows)
 
 

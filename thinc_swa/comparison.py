@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
-from thinc.api import Config
+from thinc.api import Config, ConfigValidationError
 from thinc.compat import has_cupy
 
 from .arguments import check_int
@@ -111,6 +111,12 @@ def read_entries(
         raise ValueError(
             f"Optimizers from other files need one config to go into, but got {len(configs)}"
         )
+    for name in overrides if optimizers else ():
+        if name.startswith(("optimizer.", "training.optimizer.")):
+            raise ValueError(
+                f"{name} would be changed in {configs[0]} alone, and not in the optimizers "
+                "that replace its own: change it in the files"
+            )
     entries = [
         Entry(name, Config().from_disk(path, overrides=overrides, interpolate=False))
         for name, path in _names(configs)
@@ -138,7 +144,10 @@ def _read_optimizer(path: Path) -> Any:
     if "[training.optimizer]" in text and "[training]" not in text:
         # As it is copied from a config of spaCy. No section can be without the one around it.
         text = f"[training]\n{text}"
-    config = Config().from_str(text, interpolate=False)
+    try:
+        config = Config().from_str(text, interpolate=False)
+    except ConfigValidationError as error:
+        raise ValueError(f"{path} cannot be read: {describe_error(error)}") from error
     for section in (config, config.get("training", {})):
         if "optimizer" in section:
             return section["optimizer"]

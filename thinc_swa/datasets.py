@@ -6,6 +6,7 @@ that returns the same.
 
 from pathlib import Path
 from typing import Any, Tuple, Union
+from zipfile import BadZipFile
 
 import numpy
 
@@ -59,7 +60,7 @@ def make_npz(path: Union[Any, str, Path]) -> Tuple[Tuple[Any, Any], Tuple[Any, A
         try:
             with numpy.load(file, allow_pickle=False) as arrays:
                 found = {name: _as_float32(arrays[name]) for name in arrays.files}
-        except (ValueError, AttributeError, EOFError) as error:
+        except (ValueError, AttributeError, EOFError, TypeError, BadZipFile) as error:
             raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
     names = ("train_X", "train_Y", "dev_X", "dev_Y")
     missing = [name for name in names if name not in found]

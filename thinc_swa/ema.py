@@ -10,9 +10,11 @@ from .arguments import (
     check_number,
     check_start_step,
     check_total_steps,
+    is_variable,
 )
 from .averaging import RunningAverage, is_due
 from .types import FloatsXd, KeyT, StepT
+from .unfilled import Unfilled
 from .wrapper import OptimizerWrapper
 
 
@@ -116,7 +118,8 @@ class EMA(OptimizerWrapper):
                 t = self._average.n_averaged + 1
                 decay = min(decay, (1.0 + t) / (10.0 + t))
             self._average.add_snapshot(self._weights, decay)
-        if self.overwrite_freq and is_due(step, self.start_step, self.overwrite_freq):
+        is_over = self.overwrite_freq and is_due(step, self.start_step, self.overwrite_freq)
+        if is_over and self._average.n_averaged:
             self._average.write_to(self._weights)
             self._on_overwritten()
 
@@ -135,6 +138,8 @@ def make_ema(
     total_steps: Union[Any, int, None] = None,
 ) -> Optimizer:
     """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
     return EMA(
         optimizer,
         decay=decay,

@@ -64,13 +64,15 @@ def accuracy(guesses: Any, truths: Any) -> float:
     RETURNS (float): From 0 to 1.
     """
     guesses, truths = _to_numpy(guesses), _to_numpy(truths)
-    if truths.ndim == guesses.ndim:
-        truths = truths.argmax(axis=-1)
-    if guesses.ndim != 2 or truths.shape != guesses.shape[:1]:
+    # In a row of one number the highest is always in the right place.
+    fits = guesses.ndim == 2 and guesses.shape[1] > 1
+    if not fits or truths.shape not in (guesses.shape, guesses.shape[:1]):
         raise ValueError(
             'score = "accuracy" needs rows of numbers and as many truths, but the guesses have '
             f'the shape {guesses.shape} and the truths {truths.shape}: try score = "loss"'
         )
+    if truths.ndim == 2:
+        truths = truths.argmax(axis=-1)
     return float((guesses.argmax(axis=-1) == truths).mean())
 
 

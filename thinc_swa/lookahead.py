@@ -10,9 +10,11 @@ from .arguments import (
     check_int,
     check_number,
     check_total_steps,
+    is_variable,
 )
 from .averaging import as_average, pull_back, zeros_like
 from .types import Array, FloatsXd, KeyT, StepT
+from .unfilled import Unfilled
 from .wrapper import OptimizerWrapper
 
 INNER_STATES = ("keep", "reset", "pullback")
@@ -143,6 +145,8 @@ def make_lookahead(
     total_steps: Union[Any, int, None] = None,
 ) -> Optimizer:
     """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
     return Lookahead(
         optimizer,
         freq=freq,

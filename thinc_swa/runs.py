@@ -5,6 +5,7 @@ What it found goes to a log of JSON lines, in the same form for both. No models 
 
 import importlib.util
 import io
+import math
 import sys
 import time
 from pathlib import Path
@@ -41,13 +42,13 @@ def optimizer_section(config: Config) -> Dict[str, Any]:
 
 def with_seed(config: Config, i: int) -> Config:
     """The config of the i-th run: with the i-th seed from its own on, and without variables."""
-    config = config.interpolate()
-    training = config.setdefault("training", {})
-    seed = training.get("seed") or 0
-    training["seed"] = seed + i
+    seed = (config.interpolate().get("training", {}).get("seed") or 0) + i
+    config = config.copy()
+    config.setdefault("training", {})["seed"] = seed
     if is_spacy_config(config) and "seed" in config.get("system", {}):
-        config["system"]["seed"] = seed + i
-    return config
+        config["system"]["seed"] = seed
+    # Only now, for other settings may refer to it.
+    return config.interpolate()
 
 
 def score_of(config: Config) -> str:
@@ -130,6 +131,21 @@ class _Recorder(Callback):
 
     def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
         _log_evaluation(self._log, evaluation)
+        if _has_diverged(evaluation):
+            training.stop("diverged")
+
+
+def _has_diverged(evaluation: Evaluation) -> bool:
+    """Whether the scores are no numbers, which could not be compared with others."""
+    return not (math.isfinite(evaluation.plain) and math.isfinite(evaluation.score))
+
+
+def _refuse_diverged(evaluation: Evaluation) -> None:
+    if _has_diverged(evaluation):
+        raise ValueError(
+            f"The training has diverged: the score after step {evaluation.step} is "
+            f"{evaluation.score}, that of the plain weights {evaluation.plain}"
+        )
 
 
 def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
@@ -149,6 +165,7 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
 def _run_thinc(config: Config, log: Log, report: ReportT) -> None:
     training = Training.from_config(config, [_Recorder(log, report)])
     training.run()
+    _refuse_diverged(training.evaluations[-1])
     log.write(
         "end",
         reason=training.stop_reason,
@@ -199,6 +216,8 @@ class _SpacyRecorder:
         self._evaluate: Any = None
         self._last_score: Optional[float] = None
         self._last_time: Optional[float] = None
+        # Of the step that is under way.
+        self._learn_rate = 0.0
         self.step = 0
         # Of the steps without an evaluation.
         self.seconds = 0.0
@@ -215,6 +234,7 @@ class _SpacyRecorder:
         settings = self._config["training"]
         (corpus,) = resolve_dot_names(self._config, [settings["dev_corpus"]])
         self._evaluate = create_evaluation_callback(nlp, corpus, settings["score_weights"])
+        self._learn_rate = current_rate(self._optimizer)
         self._last_time = time.perf_counter()
         return self._log_step, lambda: None
 
@@ -228,6 +248,7 @@ class _SpacyRecorder:
             self.step = info["step"]
             self._log_evaluation(info)
         self._report(self.step, self._config["training"]["max_steps"], self._last_score)
+        self._learn_rate = current_rate(self._optimizer)
         self._last_time = time.perf_counter()
 
     def _log_evaluation(self, info: Dict[str, Any]) -> None:
@@ -243,9 +264,10 @@ class _SpacyRecorder:
             step=info["step"],
             epoch=info["epoch"],
             loss=float(sum(info["losses"].values())),
-            learn_rate=current_rate(self._optimizer),
+            learn_rate=self._learn_rate,
             n_averaged=count_snapshots(self._optimizer),
             plain=plain,
             averages=averages,
         )
         _log_evaluation(self._log, evaluation)
+        _refuse_diverged(evaluation)

@@ -4,10 +4,17 @@ from typing import Any, Dict, Optional, Union
 
 from thinc.api import Optimizer
 
-from .arguments import check_end_step, check_int, check_start_step, check_total_steps
+from .arguments import (
+    check_end_step,
+    check_int,
+    check_start_step,
+    check_total_steps,
+    is_variable,
+)
 from .averaging import RunningAverage, is_due
 from .learn_rate import LearnRate
 from .types import FloatsXd, KeyT, RateT, StepT
+from .unfilled import Unfilled
 from .wrapper import OptimizerWrapper
 
 
@@ -97,9 +104,9 @@ class SWA(OptimizerWrapper):
         return self._average.n_averaged
 
     def start_swa(self) -> None:
-        """Start averaging now, whatever `start_step` is: the weights as they stand are the
-        first snapshot. If averaging has started before, nothing changes. A ValueError is
-        raised if `end_step` has been reached.
+        """Start averaging now, whatever `start_step` is: the weights as the last update has
+        left them are the first snapshot. If averaging has started before, nothing changes.
+        A ValueError is raised if `end_step` has been reached.
         """
         if self._is_started:
             return
@@ -124,9 +131,10 @@ class SWA(OptimizerWrapper):
 
     def _end(self) -> None:
         self._is_ended = True
-        self._average.write_to(self._weights)
-        self._average.clear()
-        self._on_overwritten()
+        if self._average.n_averaged:
+            self._average.write_to(self._weights)
+            self._average.clear()
+            self._on_overwritten()
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
         if not self._is_ended:
@@ -175,6 +183,8 @@ def make_swa(
             "start_step must be given in a config, where nobody can call start_swa(): "
             "steps, or a fraction of total_steps"
         )
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
     return SWA(
         optimizer,
         start_step=start_step,

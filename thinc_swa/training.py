@@ -7,6 +7,7 @@ A `Training` is the loop and what it knows; `callbacks.py` has those who watch i
 import inspect
 import shutil
 import time
+from math import isnan
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
@@ -15,7 +16,7 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
 
 from .arguments import check_choice, check_int
 from .callbacks import Callback, CallbackError, SaveCheckpoints, SaveModels, TrainingLog
-from .checkpoints import find_checkpoint, load_checkpoint
+from .checkpoints import checkpoints, find_checkpoint, load_checkpoint
 from .datasets import Dataset, Split, check_dataset
 from .evaluation import SCORES, Evaluation, accuracy, predict
 from .files import replace_text
@@ -109,6 +110,9 @@ class Training:
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
         sample = numpy.arange(min(len(X), 2))
+        if getattr(Y, "ndim", 0) == 1 and Y.dtype.kind in "iu":
+            # Of numbers of classes, the highest says how many outputs there are.
+            sample = numpy.array([0, int(Y.argmax())])
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
         # For ParamGroups.
         name_parameters(self.model)
@@ -265,7 +269,8 @@ class Training:
             n_averaged=self.n_averaged,
             plain=plain,
             averages=averages,
-            is_best=self.best is None or score > self.best.score,
+            # No number is better than what is none.
+            is_best=self.best is None or score > self.best.score or isnan(self.best.score),
         )
         self.loss_sum, self.n_losses = 0.0, 0
         self.evaluations.append(evaluation)
@@ -320,7 +325,8 @@ def train(
     callbacks (Sequence[Callback]): Who is told, beside those of the config.
     RETURNS (Training): After its end.
     RAISES: FileExistsError if there is a training in the folder, and it is neither to be gone
-        on with nor to be overwritten; ValueError if it is another one than the config's.
+        on with nor to be overwritten, or anything else of the same name; ValueError if it is
+        another training than the config's.
     """
     if output is None:
         training = Training.from_config(config, callbacks)
@@ -333,6 +339,12 @@ def train(
             f"There is a training in {output} already: resume it, overwrite it, or choose "
             "another folder"
         )
+    others = sorted(path.name for path in _left_by_a_training(output))
+    if others and not (is_there or overwrite):
+        raise FileExistsError(
+            f"There is {', '.join(others)} in {output} already, but no log of a training: "
+            "choose another folder, or overwrite it"
+        )
     saving = [TrainingLog(output / LOG), SaveModels(output), SaveCheckpoints(output)]
     # First what saves, so that nothing is lost if one of the others fails.
     training = Training.from_config(config, [*saving, *callbacks])
@@ -342,10 +354,11 @@ def train(
         _check_same(output / CONFIG, config)
         checkpoint = find_checkpoint(output)
     if checkpoint is None:
-        for name in OUTPUTS:
-            (output / name).unlink(missing_ok=True)
-        for path in output.glob("step-*"):
-            shutil.rmtree(path)
+        for path in _left_by_a_training(output):
+            if path.name in OUTPUTS:
+                path.unlink()  # A folder of this name, as spaCy's model-best, is none of ours.
+            else:
+                shutil.rmtree(path)
     else:
         load_checkpoint(checkpoint, training)
         # What was logged after the checkpoint will be done once more.
@@ -353,6 +366,11 @@ def train(
     replace_text(output / CONFIG, config.to_str())
     training.run()
     return training
+
+
+def _left_by_a_training(output: Path) -> List[Path]:
+    paths = [output / name for name in OUTPUTS]
+    return [path for path in paths if path.exists()] + checkpoints(output)
 
 
 def _is_before(record: Record, step: int) -> bool:
@@ -371,5 +389,6 @@ def _check_same(path: Path, config: Config) -> None:
     if names:
         raise ValueError(
             f"The config differs from that of the training in {path.parent} in "
-            f"{', '.join(f'[{name}]' for name in names)}: it cannot be gone on with"
+            f"{', '.join(f'[{name}]' for name in names)}: it cannot be gone on with. (What is "
+            "taken from max_steps changes with it.)"
         )
