@@ -26,6 +26,11 @@ def require(*packages):
             pytest.importorskip(package)
 
 
+def as_numpy(array):
+    """The array itself, or a copy of one that is on the GPU."""
+    return array.get() if hasattr(array, "get") else array
+
+
 def run_command(folder, *arguments, **environment):
     """`python -m thinc_swa`, which is what `thinc-swa` is."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy
 import spacy
+from helpers import as_numpy
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 from spacy.util import registry
@@ -39,10 +40,6 @@ def weights_of(nlp):
             array = parameter.detach().cpu().numpy().copy()
             weights[pipe_name, position, node.name, name] = array
     return weights
-
-
-def as_numpy(array):
-    return array.get() if hasattr(array, "get") else array
 
 
 def names_of_keys(nlp):

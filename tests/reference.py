@@ -1,6 +1,7 @@
 """Plain training and plain averages: the oracle for what the package computes."""
 
 import numpy
+from helpers import as_numpy
 from thinc.api import get_array_module
 
 KEYS = {(3, "W"): (4, 3), (3, "b"): (4,), (4, "W"): (2, 2, 2)}
@@ -43,10 +44,7 @@ def train(optimizer, weights, n_steps, *, is_stepped=True, is_updated=None, afte
 
 def to_numpy(arrays):
     """Copies in NumPy."""
-    return {
-        key: numpy.array(getattr(array, "get", lambda a=array: a)())
-        for key, array in arrays.items()
-    }
+    return {key: numpy.array(as_numpy(array)) for key, array in arrays.items()}
 
 
 def due(start_step, freq, n_steps):

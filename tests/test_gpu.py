@@ -7,7 +7,7 @@ import pickle
 
 import numpy
 import pytest
-from helpers import HAS_GPU, require, run_command
+from helpers import HAS_GPU, as_numpy, require, run_command
 
 if not HAS_GPU:
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -179,10 +179,6 @@ def test_the_memory_of_old_averages_is_given_back(decay):
     assert pool.used_bytes() - used < 1.1 * 4 * 100000
     average.clear()
     assert pool.used_bytes() == used
-
-
-def as_numpy(array):
-    return array.get() if isinstance(array, cupy.ndarray) else array
 
 
 def test_what_waits_would_be_noticed():
