@@ -92,9 +92,18 @@ BAD = [
         (
             "EMA",
             {"decay": value},
-            ["decay must be a number >= 0 and <= 1, but was", repr(value)],
+            ["decay must be a number >= 0 and < 1, but was", repr(value)],
         )
-        for value in [-0.1, 1.1, True, "high"]
+        for value in [-0.1, 1, 1.0, 1.1, True, "high"]
+    ],
+    *[
+        (
+            name,
+            {"check_finite": value},
+            ["check_finite must be true or false, but was", repr(value)],
+        )
+        for name in ("SWA", "EMA", "Lookahead")
+        for value in [None, 1, "yes"]
     ],
     *[
         ("EMA", {"half_life": value}, ["half_life must be a number > 0, but was", repr(value)])
@@ -185,7 +194,6 @@ GOOD = [
     ("SWA", {"start_step": 3, "learn_rate": 1}),
     ("SWA", {"start_step": 100, **LENGTH}),
     ("EMA", {"decay": 0}),
-    ("EMA", {"decay": 1}),
     ("EMA", {"half_life": 0.5}),
     ("Lookahead", {"pullback": 1}),
     ("Lookahead", {"end_step": 0.5, **LENGTH}),

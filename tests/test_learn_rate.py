@@ -5,6 +5,7 @@ import math
 
 import numpy
 import pytest
+from helpers import require
 from thinc.api import SGD, Adam, decaying, registry, warmup_linear
 from thinc.config import Config
 
@@ -106,9 +107,63 @@ def test_cosine_annealing():
     assert rates(optimizer, 8) == [0.1, 0.1, *expected, 0.5, 0.5]
 
 
-def test_annealing_begins_at_the_rate_of_the_old_schedule():
+def test_annealing_begins_at_the_rate_that_was_last_used():
     optimizer = SWA(sgd(warmup()), start_step=4, learn_rate=0.5, anneal_steps=2)
-    assert rates(optimizer, 7) == [*OLD[:4], (OLD[4] + 0.5) / 2, 0.5, 0.5]
+    assert rates(optimizer, 7) == [*OLD[:4], (OLD[3] + 0.5) / 2, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_annealing_is_the_same_before_and_after_step_schedules(is_before):
+    """start_swa() may come right after the update, or when the schedules have moved on."""
+    optimizer = SWA(sgd([0.1, 0.1, 0.1, 0.01, 0.01]), learn_rate=0.2, anneal_steps=4)
+    weights, result = numpy.zeros((1,), dtype="f"), []
+    for step in range(1, 8):
+        before = float(weights[0])
+        weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
+        result.append(before - float(weights[0]))
+        if step == 3 and is_before:
+            optimizer.start_swa()
+        optimizer.step_schedules()
+        if step == 3:
+            optimizer.start_swa()
+    assert result == pytest.approx([0.1, 0.1, 0.1, 0.125, 0.15, 0.175, 0.2])
+
+
+@pytest.mark.parametrize("strategy", ["linear", "cos"])
+@pytest.mark.parametrize("target", [0.1, 0.5, 0.001])
+def test_annealing_against_torch(target, strategy):
+    """The loop of PyTorch's documentation: from the start on its SWALR is stepped instead of
+    the old schedule."""
+    require("torch")
+    import torch
+
+    old, start_step, anneal_steps, n_steps = [0.1, 0.1, 0.1, 0.01, 0.01], 3, 4, 10
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    sgd_of_torch = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        sgd_of_torch, lambda step: old[min(step, len(old) - 1)]
+    )
+    swa_scheduler = torch.optim.swa_utils.SWALR(
+        sgd_of_torch, swa_lr=target, anneal_epochs=anneal_steps, anneal_strategy=strategy
+    )
+    # Its constructor takes the rate for its own: the old schedule's comes back.
+    sgd_of_torch.param_groups[0]["lr"] = old[0]
+    expected = []
+    for step in range(1, n_steps + 1):
+        expected.append(sgd_of_torch.param_groups[0]["lr"])
+        sgd_of_torch.step()
+        if step < start_step:
+            scheduler.step()
+        else:
+            swa_scheduler.step()
+    optimizer = SWA(
+        sgd(old),
+        start_step=start_step,
+        learn_rate=target,
+        anneal_steps=anneal_steps,
+        anneal_strategy={"linear": "linear", "cos": "cosine"}[strategy],
+    )
+    assert rates(optimizer, n_steps) == expected
 
 
 @pytest.mark.parametrize("learn_rate", [0.03, [0.05, 0.04, 0.03, 0.02]])

@@ -1,5 +1,7 @@
 """Averages in a model: swapped in, written in, and taken out again."""
 
+import asyncio
+
 import numpy
 import pytest
 from reference import assert_equal, to_numpy
@@ -90,10 +92,93 @@ def test_whatever_happens_inside(optimizer):
             for name in node.param_names:
                 node.set_param(name, node.get_param(name) * 0)
     assert_equal(parameters(model), before)
-    with use_averages(model, optimizer), use_averages(model, optimizer):
-        pass
-    assert_equal(parameters(model), before)
     train(model, optimizer)
+
+
+def test_nothing_inside_changes_the_averages(optimizer):
+    model = make_model()
+    train(model, optimizer)
+    before, averages = to_numpy(parameters(model)), optimizer.averages
+    kept = to_numpy(averages)
+    with use_averages(model, optimizer):
+        for array in parameters(model).values():
+            array += 100
+        train(model, SGD(0.5))
+        assert optimizer.averages is averages
+        assert_equal(averages, kept)
+    assert_equal(parameters(model), before)
+    assert_equal(optimizer.averages, kept)
+
+
+def test_a_second_entry_is_an_error(optimizer):
+    model, other = make_model(), make_model()
+    train(model, optimizer)
+    before = to_numpy(parameters(model))
+    with use_averages(model, optimizer):
+        for part in (model, model.layers[0]):
+            with pytest.raises(RuntimeError, match=r"is in use_averages\(\) already"):
+                with use_averages(part, optimizer):
+                    pass
+        with pytest.raises(RuntimeError, match=r"is in use_averages\(\) already"):
+            apply_averages(model, optimizer)
+        other_optimizer = WRAPPERS["EMA"]()
+        train(other, other_optimizer)
+        with use_averages(other, other_optimizer):
+            pass
+    assert_equal(parameters(model), before)
+    with use_averages(model, optimizer):
+        pass
+
+
+def test_overlapping_tasks_leave_no_averages_behind(optimizer):
+    """The first one to enter is the first one to leave."""
+    model, entered, failed = make_model(), [], []
+    train(model, optimizer)
+    before = to_numpy(parameters(model))
+
+    async def evaluate(n_turns):
+        try:
+            with use_averages(model, optimizer):
+                entered.append(n_turns)
+                for _ in range(n_turns):
+                    await asyncio.sleep(0)
+        except RuntimeError:
+            failed.append(n_turns)
+
+    async def evaluate_together():
+        await asyncio.gather(evaluate(2), evaluate(5))
+
+    asyncio.run(evaluate_together())
+    assert entered == [2] and failed == [5]
+    assert_equal(parameters(model), before)
+
+
+def test_training_goes_on_from_applied_averages():
+    """Lookahead does not pull back to where its slow weights were before."""
+    model = Linear(1, 1).initialize()
+    lookahead = Lookahead(SGD(1.0, use_averages=False), freq=2)
+    optimizer = SWA(lookahead, start_step=1)
+
+    def update():
+        for name in model.param_names:
+            weights, _ = optimizer(
+                (model.id, name), model.get_param(name), numpy.ones_like(model.get_param(name))
+            )
+            model.set_param(name, weights)
+        optimizer.step_schedules()
+
+    for name in model.param_names:
+        model.get_param(name)[...] = 4.0
+    values = []
+    for step in range(1, 6):
+        update()
+        if step == 3:
+            apply_averages(model, optimizer)
+            assert_equal(lookahead.averages, parameters(model))
+        values.append(float(model.get_param("W")[0, 0]))
+    # 3, and 2 is pulled back to 3; then 2. The mean of 3, 3 and 2 is 8 / 3; one update on
+    # there is half the way back to it.
+    assert values == pytest.approx([3, 3, 8 / 3, 8 / 3 - 0.5, 8 / 3 - 1.5])
 
 
 def test_training_under_the_averages_does_not_train_them():

@@ -4,7 +4,7 @@ from helpers import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import KEYS, assert_close, assert_equal, due, make_weights, mean, to_numpy, train
-from thinc.api import SGD, Adam
+from thinc.api import SGD, Adam, Linear
 
 from thinc_swa import EMA, SWA, Lookahead
 
@@ -88,14 +88,16 @@ def test_is_the_mean_of_the_snapshots(data):
     after = {end_step: look, call: optimizer.start_swa}
     if call == 0:
         optimizer.start_swa()
-    history = train(
-        optimizer,
-        weights,
-        n_steps,
-        is_stepped=is_stepped,
-        is_updated=lambda step, key: (step, key) not in skipped,
-        after=after,
+
+    def is_updated(step, key):
+        return (step, key) not in skipped
+
+    train(
+        optimizer, weights, n_steps, is_stepped=is_stepped, is_updated=is_updated, after=after
     )
+    # Until its end SWA leaves the weights alone.
+    bare = Adam(0.1, use_averages=False)
+    history = train(bare, make_weights(), n_steps, is_updated=is_updated)
 
     starts = [step for step in (start_step, call) if step is not None]
     start = min(starts) if starts else None
@@ -172,6 +174,46 @@ def test_a_parameter_that_is_updated_twice_in_a_step_counts_once():
     assert averaged(optimizer) == 0.7
 
 
+def test_two_updates_in_each_step_by_hand():
+    """0.9 0.8 | 0.7 0.6 | 0.5 0.4: three steps, the first like the others."""
+    optimizer = SWA(SGD(0.1), start_step=1)
+    weights = numpy.ones((1,), dtype="f")
+    for _ in range(3):
+        for _ in range(2):
+            weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
+        optimizer.step_schedules()
+    assert optimizer.n_averaged == 3
+    assert averaged(optimizer) == 0.6
+
+
+def test_start_swa_in_the_first_step():
+    """The step counts, and its last update is the first snapshot."""
+    optimizer = SWA(SGD(0.1), learn_rate=0.2)
+    weights = numpy.ones((1,), dtype="f")
+    for update in range(3):
+        weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
+        if update == 0:
+            optimizer.start_swa()
+    optimizer.step_schedules()
+    assert optimizer.start_step == optimizer.n_averaged == 1
+    assert_equal(optimizer.averages, {(1, "W"): weights})
+
+
+def test_a_schedule_of_its_own_begins_anew_with_the_first_step():
+    """The updates of the first step were taken for steps, and used up its first values."""
+    for own in ([0.5, 0.4, 0.3, 0.2], iter([0.5, 0.4, 0.3, 0.2])):
+        own = own if isinstance(own, list) else (value for value in own)
+        optimizer = SWA(SGD(0.1, use_averages=False), start_step=1, learn_rate=own)
+        weights, moved = numpy.ones((1,), dtype="f"), []
+        for _ in range(4):
+            before = float(weights[0])
+            for _ in range(4):
+                weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
+            optimizer.step_schedules()
+            moved.append(before - float(weights[0]))
+        assert moved[1:] == pytest.approx([4 * 0.5, 4 * 0.4, 4 * 0.3], abs=1e-6)
+
+
 # start_swa()
 
 
@@ -238,7 +280,63 @@ def test_start_swa_after_the_end():
     assert optimizer.n_averaged == 2
 
 
+@pytest.mark.parametrize("is_stepped", [True, False])
+def test_start_swa_after_the_weights_were_replaced(is_stepped):
+    """Model.from_bytes makes new arrays, which the optimizer sees at the next update."""
+    model = Linear(1, 1).initialize()
+    optimizer = SWA(SGD(0.5, use_averages=False))
+
+    def update(n_steps):
+        for _ in range(n_steps):
+            for name in model.param_names:
+                weights = model.get_param(name)
+                weights, _ = optimizer((model.id, name), weights, numpy.ones_like(weights))
+                model.set_param(name, weights)
+            if is_stepped:
+                optimizer.step_schedules()
+
+    update(3)
+    saved = Linear(1, 1).initialize()
+    for name in saved.param_names:
+        saved.get_param(name)[...] = 8.0
+    model.from_bytes(saved.to_bytes())
+    optimizer.start_swa()
+    update(2)  # 8 is the first snapshot, then come 7.5 and 7.
+    assert optimizer.n_averaged == 3
+    for array in optimizer.averages.values():
+        assert (array == 7.5).all()
+
+
+def test_start_swa_and_then_steps_without_a_gradient():
+    """A parameter without a gradient counts with the weights that it has."""
+    optimizer, weights = SWA(SGD(0.1)), make_weights()
+    train(optimizer, weights, 2)
+    optimizer.start_swa()
+    still = weights[3, "b"].copy()
+    train(optimizer, weights, 4, is_updated=lambda step, key: key != (3, "b"))
+    assert_close({0: optimizer.averages[3, "b"]}, {0: still})
+    train(optimizer, weights, 1)
+    assert optimizer.n_averaged == 6
+    expected = (5 * still.astype("float64") + weights[3, "b"]) / 6
+    assert_close({0: optimizer.averages[3, "b"]}, {0: expected})
+
+
 # end_step
+
+
+@pytest.mark.parametrize("is_stepped", [True, False])
+def test_end_step_at_the_very_last_update(is_stepped):
+    """The averages are written back before anything else is called."""
+    optimizer = SWA(EMA(Adam(0.1), decay=0.5, overwrite_freq=6), start_step=3, end_step=6)
+    weights = make_weights()
+    bare = EMA(Adam(0.1), decay=0.5)
+    history = train(bare, make_weights(), 5)
+    train(optimizer, weights, 6, is_stepped=is_stepped)
+    now = to_numpy(weights)
+    assert not optimizer._average.totals
+    sixth = to_numpy(optimizer.averages)  # The inner one's: SWA has ended.
+    expected = mean([*history[3:6], sixth])
+    assert_close(now, expected)
 
 
 def test_end_step_by_hand():

@@ -11,7 +11,7 @@ from helpers import require
 require("torch")
 
 import torch  # noqa: E402
-from reference import assert_close, due, mean, to_numpy  # noqa: E402
+from reference import assert_close, assert_equal, due, mean, to_numpy  # noqa: E402
 from thinc.api import SGD, Adam, PyTorchShim, PyTorchWrapper, Softmax, chain  # noqa: E402
 from thinc.compat import has_torch_cuda_gpu  # noqa: E402
 
@@ -150,11 +150,39 @@ def test_a_swap_copies_nothing(trained):
     module, model, optimizer, _ = trained
     averages = optimizer.averages
     shim = model.shims[0]
-    for context in (use_averages(model, optimizer), model.use_params(averages)):
-        with context:
-            for name, parameter in module.named_parameters():
-                address = averages[shim.id, name].__array_interface__["data"][0]
-                assert parameter.data_ptr() == address
+    with model.use_params(averages):
+        for name, parameter in module.named_parameters():
+            address = averages[shim.id, name].__array_interface__["data"][0]
+            assert parameter.data_ptr() == address
+
+
+def test_nothing_inside_use_averages_changes_the_averages(trained):
+    module, model, optimizer, _ = trained
+    averages = optimizer.averages
+    kept = to_numpy(averages)
+    before = weights_of(module)
+    with use_averages(model, optimizer):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 100
+        step(model, SGD(0.5))
+    assert_equal(averages, kept)
+    assert_equal(optimizer.averages, kept)
+    assert_equal(weights_of(module), before)
+
+
+def test_a_shim_without_a_model():
+    """Thinc allows it, for layers that are loaded later."""
+    model = chain(PyTorchWrapper(make_module()), Softmax(3)).initialize(X, Y)
+    optimizer = SWA(Adam(0.1), start_step=0)
+    step(model, optimizer)
+    for node in model.walk():
+        for shim in node.shims:
+            shim._model = None
+    with model.use_params(optimizer.averages), use_averages(model, optimizer):
+        pass
+    apply_averages(model, optimizer)
+    update_batch_norm(model, [])
 
 
 def test_among_thinc_layers():

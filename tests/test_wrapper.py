@@ -4,10 +4,12 @@ line in OPTIMIZERS."""
 import copy
 import itertools
 import pickle
+import warnings
 
 import numpy
 import pytest
-from reference import KEYS, assert_equal, make_weights, to_numpy, train
+from helpers import as_numpy
+from reference import KEYS, assert_close, assert_equal, make_weights, to_numpy, train
 from thinc.api import SGD, Adam, Optimizer, RAdam
 
 from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
@@ -112,6 +114,53 @@ def test_copies_go_on_alike(wrap, duplicate, n_steps):
     assert other.nr_update is not optimizer.nr_update
 
 
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_holds_neither_weights_nor_read_averages(name, duplicate):
+    """Only its own state: one copy of the parameters, and what the wrapped optimizer keeps."""
+    optimizer = OPTIMIZERS[name](SGD(0.1, use_averages=False))
+    weights = {(1, "W"): numpy.ones((50_000,), dtype="f")}
+    train(optimizer, weights, 4)
+    assert optimizer.averages
+    n_copies = 1
+    assert len(pickle.dumps(optimizer)) < n_copies * weights[1, "W"].nbytes + 10_000
+    other = duplicate(optimizer)
+    assert_equal(other.averages, optimizer.averages)
+    # Updates of the copy's own weights do not touch those of the first.
+    before = to_numpy(weights)
+    train(other, to_numpy(weights), 4)
+    assert_equal(weights, before)
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_a_copy_catches_up_on_parameters_without_a_gradient(name):
+    """It does not know their weights until their next update, and counts what it missed."""
+    optimizer = OPTIMIZERS[name](SGD(0.1))
+    weights = make_weights()
+    train(optimizer, weights, 4)
+    other, other_weights = copy.deepcopy((optimizer, weights))
+
+    def is_updated(step, key):
+        return key == (4, "W") or step > 4
+
+    for each, its_weights in ((optimizer, weights), (other, other_weights)):
+        train(each, its_weights, 6, is_updated=is_updated, seed=2)
+    if name not in ("EMA overwriting", "SWA ending"):
+        assert_equal(other_weights, weights)
+        assert_close(other.averages, optimizer.averages)
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_a_copy_refuses_a_resized_parameter(name):
+    optimizer = OPTIMIZERS[name](SGD(0.1))
+    train(optimizer, make_weights(), 3)
+    other = copy.deepcopy(optimizer)
+    larger = numpy.ones((5, 3), dtype="f")
+    with pytest.raises(ValueError, match=r"\(3, 'W'\).*\(4, 3\).*\(5, 3\)"):
+        other((3, "W"), larger, numpy.ones((5, 3), dtype="f"))
+    assert (larger == 1).all()
+
+
 # A call
 
 
@@ -209,6 +258,80 @@ def test_a_call_that_fails_leaves_no_trace(wrap, is_stepped):
     assert_equal(optimizer.averages, twin.averages)
 
 
+# Steps
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_before_the_first_step_schedules_are_one_step(name, looks):
+    """As if it had been known from the start that the loop calls step_schedules()."""
+    results = []
+    for is_known in (False, True):
+        optimizer = OPTIMIZERS[name](Adam(0.1))
+        optimizer._is_stepped = is_known
+        weights = make_weights()
+        for step in range(7):
+            for update in range(2):
+                train(optimizer, weights, 1, is_stepped=False, seed=2 * step + update)
+                if looks and not is_known:
+                    optimizer.averages  # noqa: B018
+            optimizer.step_schedules()
+        results.append((weights, optimizer.averages, optimizer._n_steps))
+    assert_equal(results[0][0], results[1][0])
+    assert_equal(results[0][1], results[1][1])
+    assert results[0][2] == results[1][2] == 7
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_a_look_in_the_first_step_does_not_end_it(name):
+    results = []
+    for looks in (False, True):
+        optimizer = OPTIMIZERS[name](Adam(0.1))
+        weights = make_weights()
+        for _ in range(5):
+            for key, array in weights.items():
+                weights[key], _ = optimizer(key, array, numpy.ones_like(array))
+                if looks:
+                    optimizer.averages  # noqa: B018
+            optimizer.step_schedules()
+        results.append((weights, optimizer.averages))
+    assert_equal(results[0][0], results[1][0])
+    assert_equal(results[0][1], results[1][1])
+
+
+def test_a_loop_that_steps_once_per_epoch_is_warned_of_once(wrap):
+    optimizer = wrap(wrap(Adam(0.1)))
+    weights = make_weights()
+    train(optimizer, weights, 5, is_stepped=False)
+    with pytest.warns(UserWarning, match=r"updated 5 times before step_schedules\(\)") as found:
+        optimizer.step_schedules()
+    assert len(found) == 1
+    for _ in range(3):  # Warnings are errors here.
+        train(optimizer, weights, 5, is_stepped=False)
+        optimizer.step_schedules()
+
+
+def test_layers_that_are_shared_by_many_are_not_warned_of(wrap):
+    """Every component of a pipeline updates its own layers, and those that all share."""
+    optimizer = wrap(Adam(0.1))
+    weights = make_weights()
+    for _ in range(3):
+        for component in range(20):
+            for key in ((3, "W"), (3, "b"), (5 + component, "W")):
+                array = weights.setdefault(key, numpy.ones((2,), dtype="f"))
+                weights[key], _ = optimizer(key, array, numpy.ones_like(array))
+        optimizer.step_schedules()
+
+
+def test_accumulation_is_not_warned_of(wrap):
+    """Two to four updates in a step, also before the first step_schedules()."""
+    for n_updates in (2, 3, 4):
+        optimizer = wrap(Adam(0.1))
+        for _ in range(4):
+            train(optimizer, make_weights(), n_updates, is_stepped=False)
+            optimizer.step_schedules()
+
+
 # Averages
 
 
@@ -255,6 +378,35 @@ def test_weights_are_never_the_array_of_an_average(name):
         train(optimizer, weights, 3)
         for key, array in optimizer.averages.items():
             assert not numpy.shares_memory(array, weights[key])
+
+
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf])
+@pytest.mark.parametrize("is_stepped", [True, False])
+@pytest.mark.parametrize("name", AVERAGING)
+def test_weights_that_are_not_finite_never_enter_an_average(name, is_stepped, value, xp):
+    """After they are repaired, everything goes on."""
+    optimizer = OPTIMIZERS[name](SGD(0.1, use_averages=False))
+    weights = make_weights(xp)
+    train(optimizer, weights, 3, is_stepped=is_stepped)
+    kept = weights[3, "W"].copy()
+    weights[3, "W"][1, 1] = value
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train(optimizer, weights, 1, is_stepped=is_stepped)
+        assert all(
+            numpy.isfinite(array).all() for array in to_numpy(optimizer.averages).values()
+        )
+        train(optimizer, weights, 1, is_stepped=is_stepped)
+        n_skipped = optimizer.n_skipped
+    assert len(found) == (n_skipped > 0)
+    for warning in found:
+        assert warning.category is RuntimeWarning and "NaN or infinite" in str(warning.message)
+    if name != "SWA ending":
+        weights[3, "W"][...] = kept
+    train(optimizer, weights, 6, is_stepped=is_stepped)
+    for array in (*weights.values(), *optimizer.averages.values()):
+        assert numpy.isfinite(as_numpy(array)).all()
+    assert optimizer.n_skipped == n_skipped > 0
 
 
 @pytest.mark.parametrize("dtype, expected", [("float16", "float32"), ("float64", "float64")])

@@ -1,9 +1,10 @@
 """The kernels of `averaging.py` for CuPy. Imported by whoever passes a CuPy array.
 
-None of them copies anything to the host or waits for the GPU.
+None of them copies anything to the host or waits for the GPU, but `is_finite` and
+`Flags.read`, whose answers are for the host.
 """
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import cupy
 import numpy
@@ -17,22 +18,63 @@ add_scaled: Any = cupy.ElementwiseKernel(
 scale_to: Any = cupy.ElementwiseKernel(
     "T total, T factor", "W out", "out = (W)(factor * total)", "thinc_swa_scale_to"
 )
+interpolate: Any = cupy.ElementwiseKernel(
+    "W weights, T factor",
+    "T total",
+    "total += factor * ((T)weights - total)",
+    "thinc_swa_interpolate",
+)
+# The same, but only if a flag is not set, and a kernel that sets it.
+_add_scaled_unless: Any = cupy.ElementwiseKernel(
+    "W weights, T factor, raw int32 flag",
+    "T total",
+    "if (flag[0] == 0) total += factor * (T)weights",
+    "thinc_swa_add_scaled_unless",
+)
+_interpolate_unless: Any = cupy.ElementwiseKernel(
+    "W weights, T factor, raw int32 flag",
+    "T total",
+    "if (flag[0] == 0) total += factor * ((T)weights - total)",
+    "thinc_swa_interpolate_unless",
+)
+_find_non_finite: Any = cupy.ElementwiseKernel(
+    "W weights",
+    "raw int32 flag",
+    "if (!isfinite((double)weights)) flag[0] = 1",
+    "thinc_swa_find_non_finite",
+)
 pull_back: Any = cupy.ElementwiseKernel(
     "T pullback",
     "T slow, W fast",
     "slow += pullback * ((T)fast - slow); fast = (W)slow",
     "thinc_swa_pull_back",
 )
+# The same, but what is not finite stays as it is, and sets a flag.
+pull_back_finite: Any = cupy.ElementwiseKernel(
+    "T pullback",
+    "T slow, W fast, raw int32 flag",
+    """
+    if (isfinite((double)fast)) {
+        slow += pullback * ((T)fast - slow);
+        fast = (W)slow;
+    } else {
+        flag[0] = 1;
+    }
+    """,
+    "thinc_swa_pull_back_finite",
+)
 
 # Elements that a block of threads goes through: many blocks for each multiprocessor, so that
 # none waits long for the last ones.
 PIECE_SIZE = 16384
 N_THREADS = 512
-_add_scaled_in_pieces: Any = cupy.RawKernel(
-    r"""
-    extern "C" __global__ void thinc_swa_add_scaled_in_pieces(
-        const long long* pieces, const float factor
+_KERNELS: Any = cupy.RawModule(
+    code=r"""
+    extern "C" __global__ void thinc_swa_add_in_pieces(
+        const long long* pieces, const float factor, const float shrinkage, const int* flag
     ) {
+        // Another launch has found weights that are not finite: nothing is added at all.
+        if (flag != 0 && *flag != 0) return;
         const long long* piece = pieces + 3 * (long long)blockIdx.x;
         float* total = (float*)piece[0];
         const float* weights = (const float*)piece[1];
@@ -53,19 +95,71 @@ _add_scaled_in_pieces: Any = cupy.RawKernel(
             for (int k = 0; k < 4; ++k) {
                 const int i = start + k * blockDim.x;
                 if (i < size) {
-                    total[i] = sums[k] + factor * summands[k];
+                    total[i] = sums[k] + factor * (summands[k] - shrinkage * sums[k]);
                 }
             }
         }
     }
-    """,
-    "thinc_swa_add_scaled_in_pieces",
+
+    extern "C" __global__ void thinc_swa_find_non_finite_in_pieces(
+        const long long* pieces, int* flag
+    ) {
+        const long long* piece = pieces + 3 * (long long)blockIdx.x;
+        const unsigned int* weights = (const unsigned int*)piece[1];
+        const int size = (int)piece[2];
+        bool is_finite = true;
+        for (int i = threadIdx.x; i < size; i += blockDim.x) {
+            // NaN and infinities have all bits of the exponent set.
+            is_finite = is_finite && (weights[i] & 0x7f800000u) != 0x7f800000u;
+        }
+        // Every thread that writes writes the same.
+        if (!is_finite) *flag = 1;
+    }
+    """
 )
+_add_in_pieces: Any = _KERNELS.get_function("thinc_swa_add_in_pieces")
+_find_non_finite_in_pieces: Any = _KERNELS.get_function("thinc_swa_find_non_finite_in_pieces")
 
 
-class AddScaledTogether:
-    """`add_scaled` for the same arrays again and again, in one launch for all of them. A model
-    has hundreds of arrays, and a fast GPU adds most of them in less time than a launch takes.
+def is_finite(array: Array) -> bool:
+    """Whether there are neither NaN nor infinities. Waits for the GPU."""
+    return bool(cupy.isfinite(array).all().item())
+
+
+class Flags:
+    """Whether snapshots had weights that are not finite: a flag on the GPU for each, which
+    nobody waits for until they are read.
+
+    size (int): How many snapshots fit in before they have to be read.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self._flags = cupy.zeros(size, dtype="int32")
+        self._n_taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        full: bool = self._n_taken == self._flags.size
+        return full
+
+    def take(self) -> Array:
+        """The flag of the next snapshot, which is not set yet."""
+        self._n_taken += 1
+        return self._flags[self._n_taken - 1 : self._n_taken]
+
+    def read(self) -> List[bool]:
+        """The flags that were taken, which are forgotten then. Waits for the GPU."""
+        taken = self._flags[: self._n_taken]
+        flags = [bool(flag) for flag in taken.get()] if self._n_taken else []
+        taken[...] = 0
+        self._n_taken = 0
+        return flags
+
+
+class AddTogether:
+    """`add_scaled` or `interpolate` for the same arrays again and again, in one launch for all
+    of them. A model has hundreds of arrays, and a fast GPU adds most of them in less time than
+    a launch takes.
 
     totals (Sequence[Array]): What is added to.
     weights (Sequence[Array]): What is added, in the same order and the same shapes.
@@ -100,12 +194,31 @@ class AddScaledTogether:
             for one, other in zip(arrays, self._arrays, strict=True)
         )
 
-    def __call__(self, factor: float) -> None:
+    def __call__(
+        self, factor: float, shrinks: bool = False, flag: Optional[Array] = None
+    ) -> None:
+        """Add factor * weights to the totals.
+
+        shrinks (bool): Whether the totals are multiplied by 1 - factor before.
+        flag (Optional[Array]): Of `Flags`. With it the weights are checked first: if any of
+            them is not finite, it is set, and nothing is added.
+        """
+        grid, block = (self._n_pieces,), (N_THREADS,)
+        if flag is not None:
+            if self._n_pieces:
+                _find_non_finite_in_pieces(grid, block, (self._pieces, flag))
+            for _, array in self._others:
+                _find_non_finite(array, flag)
         if self._n_pieces:
-            arguments = (self._pieces, numpy.float32(factor))
-            _add_scaled_in_pieces((self._n_pieces,), (N_THREADS,), arguments)
+            numbers = (numpy.float32(factor), numpy.float32(shrinks))
+            pointer = numpy.intp(0) if flag is None else flag
+            _add_in_pieces(grid, block, (self._pieces, *numbers, pointer))
         for total, array in self._others:
-            add_scaled(array, factor, total)
+            if flag is None:
+                (interpolate if shrinks else add_scaled)(array, factor, total)
+            else:
+                unless = _interpolate_unless if shrinks else _add_scaled_unless
+                unless(array, factor, flag, total)
 
 
 def _layout(array: Array) -> Tuple[Any, ...]:

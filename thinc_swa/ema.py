@@ -28,7 +28,7 @@ class EMA(OptimizerWrapper):
     It keeps one float32 copy of the parameters (float64 for float64 weights).
 
     optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are dropped.
-    decay (Optional[float]): What is left of the old average each time, in [0, 1]. If
+    decay (Optional[float]): What is left of the old average each time, in [0, 1). If
         neither this nor half_life is given, 0.999.
     half_life (Optional[float]): Instead of decay: after how many steps the weights count
         half as much, whatever `freq` is: decay = 2 ** (-freq / half_life).
@@ -41,6 +41,8 @@ class EMA(OptimizerWrapper):
         written back into the weights (ema_overwrite_frequency in Keras, "switch EMA").
         If None, never.
     total_steps (Optional[int]): The length of the training in steps, for fractions.
+    check_finite (bool): Whether to leave out weights that are NaN or infinite, which would
+        stay in the average for good. `n_skipped` counts how often this happens.
     """
 
     decay: float
@@ -70,6 +72,7 @@ class EMA(OptimizerWrapper):
         start_step: StepT = 0,
         overwrite_freq: Optional[int] = None,
         total_steps: Optional[int] = None,
+        check_finite: bool = True,
     ) -> None:
         super().__init__(optimizer)
         self.freq = check_int("freq", freq, minimum=1)
@@ -82,7 +85,7 @@ class EMA(OptimizerWrapper):
             steps = check_number("half_life", half_life, above=0.0)
             self.decay = 2.0 ** (-self.freq / steps)
         elif decay is not None:
-            self.decay = check_number("decay", decay, minimum=0.0, maximum=1.0)
+            self.decay = check_number("decay", decay, minimum=0.0, below=1.0)
         else:
             self.decay = 0.999
         self.warmup = check_bool("warmup", warmup)
@@ -90,7 +93,7 @@ class EMA(OptimizerWrapper):
         self.overwrite_freq = None
         if overwrite_freq is not None:
             self.overwrite_freq = check_int("overwrite_freq", overwrite_freq, minimum=1)
-        self._average = RunningAverage()
+        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
         self._arguments = {
             "decay": self.decay,
             "warmup": self.warmup,
@@ -99,6 +102,8 @@ class EMA(OptimizerWrapper):
         }
         if self.overwrite_freq is not None:
             self._arguments["overwrite_freq"] = self.overwrite_freq
+        if not check_finite:
+            self._arguments["check_finite"] = False
         self.optimizer.averages = None
 
     @property
@@ -107,6 +112,13 @@ class EMA(OptimizerWrapper):
         if not self._is_stepped:
             self._settle()
         return self._average.n_averaged
+
+    @property
+    def n_skipped(self) -> int:
+        """How often weights were left out because they were not finite."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_skipped
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
         self._average.add_parameter(key, initial)
@@ -118,10 +130,17 @@ class EMA(OptimizerWrapper):
                 t = self._average.n_averaged + 1
                 decay = min(decay, (1.0 + t) / (10.0 + t))
             self._average.add_snapshot(self._weights, decay)
-        is_over = self.overwrite_freq and is_due(step, self.start_step, self.overwrite_freq)
-        if is_over and self._average.n_averaged:
+        if self._overwrites_after(step) and self._average.n_averaged:
             self._average.write_to(self._weights)
             self._on_overwritten()
+
+    def _on_steps_merged(self) -> None:
+        self._average.reset()
+
+    def _overwrites_after(self, step: int) -> bool:
+        return self.overwrite_freq is not None and is_due(
+            step, self.start_step, self.overwrite_freq
+        )
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return self._average.means()
@@ -136,6 +155,7 @@ def make_ema(
     start_step: Union[Any, int, float] = 0,
     overwrite_freq: Union[Any, int, None] = None,
     total_steps: Union[Any, int, None] = None,
+    check_finite: Union[Any, bool] = True,
 ) -> Optimizer:
     """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
     if is_variable(total_steps):
@@ -149,4 +169,5 @@ def make_ema(
         start_step=start_step,
         overwrite_freq=overwrite_freq,
         total_steps=total_steps,
+        check_finite=check_finite,
     )

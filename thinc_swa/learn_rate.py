@@ -5,6 +5,7 @@ overwrites it at every `step_schedules()`. On Thinc 9.1 it is a `Schedule`, call
 the step.
 """
 
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any, Dict, Optional
 
@@ -13,7 +14,7 @@ from thinc.api import SGD, Optimizer
 
 from .arguments import check_choice, check_int, check_number
 from .schedule_state import describe_schedule
-from .schedules import ANNEAL_STRATEGIES, Schedule, ScheduleClass, anneal
+from .schedules import ANNEAL_STRATEGIES, Schedule, ScheduleClass, _Drawn, anneal
 from .types import RateT
 
 
@@ -27,16 +28,20 @@ class LearnRate:
     """
 
     arguments: Dict[str, Any]
-    _state = ("_position", "_rate_before")
+    # The rate of the last step, as long as the next one has not begun.
+    rate_used: Optional[float]
+    _state = ("rate_used", "_position", "_rate_before")
 
     __slots__ = [
         "arguments",
+        "rate_used",
         "_anneal_steps",
         "_anneal_strategy",
         "_source",
         "_target",
         "_position",
         "_rate_before",
+        "_displaced",
     ]
 
     def __init__(
@@ -47,6 +52,9 @@ class LearnRate:
         # Which step under this rate comes next, from 1; 0 before it takes over.
         self._position = 0
         self._rate_before = 0.0
+        self.rate_used = None
+        # The wrapped optimizer's own rate and, on Thinc 8.3, its schedule.
+        self._displaced: Any = None
         self._target: Optional[float] = None
         if isinstance(learn_rate, Real):
             learn_rate = self._target = check_number("learn_rate", learn_rate, minimum=0.0)
@@ -56,7 +64,7 @@ class LearnRate:
             )
         # An optimizer that trains nothing: it turns whatever Thinc takes for a learning
         # rate into Thinc's own form, and holds the schedule's place.
-        self._source = SGD(learn_rate, use_averages=False)
+        self._source = SGD(repeatable(learn_rate), use_averages=False)
         if anneal_steps is not None:
             if self._target is None:
                 raise ValueError(
@@ -88,13 +96,26 @@ class LearnRate:
     def is_schedule(self) -> bool:
         return self._target is None
 
-    def take_over(self, optimizer: Optimizer) -> None:
+    def take_over(self, optimizer: Any) -> None:
         """Become the optimizer's learning rate, in place of the one that it has."""
-        self._rate_before = current_rate(optimizer)
-        if Schedule is None:
-            optimizer.schedules.pop("learn_rate", None)
+        rate = current_rate(optimizer) if self.rate_used is None else self.rate_used
+        self._rate_before = rate
+        schedule = optimizer.schedules.pop("learn_rate", None) if Schedule is None else None
+        self._displaced = (optimizer.learn_rate, schedule)
         self._position = 1
         self._set(optimizer)
+
+    def give_back(self, optimizer: Any) -> None:
+        """Undo `take_over`, and begin anew with the next one."""
+        if self._displaced is not None:
+            rate, schedule = self._displaced
+            optimizer.learn_rate = rate
+            if schedule is not None:
+                optimizer.schedules["learn_rate"] = schedule
+            self._displaced = None
+        self._position = 0
+        if self._target is None:
+            _rewind(self._source)
 
     def advance(self, optimizer: Optimizer) -> None:
         """Move on to the next step."""
@@ -112,6 +133,16 @@ class LearnRate:
                 self._source.step_schedules()
             self._set(optimizer)
 
+    def __getstate__(self) -> Dict[str, Any]:
+        state = {name: getattr(self, name) for name in self.__slots__}
+        # Where it is a generator, it could not be copied.
+        state["_displaced"] = None
+        return state
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def _set(self, optimizer: Optimizer) -> None:
         if self._target is None:
             optimizer.learn_rate = follow(self._source)
@@ -121,6 +152,29 @@ class LearnRate:
             progress = self._position / self._anneal_steps
             rate = anneal(self._rate_before, self._target, progress, self._anneal_strategy)
             _set_constant(optimizer, rate)
+
+
+def repeatable(learn_rate: RateT) -> RateT:
+    """A learning rate that can go back to its first step: Thinc's generators cannot, and it
+    makes one of a list."""
+    is_drawn = isinstance(learn_rate, Iterator) or (isinstance(learn_rate, list) and learn_rate)
+    if is_drawn and not isinstance(learn_rate, ScheduleClass):
+        return ScheduleClass("drawn", _drawn, attrs={"drawn": _Drawn(iter(learn_rate))})
+    return learn_rate
+
+
+def _drawn(schedule: Any, step: int, **extra: Any) -> float:
+    return float(schedule.attrs["drawn"](step))
+
+
+def _rewind(source: Any) -> None:
+    """Let an optimizer that only holds a schedule go back to its first step."""
+    if Schedule is not None:
+        source._step = 0
+        return
+    schedule = source.schedules["learn_rate"]
+    schedule.position = 0
+    source.learn_rate = next(schedule)
 
 
 def follow(source: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple, Union
 from thinc.api import Optimizer
 
 from .arguments import (
+    check_bool,
     check_choice,
     check_end_step,
     check_int,
@@ -12,7 +13,7 @@ from .arguments import (
     check_total_steps,
     is_variable,
 )
-from .averaging import as_average, pull_back, zeros_like
+from .averaging import SkipCount, as_average, is_finite, pull_back, pull_back_finite, zeros_like
 from .types import Array, FloatsXd, KeyT, StepT
 from .unfilled import Unfilled
 from .wrapper import OptimizerWrapper
@@ -42,22 +43,28 @@ class Lookahead(OptimizerWrapper):
         or as a fraction of `total_steps` strictly between 0 and 1. From then on the
         wrapped optimizer runs alone, from the fast weights, and `averages` are its own.
     total_steps (Optional[int]): The length of the training in steps, for fractions.
+    check_finite (bool): Whether to leave out the pullback of a parameter that has weights that
+        are NaN or infinite, which would stay in the slow weights for good. `n_skipped` counts
+        how often this happens. On a GPU only these weights are left out.
     """
 
     freq: int
     pullback: float
     inner_state: str
     end_step: Optional[int]
-    _state = ("_slow", "_slow_moments", "_is_ended")
+    check_finite: bool
+    _state = ("_slow", "_slow_moments", "_is_ended", "_skipped")
 
     __slots__ = [
         "freq",
         "pullback",
         "inner_state",
         "end_step",
+        "check_finite",
         "_slow",
         "_slow_moments",
         "_is_ended",
+        "_skipped",
     ]
 
     def __init__(
@@ -69,6 +76,7 @@ class Lookahead(OptimizerWrapper):
         inner_state: str = "keep",
         end_step: Optional[StepT] = None,
         total_steps: Optional[int] = None,
+        check_finite: bool = True,
     ) -> None:
         super().__init__(optimizer)
         self.freq = check_int("freq", freq, minimum=1)
@@ -78,6 +86,8 @@ class Lookahead(OptimizerWrapper):
         self.end_step = None
         if end_step is not None:
             self.end_step = check_end_step(end_step, total_steps)
+        self.check_finite = check_bool("check_finite", check_finite)
+        self._skipped = SkipCount()
         self._is_ended = False
         self._slow: Dict[KeyT, Array] = {}
         self._slow_moments: Dict[str, Dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
@@ -94,16 +104,35 @@ class Lookahead(OptimizerWrapper):
         }
         if self.end_step is not None:
             self._arguments["end_step"] = self.end_step
+        if not self.check_finite:
+            self._arguments["check_finite"] = False
         self.optimizer.averages = None
 
+    @property
+    def n_skipped(self) -> int:
+        """The number of pullbacks of parameters that were left out because of weights that are
+        not finite."""
+        self._skipped.resolve()
+        return self._skipped.n_skipped
+
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
-        if not self._is_ended:
+        is_missing = not self._is_ended and key not in self._slow
+        if is_missing and (not self.check_finite or is_finite(initial)):
             self._slow[key] = as_average(initial)
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
         if self._is_ended or self._n_updates[key] % self.freq:
             return
-        pull_back(self._slow[key], weights, self.pullback)
+        if not self.check_finite:
+            pull_back(self._slow[key], weights, self.pullback)
+        elif key in self._slow:
+            if not pull_back_finite(
+                key, self._slow[key], weights, self.pullback, self._skipped
+            ):
+                return
+        elif is_finite(weights):
+            # They were not when the parameter was first seen.
+            self._slow[key] = as_average(weights, copy=True)
         if self.inner_state == "reset":
             for _, moment in self._moments(key):
                 moment[...] = 0
@@ -113,7 +142,8 @@ class Lookahead(OptimizerWrapper):
                 slow = self._slow_moments[name]
                 if key not in slow:
                     slow[key] = zeros_like(moment)
-                pull_back(slow[key], moment, self.pullback)
+                if not self.check_finite or is_finite(moment):
+                    pull_back(slow[key], moment, self.pullback)
 
     def _on_step(self, step: int) -> None:
         if step == self.end_step:
@@ -121,9 +151,20 @@ class Lookahead(OptimizerWrapper):
             self._slow = {}
             self._slow_moments = {"mom1": {}, "mom2": {}}
 
+    def _on_steps_merged(self) -> None:
+        if self._is_ended and self.end_step != 1:
+            self._is_ended = False
+            self._slow = {
+                key: as_average(weights, copy=True) for key, weights in self._weights.items()
+            }
+
     def _on_overwritten(self) -> None:
-        for key, slow in self._slow.items():
-            slow[...] = self._weights[key]
+        for key in list(self._slow):
+            if key in self._weights:
+                self._slow[key][...] = self._weights[key]
+            else:
+                del self._slow[key]  # Its next update begins at the overwritten weights.
+        self._averages = None
         super()._on_overwritten()
 
     def _moments(self, key: KeyT) -> Iterator[Tuple[str, Array]]:
@@ -143,6 +184,7 @@ def make_lookahead(
     inner_state: Union[Any, str] = "keep",
     end_step: Union[Any, int, float, None] = None,
     total_steps: Union[Any, int, None] = None,
+    check_finite: Union[Any, bool] = True,
 ) -> Optimizer:
     """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
     if is_variable(total_steps):
@@ -154,4 +196,5 @@ def make_lookahead(
         inner_state=inner_state,
         end_step=end_step,
         total_steps=total_steps,
+        check_finite=check_finite,
     )

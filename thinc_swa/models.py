@@ -4,9 +4,10 @@ Here is also the one thing that this package changes in Thinc, `fix_pytorch_shim
 """
 
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple, Union
+from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Set, Tuple, Union
 
 import numpy
 from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
@@ -23,24 +24,37 @@ def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
     """A context in which the model has the optimizer's averages for weights. Whatever
     happens inside, it has its own weights back afterwards, down to the last bit.
 
-    A parameter without an average keeps its weights. As long as the optimizer has no
-    averages at all, as before the first step, the model is left as it is.
+    The model holds copies: training or assigning weights inside changes neither the averages
+    nor the model's own weights. A parameter without an average keeps its weights. As long as
+    the optimizer has no averages at all, as before the first step, the model is left as it is.
+
+    A model can be in one such context at a time. A second thread or asynchronous task would
+    save averages as the model's own weights.
 
     model (Union[Model, Language]): A Thinc model, with or without PyTorch layers, or a
         spaCy pipeline.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
     RAISES: TypeError for anything else; ValueError if the optimizer has averages and none
-        of them belongs to the model, or if one has another shape than its parameter.
+        of them belongs to the model, or if one has another shape than its parameter;
+        RuntimeError if a part of the model is in such a context already.
     """
-    with _swapped(_match(model, optimizer)):
+    matches = _match(model, optimizer)
+    with _reserved([parameter for parameter, _ in matches]), _swapped(matches, copy=True):
         yield
 
 
 def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
-    """Write the optimizer's averages into the model for good: copies, in place. Takes and
-    raises what `use_averages` does."""
-    for parameter, average in _match(model, optimizer):
-        parameter.write(average)
+    """Write the optimizer's averages into the model for good: copies, in place. What wrappers
+    keep that belongs to the old weights, the slow weights of `Lookahead` for example, is set to
+    the averages too. Takes and raises what `use_averages` does."""
+    matches = _match(model, optimizer)
+    with _reserved([parameter for parameter, _ in matches]):
+        for parameter, average in matches:
+            parameter.write(average)
+    # Of an OptimizerWrapper, whose module imports this one.
+    on_overwritten = getattr(optimizer, "_on_overwritten", None)
+    if matches and on_overwritten is not None:
+        on_overwritten()
 
 
 def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool = False) -> None:
@@ -126,6 +140,9 @@ def _shim_uses_averages() -> bool:
 @contextmanager
 def _use_params(self: Any, params: Dict[Any, Any]) -> Iterator[None]:
     """Replaces `PyTorchShim.use_params`. See `fix_pytorch_shim`."""
+    if self._model is None:  # Thinc allows it.
+        yield
+        return
     tensors = dict(self._model.named_parameters(remove_duplicate=False))
     tensors.update(self._model.named_buffers())
     swaps: List[Tuple[_Parameter, Array]] = []
@@ -153,10 +170,15 @@ class _NodeParameter:
     def get(self) -> Array:
         return self.node.get_param(self.name)
 
-    def swap(self, array: Array) -> Callable[[], None]:
-        """Use another array. RETURNS (Callable): Undoes it."""
+    @property
+    def place(self) -> Hashable:
+        """The same for the same parameter of the same model."""
+        return "node", id(self.node), self.name
+
+    def swap(self, array: Array, *, copy: bool) -> Callable[[], None]:
+        """Use another array, or a copy of it. RETURNS (Callable): Undoes it."""
         own = self.get()
-        self.node.set_param(self.name, array.astype(own.dtype, copy=False))
+        self.node.set_param(self.name, array.astype(own.dtype, copy=copy))
         return lambda: self.node.set_param(self.name, own)
 
     def write(self, array: Array) -> None:
@@ -177,9 +199,14 @@ class _TorchParameter:
         """In the parameter's own memory."""
         return torch2xp(self.tensor.data)
 
-    def swap(self, array: Array) -> Callable[[], None]:
+    @property
+    def place(self) -> Hashable:
+        return "tensor", id(self.tensor)
+
+    def swap(self, array: Array, *, copy: bool) -> Callable[[], None]:
         own = self.tensor.data
-        self.tensor.data = self._convert(array)
+        tensor = self._convert(array)
+        self.tensor.data = tensor.clone() if copy else tensor
 
         def restore() -> None:
             self.tensor.data = own
@@ -198,13 +225,38 @@ _Parameter = Union[_NodeParameter, _TorchParameter]
 
 
 @contextmanager
-def _swapped(swaps: Iterable[Tuple[_Parameter, Array]]) -> Iterator[None]:
+def _swapped(
+    swaps: Iterable[Tuple[_Parameter, Array]], *, copy: bool = False
+) -> Iterator[None]:
     # Undone last first: what stands in two places, as a layer that two components of a
     # pipeline share, has its own weights at the end.
     with ExitStack() as stack:
         for parameter, array in swaps:
-            stack.callback(parameter.swap(array))
+            stack.callback(parameter.swap(array, copy=copy))
         yield
+
+
+# The parameters that are in `use_averages` now.
+_in_use: Set[Hashable] = set()
+_in_use_lock = threading.Lock()
+
+
+@contextmanager
+def _reserved(parameters: List[_Parameter]) -> Iterator[None]:
+    """A context that parameters can be in only once at a time."""
+    places = {parameter.place for parameter in parameters}
+    with _in_use_lock:
+        if places & _in_use:
+            raise RuntimeError(
+                "The model is in use_averages() already, here or in another thread or "
+                "asynchronous task: leave that context first"
+            )
+        _in_use.update(places)
+    try:
+        yield
+    finally:
+        with _in_use_lock:
+            _in_use.difference_update(places)
 
 
 def _match(model: ModelT, optimizer: Optimizer) -> List[Tuple[_Parameter, Array]]:
@@ -250,7 +302,7 @@ def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "_Parameter"]]:
                         _NodeParameter(node, name),
                     )
             for shim_position, shim in enumerate(node.shims):
-                if isinstance(shim, PyTorchShim):
+                if isinstance(shim, PyTorchShim) and shim._model is not None:
                     place = f"{prefix}{position}/{shim_position}"
                     for name, tensor in shim._model.named_parameters():
                         yield f"{place}/{name}", (shim.id, name), _TorchParameter(tensor)
@@ -290,7 +342,7 @@ def _batch_norm_layers(model: ModelT) -> List[Any]:
         for _, root in component_models(model)
         for node in root.walk()
         for shim in node.shims
-        if isinstance(shim, PyTorchShim)
+        if isinstance(shim, PyTorchShim) and shim._model is not None
         for layer in shim._model.modules()
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
         and layer.running_mean is not None

@@ -1,12 +1,16 @@
 """The base class of all optimizers of this package."""
 
-from typing import Any, ClassVar, Dict, List, Optional, Tuple
+import warnings
+from typing import Any, ClassVar, Dict, List, Optional, Set, Tuple
 
 from thinc.api import Optimizer
 
 from .learn_rate import current_rate
 from .models import fix_pytorch_shim
 from .types import Array, FloatsXd, KeyT
+
+# From so many updates of every parameter on, a step is suspected to be an epoch.
+MANY_UPDATES = 5
 
 
 class OptimizerWrapper(Optimizer):
@@ -16,9 +20,14 @@ class OptimizerWrapper(Optimizer):
     moments, the schedules and all else that Thinc's `Optimizer` has are read from and
     written to the wrapped optimizer, which may be a wrapper again.
 
-    It counts the steps of the whole model. `step_schedules()` completes a step. In a
-    loop that never calls it, a step is an update of the most often updated parameter,
-    and it is complete when the next one begins or when somebody looks at the result.
+    It counts the steps of the whole model. `step_schedules()` completes a step, however often
+    each parameter is updated before it. In a loop that never calls it, a step is an update of
+    the most often updated parameter, and it is complete when the next one begins or when the
+    averages are read; if the weights are to be overwritten at its end (`end_step`,
+    `overwrite_freq`), already with its last update, as long as every parameter is updated in
+    every step. The first call of `step_schedules()` tells the two kinds of loop apart: what
+    was counted as steps before it are the updates of one step. Averages are taken back then
+    and taken anew; weights that were overwritten with averages in between stay so.
 
     A subclass extends `_make_averages` and one or more of the methods that begin with
     `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
@@ -57,6 +66,11 @@ class OptimizerWrapper(Optimizer):
         "_is_stepped",
         "_n_updates",
         "_most_updates",
+        "_shapes",
+        "_is_wrapped",
+        "_unfinished",
+        "_most_updates_before",
+        "_is_warned",
     ]
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -73,11 +87,14 @@ class OptimizerWrapper(Optimizer):
         self._weights: Dict[KeyT, Array] = {}
         # What `averages` gave last, until something changes.
         self._averages: Optional[Dict[KeyT, FloatsXd]] = None
+        # The shapes of parameters whose memory is not known: those of a copied optimizer, until
+        # their next update.
+        self._shapes: Dict[KeyT, Tuple[int, ...]] = {}
         # Steps that are complete, and calls of step_schedules().
         self._n_steps = 0
         self._n_calls = 0
-        # Whether there was an update since the last step ended, and whether that step
-        # already counts as complete.
+        # Whether there was an update since the last step was counted, and whether the step
+        # that is under way already counts as complete.
         self._is_open = False
         self._is_settled = False
         # Whether the loop calls step_schedules(). If not, the updates of each parameter
@@ -85,6 +102,16 @@ class OptimizerWrapper(Optimizer):
         self._is_stepped = False
         self._n_updates: Dict[KeyT, int] = {}
         self._most_updates = 0
+        # Whether a wrapper further out tells when a step is complete.
+        self._is_wrapped = False
+        if isinstance(optimizer, OptimizerWrapper):
+            optimizer._is_wrapped = True
+        # In a loop that does not call it, the parameters that are still to be updated in a step
+        # whose end cannot wait for the next one to begin.
+        self._unfinished: Optional[Set[KeyT]] = None
+        # At the last call of step_schedules().
+        self._most_updates_before = 0
+        self._is_warned = False
 
     def __call__(
         self,
@@ -111,8 +138,9 @@ class OptimizerWrapper(Optimizer):
             weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
             return weights, gradient
         shape = weights.shape
-        if gradient.shape != shape or (known is not None and known.shape != shape):
-            self._refuse_shape(key, weights, gradient)
+        expected = self._shapes.get(key, shape) if known is None else known.shape
+        if gradient.shape != shape or expected != shape:
+            self._refuse_shape(key, weights, gradient, expected)
         n_updates = self._n_updates.get(key, 0) + 1
         begins_step = n_updates > self._most_updates
         if begins_step and not self._is_stepped:
@@ -124,22 +152,34 @@ class OptimizerWrapper(Optimizer):
             self._most_updates = n_updates
             if not self._is_stepped:
                 self._is_settled = False
+                if self._n_steps and not self._is_wrapped and self._overwrites_next():
+                    self._unfinished = set(self._n_updates)
         self._is_open = True
         self._averages = None
         self._weights[key] = weights
         if initial is not None:
+            self._shapes.pop(key, None)
             self._on_new_parameter(key, initial)
         self._on_update(key, weights)
+        if self._unfinished is not None:
+            self._unfinished.discard(key)
+            if not self._unfinished:
+                self._settle()
         return weights, gradient
 
     def step_schedules(self) -> None:
         """Complete a step: of the wrapped optimizer, then of this one."""
+        if not self._is_stepped:
+            self._merge_steps()
+        self._on_step_end()
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
         self._n_calls += 1
-        self._is_stepped = True
         if not self._is_settled:
             self._complete_step()
         self._is_open = self._is_settled = False
+        if self._most_updates - self._most_updates_before >= MANY_UPDATES:
+            self._warn_of_epochs()
+        self._most_updates_before = self._most_updates
 
     @property
     def averages(self) -> Dict[KeyT, FloatsXd]:
@@ -159,7 +199,8 @@ class OptimizerWrapper(Optimizer):
         self.optimizer.averages = averages
 
     def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
-        """Called after the first update of a parameter.
+        """Called after the first update of a parameter: the first of all, or the first after
+        which its memory is known, since the optimizer was copied, say.
 
         initial (FloatsXd): A copy of its weights before that update, to be kept if need be.
         """
@@ -176,9 +217,21 @@ class OptimizerWrapper(Optimizer):
         step (int): Its number, from 1.
         """
 
+    def _on_step_end(self) -> None:
+        """Called before a step is completed, when schedules still have its values."""
+
+    def _on_steps_merged(self) -> None:
+        """Called when all steps so far turn out to be the updates of one: averages are as
+        before the first step again, which will then be completed anew."""
+
+    def _overwrites_after(self, step: int) -> bool:
+        """Whether this wrapper overwrites the weights with averages after a step."""
+        return False
+
     def _on_overwritten(self) -> None:
-        """Called when a wrapper further out has overwritten the weights with averages:
-        whoever keeps something that belongs to the old weights starts again."""
+        """Called when the weights have been overwritten with averages from outside, by a
+        wrapper further out or by `apply_averages`: what belongs to the old weights is taken
+        from the new ones."""
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._on_overwritten()
 
@@ -202,29 +255,82 @@ class OptimizerWrapper(Optimizer):
         """
         self._weights = {key: weights[key] for key in self._n_updates}
         self._averages = None
+        self._unfinished = None
+        self._most_updates_before = self._most_updates
+
+    def _forget_memory(self) -> None:
+        """Let the next update of each parameter tell where its weights are."""
+        self._shapes = self._known_shapes()
+        self._weights = {}
+
+    def _known_shapes(self) -> Dict[KeyT, Tuple[int, ...]]:
+        shapes = {key: tuple(array.shape) for key, array in self._weights.items()}
+        return {**self._shapes, **shapes}
+
+    def _overwrites_next(self) -> bool:
+        """Whether this or a wrapper further in overwrites the weights after the step that is
+        under way."""
+        return self._overwrites_after(self._n_steps + 1) or (
+            isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._overwrites_next()
+        )
 
     def _settle(self) -> None:
         """Count the step that is under way as complete. Updates that still come before
         it ends belong to the next one."""
+        is_due = self._is_open and not self._is_settled
+        if is_due:
+            self._on_step_end()
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._settle()
-        if self._is_open and not self._is_settled:
+        self._unfinished = None
+        if is_due:
             self._is_settled = True
             self._complete_step()
+            self._is_open = False
+
+    def _merge_steps(self) -> None:
+        """The first step_schedules(): all updates before it belong to one step."""
+        self._is_stepped = True
+        self._unfinished = None
+        # A step that was only completed early, by reading the averages, stays as it is.
+        if self._n_steps > 1 or (self._n_steps and self._is_open):
+            self._n_steps = 0
+            self._is_settled = False
+            self._averages = None
+            self._on_steps_merged()
+
+    def _warn_of_epochs(self) -> None:
+        # Components that share a layer update it several times in a step, but not all layers.
+        is_innermost = not isinstance(self.optimizer, OptimizerWrapper)
+        if self._is_warned or not is_innermost:
+            return
+        if min(self._n_updates.values()) >= MANY_UPDATES * self._n_calls:
+            self._is_warned = True
+            warnings.warn(
+                "Every parameter was updated "
+                f"{self._most_updates - self._most_updates_before} times before "
+                "step_schedules() was called. It completes a step of training, so start_step, "
+                "freq and the like count these calls: call it after every update of the model, "
+                "not after every epoch",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _complete_step(self) -> None:
         self._n_steps += 1
         self._averages = None
         self._on_step(self._n_steps)
 
-    def _refuse_shape(self, key: KeyT, weights: FloatsXd, gradient: FloatsXd) -> None:
+    def _refuse_shape(
+        self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: Tuple[int, ...]
+    ) -> None:
         if gradient.shape != weights.shape:
             raise ValueError(
                 f"The gradient of parameter {key} has the shape {gradient.shape}, but its "
                 f"weights have the shape {weights.shape}"
             )
         raise ValueError(
-            f"Parameter {key} has changed its shape from {self._weights[key].shape} to "
+            f"Parameter {key} has changed its shape from {expected} to "
             f"{weights.shape} in the middle of training. Averages of weights of different "
             "shapes do not exist: make a new optimizer for the resized model"
         )
@@ -237,14 +343,21 @@ class OptimizerWrapper(Optimizer):
     def __getstate__(self) -> Dict[str, Any]:
         # Not what `object` would do: that reads every slot of Thinc's class too, and all
         # of them lead to the wrapped optimizer.
-        return {
+        state = {
             name: getattr(self, name)
             for cls in type(self).__mro__
             if issubclass(cls, OptimizerWrapper)
             for name in cls.__dict__.get("__slots__", ())
         }
+        # The model's own arrays are not the optimizer's to copy. A copy learns from the next
+        # updates where the weights are.
+        state["_shapes"] = self._known_shapes()
+        del state["_weights"], state["_averages"]
+        return state
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._weights = {}
+        self._averages = None
         for name, value in state.items():
             setattr(self, name, value)
 
