@@ -5,7 +5,13 @@ from updates import KINDS
 OURS = "thinc_swa"
 THINC = "Thinc NumpyOps.update_averages"
 # A measurement, not an implementation that somebody could use.
-NO_PEERS = (OURS, f"{OURS}, NumPy alone", "compiled loop (Numba)")
+NO_PEERS = (
+    OURS,
+    f"{OURS}, NumPy alone",
+    f"{OURS}, check_finite=False",
+    "compiled loop (Numba)",
+    "compiled loop (Numba), checked",
+)
 
 # At most so many times the yardstick.
 LIMITS = {

@@ -6,7 +6,15 @@ from thinc.api import NumpyOps
 from updates import Peer
 
 from thinc_swa import averaging
-from thinc_swa.averaging import RunningAverage, pull_back
+from thinc_swa.averaging import (
+    N_SUMMED,
+    RunningAverage,
+    SkipCount,
+    pull_back,
+    pull_back_finite,
+)
+
+UNCHECKED = "thinc_swa, check_finite=False"
 
 DECAY = 0.999
 PULLBACK = 0.5
@@ -23,19 +31,30 @@ def _copies(weights):
     return [(array.copy(), array) for array in weights.values()]
 
 
-def _our_swa(weights):
-    average = RunningAverage()
-    average.add_snapshot(weights)
-    return lambda: average.add_snapshot(weights)
+def _ours(decay, **settings):
+    """Snapshots as they are late in a training: the first ones cost less."""
 
+    def build(weights):
+        average = RunningAverage(**settings)
+        for _ in range(N_SUMMED + 1):
+            average.add_snapshot(weights, decay)
+        return lambda: average.add_snapshot(weights, decay)
 
-def _our_ema(weights):
-    average = RunningAverage()
-    average.add_snapshot(weights)
-    return lambda: average.add_snapshot(weights, DECAY)
+    return build
 
 
 def _our_lookahead(weights):
+    pairs = _copies(weights)
+    skipped = SkipCount()
+
+    def run():
+        for slow, fast in pairs:
+            pull_back_finite(None, slow, fast, PULLBACK, skipped)
+
+    return run
+
+
+def _our_lookahead_unchecked(weights):
     pairs = _copies(weights)
 
     def run():
@@ -110,10 +129,10 @@ def _thinc(weights):
     return run
 
 
-def _numba(loop, *args):
+def _numba(loop, *args, fastmath=True):
     import numba
 
-    compiled = numba.njit(fastmath=True)(loop)
+    compiled = numba.njit(fastmath=fastmath)(loop)
 
     def build(weights):
         pairs = [(first.reshape(-1), second.reshape(-1)) for first, second in _copies(weights)]
@@ -132,6 +151,16 @@ def _mean_loop(average, array, factor):
         average[i] += factor * (array[i] - average[i])
 
 
+def _checked_mean_loop(average, array, factor):
+    # x - x is 0, or NaN if x is not finite.
+    total = numpy.float32(0)
+    for i in range(average.size):
+        value = array[i]
+        total += value - value
+        average[i] += factor * (value - average[i])
+    return total == 0
+
+
 def _pull_back_loop(slow, fast, pullback):
     for i in range(slow.size):
         value = slow[i] + pullback * (fast[i] - slow[i])
@@ -143,20 +172,31 @@ def _numba_mean(weights):
     return _numba(_mean_loop, numpy.float32(1 - DECAY))(weights)
 
 
+def _numba_checked_mean(weights):
+    # What is not finite must not be optimized away.
+    fast = {"reassoc", "contract", "nsz", "arcp"}
+    return _numba(_checked_mean_loop, numpy.float32(1 - DECAY), fastmath=fast)(weights)
+
+
 def _numba_lookahead(weights):
     return _numba(_pull_back_loop, numpy.float32(PULLBACK))(weights)
 
 
 PEERS = [
-    Peer("thinc_swa", "SWA", _our_swa),
+    Peer("thinc_swa", "SWA", _ours(None)),
+    Peer(UNCHECKED, "SWA", _ours(None, check_finite=False), memory=False),
+    Peer("thinc_swa, NumPy alone", "SWA", _without_torch(_ours(None))),
     Peer("naive formula", "SWA", _naive_swa),
     Peer("compiled loop (Numba)", "SWA", _numba_mean, memory=False),
-    Peer("thinc_swa", "EMA", _our_ema),
-    Peer("thinc_swa, NumPy alone", "EMA", _without_torch(_our_ema)),
+    Peer("compiled loop (Numba), checked", "SWA", _numba_checked_mean, memory=False),
+    Peer("thinc_swa", "EMA", _ours(DECAY)),
+    Peer(UNCHECKED, "EMA", _ours(DECAY, check_finite=False), memory=False),
+    Peer("thinc_swa, NumPy alone", "EMA", _without_torch(_ours(DECAY))),
     Peer("naive formula", "EMA", _naive_ema),
     Peer("Thinc NumpyOps.update_averages", "EMA", _thinc),
     Peer("compiled loop (Numba)", "EMA", _numba_mean, memory=False),
     Peer("thinc_swa", "Lookahead", _our_lookahead),
+    Peer(UNCHECKED, "Lookahead", _our_lookahead_unchecked, memory=False),
     Peer("thinc_swa, NumPy alone", "Lookahead", _without_torch(_our_lookahead)),
     Peer("naive formula", "Lookahead", _naive_lookahead),
     Peer("compiled loop (Numba)", "Lookahead", _numba_lookahead, memory=False),

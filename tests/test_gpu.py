@@ -27,7 +27,7 @@ from tiny import ADAM, SWA, SequenceLoss, make_dataset, write_config
 
 import thinc_swa
 from thinc_swa import averaging, cupy_kernels
-from thinc_swa.averaging import RunningAverage
+from thinc_swa.averaging import RunningAverage, SkipCount
 from thinc_swa.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from thinc_swa.training import Training
 
@@ -57,20 +57,50 @@ def take_ema(average, slow, weights):
 
 
 def synchronise(average, slow, weights):
+    skipped = SkipCount()
+    for key, array in weights.items():
+        averaging.pull_back_finite(key, slow[key], array, 0.25, skipped)
+
+
+def synchronise_unchecked(average, slow, weights):
     for key, array in weights.items():
         averaging.pull_back(slow[key], array, 0.25)
 
 
-@pytest.mark.parametrize(
-    "update, n_launches", [(take_swa, 1), (take_ema, 1), (synchronise, len(SHAPES))]
+KERNELS = (
+    "add_scaled",
+    "interpolate",
+    "pull_back",
+    "pull_back_finite",
+    "_add_in_pieces",
+    "_find_non_finite_in_pieces",
 )
-def test_an_update_is_few_launches_and_waits_for_nothing(update, n_launches, monkeypatch):
+
+
+@pytest.mark.parametrize("n_before", [3, 100])
+@pytest.mark.parametrize(
+    "update, check_finite, n_launches",
+    [
+        (take_swa, True, 2),
+        (take_swa, False, 1),
+        (take_ema, True, 2),
+        (take_ema, False, 1),
+        (synchronise, True, len(SHAPES)),
+        (synchronise_unchecked, False, len(SHAPES)),
+    ],
+)
+def test_an_update_is_few_launches_and_waits_for_nothing(
+    update, check_finite, n_launches, n_before, monkeypatch
+):
     weights, slow = make_weights(), make_weights()
-    average = RunningAverage()
-    for _ in range(3):  # Kernels are compiled, addresses are known, memory is at hand.
+    average = RunningAverage(check_finite=check_finite)
+    skipped = SkipCount()
+    skipped.take_flag()
+    monkeypatch.setitem(globals(), "SkipCount", lambda: skipped)
+    for _ in range(n_before):  # Kernels are compiled, addresses are known, memory is at hand.
         update(average, slow, weights)
     launched = []
-    for name in ("add_scaled", "pull_back", "_add_scaled_in_pieces"):
+    for name in KERNELS:
         kernel = getattr(cupy_kernels, name)
         counted = functools.partial(count_launch, launched, kernel)
         monkeypatch.setattr(cupy_kernels, name, counted)
@@ -120,6 +150,49 @@ def test_snapshots_of_all_kinds_of_arrays(decay):
     assert isinstance(on_gpu.means()[14, "W"], numpy.ndarray)
 
 
+@pytest.mark.parametrize("n_before", [1, 5, 100])
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_snapshots_that_are_not_finite(decay, n_before):
+    """One is left out, in arrays of all kinds. The host hears of it when it asks."""
+    random = numpy.random.default_rng(0)
+    average, expected = RunningAverage(), RunningAverage()
+
+    def snapshot():
+        made = {(0, "W"): random.standard_normal((30, 40)).astype("f")}
+        made[1, "W"] = random.standard_normal(9).astype("float64")
+        made[2, "W"] = random.standard_normal(9).astype("float16")
+        return made
+
+    for k in range(n_before + 3):
+        weights = snapshot()
+        if k == n_before:
+            weights[k % 3, "W"].reshape(-1)[5] = numpy.inf
+        else:
+            expected.add_snapshot(weights, decay)
+        average.add_snapshot(
+            {key: cupy.asarray(array) for key, array in weights.items()}, decay
+        )
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        assert (average.n_averaged, average.n_skipped) == (n_before + 2, 1)
+    means = {key: as_numpy(array) for key, array in average.means().items()}
+    # The weight of what comes after a gap in a moving average is a little higher here.
+    tolerance = 2e-6 if decay is None else 0.1
+    for key, mean in expected.means().items():
+        numpy.testing.assert_allclose(means[key], mean, atol=tolerance)
+
+
+def test_a_pullback_leaves_out_what_is_not_finite():
+    slow, fast = cupy.zeros((4,), dtype="f"), cupy.ones((4,), dtype="f")
+    fast[2] = numpy.nan
+    skipped = SkipCount()
+    assert averaging.pull_back_finite((0, "W"), slow, fast, 0.5, skipped)
+    cupy.testing.assert_array_equal(slow, cupy.asarray([0.5, 0.5, 0, 0.5], dtype="f"))
+    cupy.testing.assert_array_equal(fast[:2], slow[:2])
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        skipped.resolve()
+    assert skipped.n_skipped == 1
+
+
 def test_other_memory_of_the_same_place_is_not_taken_for_the_old_one():
     weights = {(0, "W"): cupy.arange(6, dtype="f").reshape(2, 3)}
     average = RunningAverage()
@@ -148,7 +221,7 @@ def test_a_copy_adds_to_its_own_arrays(make_copy):
 
 def test_nothing_beside_the_arrays_is_changed():
     totals, weights = cupy.zeros((20,), dtype="f"), cupy.ones((20,), dtype="f")
-    cupy_kernels.AddScaledTogether(
+    cupy_kernels.AddTogether(
         [totals[:5], totals[7:8], totals[10:15]], [weights[1:6], weights[:1], weights[15:]]
     )(2.0)
     expected = numpy.array([2] * 5 + [0] * 2 + [2] + [0] * 2 + [2] * 5 + [0] * 5)

@@ -266,6 +266,11 @@ class SkipCount:
             self.skip(None, sum(flags))
         return flags
 
+    def free(self) -> None:
+        """Give back the memory of the flags."""
+        self.resolve()
+        self._flags = None
+
 
 class RunningAverage:
     """A weighted average of snapshots of a whole model.
@@ -441,6 +446,7 @@ class RunningAverage:
     def clear(self) -> None:
         """Let go of the arrays. The counts stay, as those of what was done."""
         self._resolve()
+        self._skipped.free()
         self.totals, self.missed, self._launch = {}, {}, None
 
     def _weight_of(self, key: KeyT) -> float:

@@ -23,9 +23,9 @@ class OptimizerWrapper(Optimizer):
     It counts the steps of the whole model. `step_schedules()` completes a step, however often
     each parameter is updated before it. In a loop that never calls it, a step is an update of
     the most often updated parameter, and it is complete when the next one begins or when the
-    averages are read; if the weights are to be overwritten at its end (`end_step`,
-    `overwrite_freq`), already with its last update, as long as every parameter is updated in
-    every step. The first call of `step_schedules()` tells the two kinds of loop apart: what
+    averages are read. If the weights are to be overwritten at its end (`end_step`,
+    `overwrite_freq`), it is complete as soon as every parameter that has been updated in an
+    earlier step has been updated in this one. The first call of `step_schedules()` tells the two kinds of loop apart: what
     was counted as steps before it are the updates of one step. Averages are taken back then
     and taken anew; weights that were overwritten with averages in between stay so.
 
