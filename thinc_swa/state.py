@@ -7,6 +7,7 @@ model, since Thinc's ids are different in every process.
 
 import hashlib
 import json
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
@@ -20,14 +21,13 @@ from thinc.api import Optimizer, get_array_module
 from .files import replacing
 from .models import ModelT, named_parameters
 from .schedule_state import (
-    SCHEDULED,
     describe_schedules,
     has_schedules,
+    number_differences,
     restore_rate,
     restore_schedules,
     schedule_differences,
 )
-from .schedules import Schedule
 from .types import Array, KeyT
 from .wrapper import OptimizerWrapper, nesting
 
@@ -59,7 +59,9 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
     model (Union[Model, Language]): The Thinc model or spaCy pipeline that it trains.
     RAISES: TypeError if one is not what it should be; ValueError if the optimizer has state
-        of parameters that the model has not; OSError if the file cannot be written.
+        of parameters that the model does not have, or, on Thinc 8.3, draws values from a
+        generator that is neither Thinc's nor was counted by a wrapper from the first update
+        on; OSError if the file cannot be written.
     """
     path = Path(path)
     parameters = _parameters_by_key(model)
@@ -96,6 +98,12 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
 def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
     """Load what `save_optimizer` saved. Training goes on from there, bit for bit.
 
+    Wrappers, their arguments and the schedules of all hyperparameters must be those of the
+    saved optimizer. Hyperparameters that are numbers are part of the state, like PyTorch's:
+    `learn_rate`, `L2`, `b1`, `b2`, `eps` and `grad_clip` may be changed during the training,
+    so the numbers of the file replace those of the optimizer. Where they differ, a warning
+    names both. To train on with other numbers, set them after loading.
+
     path (Union[str, Path]): The file.
     optimizer (Optimizer): An optimizer that was made like the saved one, from the same
         config, say. Its own state is replaced. If it has schedules it must be a new one:
@@ -126,6 +134,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         raise ValueError(
             f"{path} does not fit this optimizer and this model:\n- " + "\n- ".join(differences)
         )
+    innermost = header["optimizers"][-1]["schedules"]
+    numbers = list(number_differences(innermost, levels[-1], _has_own_rate(header)))
     restore = _Restoring(parameters, arrays)
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
@@ -139,7 +149,13 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     for level in reversed(levels):
         if isinstance(level, OptimizerWrapper):
             level._on_loaded(weights)
-    restore_rate(levels[-1], header["optimizers"][-1]["schedules"])
+    restore_rate(levels[-1], innermost)
+    if numbers:
+        warnings.warn(
+            f"{path} was saved with other hyperparameters than this optimizer has. Training "
+            f"goes on with those of the file: {', '.join(numbers)}",
+            stacklevel=2,
+        )
 
 
 # Saving
@@ -237,13 +253,15 @@ def _differences(
             yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
             return
         arguments = json.loads(json.dumps(_arguments(level), default=float))
-        for name in sorted(set(saved["arguments"]) | set(arguments)):
+        names = set(arguments)
+        if isinstance(level, OptimizerWrapper):  # Of Thinc's, older files have more.
+            names |= set(saved["arguments"])
+        for name in sorted(names):
             before, now = saved["arguments"].get(name), arguments.get(name)
             if before != now:
                 yield f"{name} of {saved['class']} was {before}, and is {now}"
         if not isinstance(level, OptimizerWrapper):
-            has_own_rate = any("learn_rate" in outer["arguments"] for outer in outers)
-            yield from schedule_differences(saved["schedules"], level, has_own_rate)
+            yield from schedule_differences(saved["schedules"], level, _has_own_rate(header))
     # A wrapper may have dropped the averages in mid-training; alone they are a setting.
     before, now = header["optimizers"][-1]["state"]["averages"], levels[-1].averages
     if not outers and (before is None) != (now is None):
@@ -259,6 +277,11 @@ def _differences(
             yield f"it has nothing about the parameter {name}"
         elif before[name] != now[name]:
             yield f"the shape of {name} was {before[name]}, and is {now[name]}"
+
+
+def _has_own_rate(header: Dict[str, Any]) -> bool:
+    """Whether a wrapper has a learning rate of its own."""
+    return any("learn_rate" in outer["arguments"] for outer in header["optimizers"][:-1])
 
 
 class _Restoring:
@@ -329,10 +352,7 @@ def _arguments(level: Any) -> Dict[str, Any]:
     """What the optimizer was made with."""
     if isinstance(level, OptimizerWrapper):
         return level._arguments
-    names = ["use_radam", "L2_is_weight_decay"]
-    if Schedule is None:
-        names += [n for n in SCHEDULED if n != "learn_rate" and n not in level.schedules]
-    return {name: getattr(level, name) for name in names}
+    return {name: getattr(level, name) for name in ("use_radam", "L2_is_weight_decay")}
 
 
 def _has_schedules(levels: List[Optimizer]) -> bool:

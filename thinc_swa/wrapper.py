@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 from thinc.api import Optimizer
 
+from .generators import count_draws
 from .learn_rate import current_rate
 from .models import fix_pytorch_shim
 from .types import Array, FloatsXd, KeyT
@@ -66,6 +67,7 @@ class OptimizerWrapper(Optimizer):
                 f"{type(optimizer).__name__}: {optimizer!r}"
             )
         fix_pytorch_shim()
+        count_draws(nesting(optimizer)[-1])
         self.optimizer = optimizer
         self._arguments: Dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
