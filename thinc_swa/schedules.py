@@ -283,9 +283,9 @@ def phases(*phases: Any, total_steps: Union[Any, int, None] = None) -> ScheduleT
 
     phases (Tuple[Union[int, float], ScheduleT]): For each phase its steps, as a number of
         steps or as a fraction of `total_steps` strictly between 0 and 1, and its schedule: a
-        number, a list of numbers, a generator, or any schedule of this Thinc. The last phase may be a
-        schedule alone, or have None for its steps: then it goes on for ever. If it has steps,
-        it stays at its last value after them.
+        number, a list of numbers, a generator, or any schedule of this Thinc. The last phase
+        may be a schedule alone, or have None for its steps: then it goes on for ever. If it
+        has steps, it stays at its last value after them.
     total_steps (Optional[int]): The length of the training in steps. The phases must not be
         longer.
     RETURNS (ScheduleT): A schedule for this Thinc.

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Union
 
 import numpy
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,7 @@ from thinc.api import Optimizer, get_array_module
 
 from .files import replacing
 from .models import ModelT, named_parameters
+from .paths import removed_parameters
 from .schedule_state import (
     describe_schedules,
     has_schedules,
@@ -29,7 +30,7 @@ from .schedule_state import (
     schedule_differences,
 )
 from .types import Array, KeyT
-from .wrapper import OptimizerWrapper, nesting
+from .wrapper import OptimizerWrapper, forget_keys, nesting
 
 FORMAT = "thinc_swa optimizer state"
 FORMAT_VERSION = 1
@@ -52,6 +53,10 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     """Save the whole state of an optimizer: moments, counts, averages, slow weights, and
     the positions of schedules. Save the model beside it.
 
+    State of parameters that the model no longer has is left out, if it had them when
+    `name_parameters` was called with it. Otherwise call `forget_missing` after the model has
+    changed.
+
     The file is written under another name first and then renamed: after a crash there is
     the old file or the new one.
 
@@ -66,13 +71,14 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     path = Path(path)
     parameters = _parameters_by_key(model)
     names = {key: name for key, (name, _) in parameters.items()}
+    removed = removed_parameters(model)
     levels = _levels(optimizer)
     arrays: Dict[str, Array] = {}
     header = {
         "thinc": thinc_version,
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
         "optimizers": [
-            _describe_level(level, f"{index}.{type(level).__name__}", names, arrays)
+            _describe_level(level, f"{index}.{type(level).__name__}", names, removed, arrays)
             for index, level in enumerate(levels)
         ],
         "n_calls": _n_calls(levels),
@@ -158,24 +164,79 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         )
 
 
+def forget_missing(optimizer: Optimizer, model: ModelT) -> int:
+    """Drop what an optimizer keeps about parameters that the model no longer has: moments,
+    counts, averages, slow weights, in all wrappers and in the innermost optimizer. It frees
+    their memory, and `save_optimizer` refuses them.
+
+    Call it after a layer was replaced or a component was removed in mid-training: spaCy
+    replaces the output layer, for instance, when labels are added to a trained component. The
+    average of a new layer begins when the layer is first updated.
+
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    model (Union[Model, Language]): All of the model that it trains: the whole pipeline, not one
+        of its components.
+    RETURNS (int): How many parameters were dropped.
+    RAISES: TypeError if one is not what it should be; ValueError if the optimizer knows
+        parameters, but none of this model.
+    """
+    levels = _levels(optimizer)
+    own = set(_parameters_by_key(model))
+    known = {key for level in levels for key in _known_keys(level)}
+    missing = known - own
+    if known and missing == known:
+        raise ValueError(
+            f"The optimizer knows {len(known)} parameters, but none of them is in this model: "
+            "pass the model that it trains"
+        )
+    for level in levels:
+        if isinstance(level, OptimizerWrapper):
+            level._forget(missing)
+        else:
+            for name in _fields(level):
+                forget_keys(getattr(level, name), missing)
+    return len(missing)
+
+
+def _known_keys(value: Any) -> Iterator[KeyT]:
+    """The parameters that an object has any state of."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not isinstance(key, str))
+        value = [part for part in value.values() if isinstance(part, dict)]
+        for part in value:
+            yield from _known_keys(part)
+    for name in _fields(value):
+        yield from _known_keys(getattr(value, name))
+
+
 # Saving
 
 
 def _describe_level(
-    level: Optimizer, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]
+    level: Optimizer,
+    path: str,
+    names: Dict[KeyT, str],
+    removed: Set[KeyT],
+    arrays: Dict[str, Array],
 ) -> Dict[str, Any]:
     """One optimizer of the nesting. Its arrays go to `arrays`."""
     description = {
         "class": type(level).__name__,
         "arguments": _arguments(level),
-        "state": _describe(level, path, names, arrays),
+        "state": _describe(level, path, names, removed, arrays),
     }
     if not isinstance(level, OptimizerWrapper):
         description["schedules"] = describe_schedules(level)
     return description
 
 
-def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]) -> Any:
+def _describe(
+    value: Any,
+    path: str,
+    names: Dict[KeyT, str],
+    removed: Set[KeyT],
+    arrays: Dict[str, Array],
+) -> Any:
     """A value of the state in JSON. `_Restoring` reads it."""
     fields = _fields(value)
     if not fields and not isinstance(value, dict):
@@ -183,21 +244,24 @@ def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, A
     if fields:
         parts = {name: getattr(value, name) for name in fields}
         return {
-            name: _describe(part, f"{path}/{name.strip('_')}", names, arrays)
+            name: _describe(part, f"{path}/{name.strip('_')}", names, removed, arrays)
             for name, part in parts.items()
         }
     if value and all(isinstance(key, str) for key in value):
         return {
             "parts": {
-                name: _describe(part, f"{path}/{name}", names, arrays)
+                name: _describe(part, f"{path}/{name}", names, removed, arrays)
                 for name, part in value.items()
             }
         }
+    value = {key: part for key, part in value.items() if key not in removed}
     unknown = [key for key in value if key not in names]
     if unknown:
         raise ValueError(
             f"The optimizer has state of {len(unknown)} parameters that are not in the model, "
-            f"{unknown[0]} for one: was it trained with another model?"
+            f"{unknown[0]} for one. If the model had them before and has changed, call "
+            "forget_missing(optimizer, model) to drop it. If not, the optimizer was trained "
+            "with another model"
         )
     if all(isinstance(part, int) for part in value.values()):
         return {"by parameter": {names[key]: part for key, part in value.items()}}

@@ -1,6 +1,6 @@
 """The base class of all optimizers of this package."""
 
-from typing import Any, ClassVar, Dict, List, Optional, Tuple
+from typing import Any, ClassVar, Collection, Dict, List, Optional, Tuple
 
 from thinc.api import Optimizer
 
@@ -205,6 +205,19 @@ class OptimizerWrapper(Optimizer):
         self._weights = {key: weights[key] for key in self._n_updates}
         self._averages = None
 
+    def _forget(self, keys: Collection[KeyT]) -> None:
+        """Drop everything about parameters that the model no longer has. A subclass extends it
+        if it keeps anything by parameter that is not in its `_state`.
+
+        keys (Collection[KeyT]): The parameters. Some may be unknown here.
+        """
+        for key in keys:
+            self._weights.pop(key, None)
+        forget_keys(self, keys)
+        # In a loop that never calls step_schedules(), the others tell where a step ends.
+        self._most_updates = max(self._n_updates.values(), default=0)
+        self._averages = None
+
     def _settle(self) -> None:
         """Count the step that is under way as complete. Updates that still come before
         it ends belong to the next one."""
@@ -260,6 +273,19 @@ def nesting(optimizer: Any) -> List[Any]:
     while isinstance(levels[-1], OptimizerWrapper):
         levels.append(levels[-1].optimizer)
     return levels
+
+
+def forget_keys(value: Any, keys: Collection[KeyT]) -> None:
+    """Drop parameters from dicts by parameter, in place: from one, from dicts of such dicts,
+    and from the attributes that an object declares in `_state`."""
+    if isinstance(value, dict):
+        for key in keys:
+            value.pop(key, None)
+        for part in value.values():
+            forget_keys(part, keys)
+    for cls in type(value).__mro__:
+        for name in cls.__dict__.get("_state", ()):
+            forget_keys(getattr(value, name), keys)
 
 
 def _describe(optimizer: Optimizer) -> str:
