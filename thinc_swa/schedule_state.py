@@ -25,9 +25,7 @@ from .schedules import (
     ScheduleIterator,
 )
 from .schedules import describe_schedule as describe_schedule
-
-# What can have a schedule.
-SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
+from .state_checks import SCHEDULED
 
 
 def describe_schedules(optimizer: Any) -> Dict[str, Any]:
@@ -151,7 +149,7 @@ def schedule_differences(
         if value != other:
             yield f"{name} was {value}, and is {other}"
             continue
-        if name in saved["drawn"]:
+        if name in saved["drawn"] and name in now["drawn"]:
             step, last = saved["drawn"][name]
             if now["drawn"][name][0] <= step:
                 drawn = _peek(getattr(optimizer, name).attrs, step)
@@ -339,5 +337,6 @@ def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
     for name, all_values in saved["states"].items():
         states = schedule_states(getattr(optimizer, name))
         for state, values in zip(states, all_values, strict=False):
-            for field, value in values.items():
-                setattr(state, field, value)
+            for field in dataclasses.fields(state):
+                if field.name in values:
+                    setattr(state, field.name, values[field.name])

@@ -5,20 +5,17 @@ Nothing in it is executed when it is loaded. Parameters are saved under their pl
 model, since Thinc's ids are different in every process.
 """
 
-import hashlib
 import json
 import warnings
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple, Union
 
 import numpy
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from thinc.about import __version__ as thinc_version
 from thinc.api import Optimizer, get_array_module
 
-from .files import replacing
 from .models import ModelT, named_parameters
 from .paths import removed_parameters
 from .schedule_state import (
@@ -29,11 +26,10 @@ from .schedule_state import (
     restore_schedules,
     schedule_differences,
 )
+from .state_checks import has_form, has_form_of, has_form_of_schedules
+from .state_file import StateReader, write_state
 from .types import Array, KeyT
 from .wrapper import OptimizerWrapper, forget_keys, nesting
-
-FORMAT = "thinc_swa optimizer state"
-FORMAT_VERSION = 1
 
 # What training changes in Thinc's own Optimizer. Which of these there are depends on the
 # Thinc version.
@@ -83,22 +79,7 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         ],
         "n_calls": _n_calls(levels),
     }
-    on_host = {name: _to_numpy(array) for name, array in arrays.items()}
-    header["arrays"] = {
-        name: [array.dtype.name, list(array.shape)] for name, array in on_host.items()
-    }
-    text = json.dumps(header, default=float)
-    metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
-        "state": text,
-        "checksum": _checksum(text),
-    }
-    try:
-        with replacing(path) as temporary:
-            save_file(on_host, temporary, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from None
+    write_state(path, header, {name: _to_numpy(array) for name, array in arrays.items()})
 
 
 def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
@@ -122,34 +103,27 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     path = Path(path)
     parameters = _parameters_by_key(model)
     levels = _levels(optimizer)
-    with path.open("rb"):
-        pass  # For the plain OSError where it is missing, forbidden or a folder.
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = _read_header(path, file.metadata())
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or is no file of safetensors: {error}. Take another one"
-        ) from None
-    found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-    if found != header["arrays"]:
-        raise ValueError(f"{path} is damaged: its arrays are not those of its header")
-    differences = list(_differences(header, levels, parameters))
-    if differences:
-        raise ValueError(
-            f"{path} does not fit this optimizer and this model:\n- " + "\n- ".join(differences)
-        )
+    # Unbuffered: arrays are large, and read once.
+    with path.open("rb", buffering=0) as file:
+        reader = StateReader(path, file)
+        header = reader.header
+        if not has_form(header):
+            raise ValueError(f"{path} is damaged: its header is no description of a state")
+        differences = list(_differences(header, reader.version, levels, parameters))
+        if differences:
+            raise ValueError(
+                f"{path} does not fit this optimizer and this model:\n- "
+                + "\n- ".join(differences)
+            )
+        arrays = reader.read_arrays()
     innermost = header["optimizers"][-1]["schedules"]
     numbers = list(number_differences(innermost, levels[-1], _has_own_rate(header)))
-    restore = _Restoring(parameters, arrays)
+    restore = _Restoring(path, parameters, arrays)
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
-        if not isinstance(level, OptimizerWrapper):
-            is_counted = len(levels) > 1
-            restore.changes += restore_schedules(
-                level, saved["schedules"], header["n_calls"], is_counted
-            )
+    restore.changes += restore_schedules(
+        levels[-1], innermost, header["n_calls"], is_counted=len(levels) > 1
+    )
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
     for level in reversed(levels):
@@ -286,24 +260,11 @@ def _to_numpy(array: Array) -> Array:
 # Loading
 
 
-def _read_header(path: Path, metadata: Optional[Dict[str, str]]) -> Dict[str, Any]:
-    metadata = metadata or {}
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} does not hold an optimizer's state: save_optimizer writes it")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise ValueError(
-            f"{path} has version {metadata.get('version')} of the format, but this thinc_swa "
-            f"reads version {FORMAT_VERSION}: install the thinc_swa that wrote it"
-        )
-    text = metadata.get("state", "")
-    if metadata.get("checksum") != _checksum(text):
-        raise ValueError(f"{path} is damaged: its header does not match its checksum")
-    header: Dict[str, Any] = json.loads(text)
-    return header
-
-
 def _differences(
-    header: Dict[str, Any], levels: List[Optimizer], parameters: Dict[KeyT, Tuple[str, Array]]
+    header: Dict[str, Any],
+    version: int,
+    levels: List[Optimizer],
+    parameters: Dict[KeyT, Tuple[str, Array]],
 ) -> Iterator[str]:
     """In words, what the file and the optimizer and model do not have in common."""
     saved_classes = [saved["class"] for saved in header["optimizers"]]
@@ -313,8 +274,19 @@ def _differences(
         return
     outers = header["optimizers"][:-1]
     for saved, level in zip(header["optimizers"], levels, strict=True):
-        if set(saved["state"]) != set(_fields(level)):
-            yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
+        fields, saved_fields = set(_fields(level)), set(saved["state"])
+        if not isinstance(level, OptimizerWrapper):
+            if fields != saved_fields:
+                yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
+                return
+        # What has been added since version 1 is as in a new optimizer.
+        elif not saved_fields <= fields or (
+            saved_fields != fields and (version > 1 or levels[-1].nr_update)
+        ):
+            yield (
+                f"its state of {saved['class']} has {sorted(saved_fields)}, not "
+                f"{sorted(fields)}: it is from another version of thinc_swa"
+            )
             return
         arguments = json.loads(json.dumps(_arguments(level), default=float))
         names = set(arguments)
@@ -325,6 +297,9 @@ def _differences(
             if before != now:
                 yield f"{name} of {saved['class']} was {before}, and is {now}"
         if not isinstance(level, OptimizerWrapper):
+            if not has_form_of_schedules(saved["schedules"]):
+                yield "its header is damaged: it does not describe the schedules"
+                return
             yield from schedule_differences(saved["schedules"], level, _has_own_rate(header))
     # A wrapper may have dropped the averages in mid-training; alone they are a setting.
     before, now = header["optimizers"][-1]["state"]["averages"], levels[-1].averages
@@ -349,11 +324,18 @@ def _has_own_rate(header: Dict[str, Any]) -> bool:
 
 
 class _Restoring:
-    """Collects what is to be set, and sets it when all has gone well."""
+    """Collects what is to be set, checks it, and sets it when nothing can go wrong any more.
+
+    path (Path): The file, for messages.
+    """
 
     def __init__(
-        self, parameters: Dict[KeyT, Tuple[str, Array]], arrays: Dict[str, Array]
+        self,
+        path: Path,
+        parameters: Dict[KeyT, Tuple[str, Array]],
+        arrays: Dict[str, Array],
     ) -> None:
+        self.path = path
         self.keys = {name: (key, array) for key, (name, array) in parameters.items()}
         self.arrays = arrays
         self.changes: List[Callable[[], None]] = []
@@ -362,37 +344,60 @@ class _Restoring:
         for change in self.changes:
             change()
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        self.changes.append(lambda: setattr(owner, name, value))
-
     def fields(self, owner: Any, saved: Dict[str, Any]) -> None:
         """Set the attributes of an object to what `_describe` made of them."""
         for name, value in saved.items():
             current = getattr(owner, name)
             if _fields(current):
+                self.check(
+                    isinstance(value, dict) and set(value) == set(_fields(current)), name
+                )
                 self.fields(current, value)
                 continue
-            value = self.value(value)
+            value = self.value(name, current, value)
             if isinstance(current, defaultdict):
                 value = defaultdict(current.default_factory, value)
             elif name == "_last_score" and value is not None:
                 value = tuple(value)
-            self.set(owner, name, value)
+            self.changes.append(partial(setattr, owner, name, value))
 
-    def value(self, saved: Any) -> Any:
+    def value(self, name: str, current: Any, saved: Any) -> Any:
+        """A value of the state from its description.
+
+        current (Any): The optimizer's own, which has the same form.
+        """
         if not isinstance(saved, dict):
+            is_optional = current is None or name in ("averages", "_last_score")
+            if name == "_last_score":  # A step and a score.
+                current = (0, 0.0)
+            self.check(has_form_of(current, saved, is_optional=is_optional), name)
             return saved
+        self.check(current is None or isinstance(current, dict), name)
+        self.check(len(saved) == 1 and all(isinstance(p, dict) for p in saved.values()), name)
         ((kind, parts),) = saved.items()
         if kind == "parts":
-            return {name: self.value(part) for name, part in parts.items()}
+            self.check(current is not None and set(parts) == set(current), name)
+            return {part: self.value(name, current[part], parts[part]) for part in parts}
+        self.check(kind in ("by parameter", "arrays") and set(parts) <= set(self.keys), name)
         if kind == "by parameter":
-            return {self.keys[name][0]: part for name, part in parts.items()}
-        return {self.keys[name][0]: self.array(name, path) for name, path in parts.items()}
+            self.check(all(type(part) is int for part in parts.values()), name)
+            return {self.keys[place][0]: part for place, part in parts.items()}
+        return {self.keys[place][0]: self.array(place, path) for place, path in parts.items()}
 
-    def array(self, name: str, path: str) -> Array:
+    def array(self, place: str, path: Any) -> Array:
         """On the device of the parameter."""
-        xp = get_array_module(self.keys[name][1])  # type: ignore[no-untyped-call]
-        return xp.asarray(self.arrays[path])
+        weights = self.keys[place][1]
+        array = self.arrays.get(path) if isinstance(path, str) else None
+        is_right = array is not None and array.dtype.kind == "f" and array.size == weights.size
+        self.check(is_right, f"{path} of the parameter {place}")
+        xp = get_array_module(weights)  # type: ignore[no-untyped-call]
+        return xp.asarray(array)
+
+    def check(self, condition: bool, name: str) -> None:
+        if not condition:
+            raise ValueError(
+                f"{self.path} is damaged: {name} has another form than in this optimizer"
+            )
 
 
 # Both
@@ -431,7 +436,3 @@ def _parameters_by_key(model: ModelT) -> Dict[KeyT, Tuple[str, Array]]:
     for name, key, parameter in named_parameters(model):
         parameters.setdefault(key, (name, parameter.get()))
     return parameters
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode("utf8")).hexdigest()
