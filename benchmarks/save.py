@@ -97,12 +97,7 @@ def main() -> None:
     n_parameters = n_bytes // 12
     print("# Saving an optimizer's state\n")
     print(f"    python benchmarks/save.py --parameters {arguments.parameters}\n")
-    print(
-        f"{date.today()}, {os.cpu_count()} cores, {cpu()}, "
-        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, "
-        f"Python {platform.python_version()}, Thinc {version('thinc')}, "
-        f"NumPy {version('numpy')}, safetensors {version('safetensors')}.\n"
-    )
+    print_machine()
     print(
         f"SWA around Adam, {n_parameters / 1e6:.0f} million parameters: a state of "
         f"{n_bytes / 2**20:.0f} MiB in a file of {file_size / 2**20:.0f} MiB.\n"
@@ -116,6 +111,15 @@ def main() -> None:
     print(describe("save_optimizer", save_times))
     print(describe("plain writes and fsync", plain_times))
     print(describe("ratio, round by round", ratios))
+
+
+def print_machine() -> None:
+    print(
+        f"{date.today()}, {os.cpu_count()} cores, {cpu()}, "
+        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, "
+        f"Python {platform.python_version()}, Thinc {version('thinc')}, "
+        f"NumPy {version('numpy')}, safetensors {version('safetensors')}.\n"
+    )
 
 
 def cpu() -> str:

@@ -801,7 +801,7 @@ def test_what_selects_nothing_is_an_error(groups, arguments, what, wrap):
 
 @pytest.mark.parametrize("is_stepped", [True, False])
 def test_what_selects_nothing_without_paths(is_stepped):
-    """It is known when the first step is over."""
+    """It may be frozen: there is a warning when the first step is over, and only one."""
     groups = [GROUP, group("gamma", name="norms", L2=0.0)]
     optimizer = ParamGroups(Adam(0.1), groups=groups, lr_decay=0.5, layers=["W", "V"])
     train(optimizer, make_weights(), 1, is_stepped=False)
@@ -809,11 +809,34 @@ def test_what_selects_nothing_without_paths(is_stepped):
         "^Nothing was selected by group 'norms', layer 'V' in the first step, which updated "
         r"parameters with the names 'W', 'b'.*name_parameters\(model\)"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.warns(UserWarning, match=message):
         if is_stepped:
             optimizer.step_schedules()
         else:
             train(optimizer, make_weights(), 1, is_stepped=False)
+    train(optimizer, make_weights(), 3, is_stepped=is_stepped)
+
+
+@pytest.mark.parametrize("params, is_named", [("linear/*", True), ("V", True), ("V", False)])
+def test_what_selects_only_frozen_parameters_is_no_error(params, is_named):
+    """The first layer never gets a gradient, or only later."""
+    model = chain(Linear(2, 2), Softmax(2, 2)).initialize()
+    linear, softmax = model.layers
+    if params == "V":
+        linear.set_param("V", numpy.zeros((1,), dtype="f"))
+    if is_named:
+        name_parameters(model)
+    optimizer = ParamGroups(sgd(), groups=[group(params, lr_scale=0.5)])
+    weights = softmax.get_param("W")
+    if is_named:
+        train(optimizer, {(softmax.id, "W"): weights}, 3)
+    else:
+        with pytest.warns(UserWarning, match="right if what they select is frozen or gets"):
+            train(optimizer, {(softmax.id, "W"): weights}, 3)
+    name = "V" if params == "V" else "W"
+    before = linear.get_param(name).copy()
+    optimizer((linear.id, name), linear.get_param(name), numpy.full_like(before, 0.1))
+    numpy.testing.assert_allclose(before - linear.get_param(name), 0.005, rtol=1e-5)
 
 
 def test_a_step_without_updates_is_none():

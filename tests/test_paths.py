@@ -132,6 +132,16 @@ def test_the_last_call_counts():
     assert paths_around(key)[key] == "linear-0/W"
 
 
+def test_shims_without_a_model():
+    """Thinc allows them."""
+    require("torch")
+    from thinc.api import PyTorchShim
+
+    shim = PyTorchShim(None)
+    empty = Model("empty", lambda model, X, is_train: (X, lambda dY: dY), shims=[shim])
+    assert name_parameters(chain(empty, Linear(2, 2))) == ["linear/W", "linear/b"]
+
+
 def test_models_are_not_kept_alive():
     model = chain(Relu(4, 4), Softmax(3, 4)).initialize()
     name_parameters(model)

@@ -741,10 +741,30 @@ def test_wrong_arguments(make, message):
         make()
 
 
-@pytest.mark.skipif(Schedule is not None, reason="generators are Thinc 8.3's")
+def count_up(start):
+    while True:
+        yield start
+        start += 1
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: count_up(3), lambda: iter([3, 4, 5])], ids=["generator", "iterator"]
+)
+def test_generators_as_phases(make):
+    """On both Thinc lines, as everywhere else a schedule can be given."""
+    schedule = phases((2, 0.5), (3, make()), phases((2, make()), 0.1))
+    assert values(schedule, 9) == [0.5, 0.5, 3, 4, 5, 3, 4, 0.1, 0.1]
+    optimizer = SGD(phases((2, make()), 0.5))
+    rates = []
+    for _ in range(4):
+        rates.append(current_rate(optimizer))
+        optimizer.step_schedules()
+    assert rates == [3, 4, 0.5, 0.5]
+
+
 def test_a_phase_without_a_value():
     with pytest.raises(ValueError, match="must have a value, but was empty"):
-        next(phases((3, iter([])), 0.1))
+        values(phases((3, iter([])), 0.1), 1)
 
 
 # Configs

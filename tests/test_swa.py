@@ -407,3 +407,12 @@ def test_against_torch(xp):
     expected = {key: p.detach().numpy() for key, p in zip(KEYS, average.module, strict=True)}
     assert int(average.n_averaged) == optimizer.n_averaged
     assert_close(optimizer.averages, expected)
+
+
+def test_averages_read_before_start_swa_are_not_remembered():
+    optimizer = SWA(SGD(1.0, use_averages=False))
+    weights = numpy.zeros((1,), dtype="f")
+    optimizer((1, "W"), weights, numpy.ones_like(weights))
+    assert not optimizer.averages
+    optimizer.start_swa()
+    assert {key: float(a[0]) for key, a in optimizer.averages.items()} == {(1, "W"): -1.0}

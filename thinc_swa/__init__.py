@@ -8,7 +8,7 @@ from .models import apply_averages, update_batch_norm, use_averages
 from .paths import name_parameters
 from .schedule_plots import plot_schedule
 from .schedules import cosine, one_cycle, one_cycle_momentum, phases, swa_anneal
-from .state import load_optimizer, save_optimizer
+from .state import forget_missing, load_optimizer, save_optimizer
 from .swa import SWA
 from .wrapper import OptimizerWrapper
 
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "apply_averages",
     "cosine",
+    "forget_missing",
     "list_parameters",
     "load_optimizer",
     "name_parameters",

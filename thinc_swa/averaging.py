@@ -369,6 +369,15 @@ class RunningAverage:
         for name, value in state.items():
             setattr(self, name, value)
 
+    @staticmethod
+    def _upgrade(saved: Dict[str, Any]) -> Dict[str, Any]:
+        """The state in a file of version 1, where the weight was the inverse of the scale."""
+        scale = saved.get("scale")
+        weight = 0.0
+        if isinstance(scale, (int, float)) and scale > 0 and saved.get("n_averaged"):
+            weight = 1.0 / scale
+        return {"weight": weight, "missed": {"numbers": {}}, "n_skipped": 0, **saved}
+
     def add_snapshot(self, weights: Dict[KeyT, Array], decay: Optional[float] = None) -> None:
         """Take the weights into the average.
 

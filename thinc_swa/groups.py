@@ -1,8 +1,10 @@
 """Parameter groups: other settings for some parameters than for the rest."""
 
 import dataclasses
+import warnings
 from typing import (
     Any,
+    Collection,
     Dict,
     Iterator,
     List,
@@ -32,8 +34,8 @@ from .wrapper import OptimizerWrapper, nesting
 ChoicesT = Dict[KeyT, Tuple[Group, float]]
 
 HOW_TO_NAME = (
-    "call name_parameters(model) before the training, when the model is initialized, or have "
-    "spaCy call it: [initialize.after_init] with "
+    "call name_parameters(model) with the initialized model, again after layers were added to "
+    "it, or let spaCy call it: [initialize.after_init] with "
     '@callbacks = "thinc_swa.name_parameters.v1" in the config'
 )
 
@@ -56,8 +58,9 @@ class ParamGroups(OptimizerWrapper):
     selects it. A glob is matched against the parameter's path, "tok2vec/…/maxout/W", with
     "*" for anything, "/" included. `name_parameters` makes the paths known. A glob without
     "/" is matched against the parameter's own name too, "W" or "encoder.layers.0.weight",
-    and needs no path for that. A group that selects nothing is an error: at once, or without
-    paths at the end of the first step.
+    and needs no path for that. If the paths are known, a group that selects nothing in the
+    whole model is an error. If they are not, it may select parameters that are frozen or get
+    their first gradient later, so there is only a warning after the first step.
 
     The settings of a group take the place of the innermost optimizer's while a parameter of
     the group is updated; its parameters are updated as by an optimizer of their own. A
@@ -191,7 +194,7 @@ class ParamGroups(OptimizerWrapper):
             for name in before:
                 setattr(optimizer, name, before[name])
         if self._unmatched and self._n_updates.get(key, 0) > 1:
-            self._refuse_unmatched()
+            self._warn_of_unmatched()
         return weights, gradient
 
     def step_schedules(self) -> None:
@@ -199,7 +202,7 @@ class ParamGroups(OptimizerWrapper):
         super().step_schedules()
         self._advance(1)
         if self._unmatched and self._most_updates:
-            self._refuse_unmatched()
+            self._warn_of_unmatched()
 
     def _select(self, paths: Dict[KeyT, str]) -> ChoicesT:
         """The group of each parameter of a model, and the factor for the learning rate in its
@@ -288,12 +291,15 @@ class ParamGroups(OptimizerWrapper):
             if "/" in glob.text or glob.has_number:
                 yield glob.text, "layers"
 
-    def _refuse_unmatched(self) -> None:
+    def _warn_of_unmatched(self) -> None:
         names = sorted({name for _, name in self._choices})
-        raise ValueError(
-            f"Nothing was selected by {', '.join(self._unmatched)} in the first step, which "
-            f"updated parameters with the names {', '.join(map(repr, names))}. More than these "
-            f"names is only known if you {HOW_TO_NAME}"
+        unmatched, self._unmatched = self._unmatched, []  # One warning is enough.
+        warnings.warn(
+            f"Nothing was selected by {', '.join(unmatched)} in the first step, which "
+            f"updated parameters with the names {', '.join(map(repr, names))}. That is right "
+            "if what they select is frozen or gets its first gradient later. To have it "
+            f"checked, {HOW_TO_NAME}",
+            stacklevel=3,
         )
 
     def _scale_of(self, group: Group, key: KeyT) -> float:
@@ -345,6 +351,11 @@ class ParamGroups(OptimizerWrapper):
 
     def _has_schedules(self) -> bool:
         return bool(self._sources)
+
+    def _forget(self, keys: Collection[KeyT]) -> None:
+        super()._forget(keys)
+        for key in keys:
+            self._choices.pop(key, None)
 
     @property
     def _schedule_states(self) -> List[Dict[str, Any]]:

@@ -14,7 +14,7 @@ from thinc.api import SGD, Optimizer
 
 from .arguments import check_choice, check_int, check_number
 from .schedule_state import describe_schedule
-from .schedules import ANNEAL_STRATEGIES, Schedule, ScheduleClass, _Drawn, anneal
+from .schedules import ANNEAL_STRATEGIES, DrawnSchedule, Schedule, ScheduleClass, anneal
 from .types import RateT
 
 
@@ -133,6 +133,11 @@ class LearnRate:
                 self._source.step_schedules()
             self._set(optimizer)
 
+    @staticmethod
+    def _upgrade(saved: Dict[str, Any]) -> Dict[str, Any]:
+        """The state in a file of version 1."""
+        return {"rate_used": None, **saved}
+
     def __getstate__(self) -> Dict[str, Any]:
         state = {name: getattr(self, name) for name in self.__slots__}
         # Where it is a generator, it could not be copied.
@@ -159,7 +164,7 @@ def repeatable(learn_rate: RateT) -> RateT:
     makes one of a list."""
     is_drawn = isinstance(learn_rate, Iterator) or (isinstance(learn_rate, list) and learn_rate)
     if is_drawn and not isinstance(learn_rate, ScheduleClass):
-        return ScheduleClass("drawn", _drawn, attrs={"drawn": _Drawn(iter(learn_rate))})
+        return ScheduleClass("drawn", _drawn, attrs={"drawn": DrawnSchedule(iter(learn_rate))})
     return learn_rate
 
 

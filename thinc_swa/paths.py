@@ -1,20 +1,42 @@
-"""Paths of parameters: their places in a model by names, for people and for globs.
+"""Paths of parameters: readable names for their places in a model, for globs.
 
-An optimizer only sees a node's id and a parameter's name. `name_parameters` tells it, and
-everybody else in the process, where in the model that is.
+An optimizer only sees a node's id and a parameter's name. `name_parameters` registers the paths
+of a model's parameters, for all optimizers of the process.
 """
 
 import re
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import weakref
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from thinc.api import Model, PyTorchShim
 
 from .models import ModelT, component_models
 from .types import KeyT
 
-# For every parameter the paths of all parameters of the model that it was named in. Only
-# ids and strings, so models that are done with can go.
-_named: Dict[KeyT, Dict[KeyT, str]] = {}
+
+class _Registration(NamedTuple):
+    """A call of `name_parameters`.
+
+    paths (Dict[KeyT, str]): The paths of all parameters of the model.
+    model (Union[int, weakref.ref]): The id of a Thinc model, which has no weak references and
+        is never used again, or a weak reference to a pipeline: neither keeps it alive.
+    """
+
+    paths: Dict[KeyT, str]
+    model: Union[int, "weakref.ref[Any]"]
+
+    def is_of(self, model: ModelT) -> bool:
+        if isinstance(self.model, int):
+            return isinstance(model, Model) and model.id == self.model
+        return self.model() is model
+
+    def find_pipeline(self) -> Any:
+        """The pipeline, if it is one and still exists."""
+        return None if isinstance(self.model, int) else self.model()
+
+
+# By parameter, the last registration with it.
+_named: Dict[KeyT, _Registration] = {}
 
 # Thinc names these by all that they consist of. What they are can only be told from what
 # they do: in "a|b>>c" it may be a chain or a concatenation.
@@ -22,9 +44,10 @@ COMPOSED = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "concaten
 
 
 def name_parameters(model: ModelT) -> List[str]:
-    """Make the paths of a model's parameters known, so that `ParamGroups` can select by
-    them. Call it before the training, when the model has all its layers; another call
-    replaces what was known.
+    """Register the paths of a model's parameters, so that `ParamGroups` can select by them.
+    Call it when the model has all its layers, and again when it has got other ones: that
+    replaces what was known. Layers that are added to a spaCy pipeline later are found without
+    another call.
 
     A path has the names of the nodes from the root down, with the component's name before
     them in a pipeline, and then the parameter's: "ner/parser_model/linear/W". PyTorch's
@@ -38,7 +61,8 @@ def name_parameters(model: ModelT) -> List[str]:
     RAISES: TypeError for anything else.
     """
     paths = parameter_paths(model)
-    _named.update(dict.fromkeys(paths, paths))
+    registered = model.id if isinstance(model, Model) else weakref.ref(model)
+    _named.update(dict.fromkeys(paths, _Registration(paths, registered)))
     return list(paths.values())
 
 
@@ -54,9 +78,23 @@ def make_name_parameters() -> Callable[[Any], Any]:
 
 
 def paths_around(key: KeyT) -> Optional[Dict[KeyT, str]]:
-    """The paths of all parameters of the model that this one belongs to, or None if nobody
-    has named them."""
-    return _named.get(key)
+    """The paths of all parameters of the model that this one belongs to, or None if they are
+    not known. A pipeline may have got the parameter after its parameters were named."""
+    if key not in _named:
+        pipelines = {id(r.model): r.find_pipeline() for r in _named.values()}
+        for pipeline in pipelines.values():
+            if pipeline is not None and key in parameter_paths(pipeline):
+                name_parameters(pipeline)
+                break
+    registration = _named.get(key)
+    return None if registration is None else registration.paths
+
+
+def removed_parameters(model: ModelT) -> Set[KeyT]:
+    """The parameters that this very model had when `name_parameters` was called, and does not
+    have any more."""
+    removed = {key for key, registration in _named.items() if registration.is_of(model)}
+    return removed.difference(parameter_paths(model))
 
 
 def parameter_paths(model: ModelT) -> Dict[KeyT, str]:
@@ -81,7 +119,7 @@ def _own_parameters(node: Model[Any, Any]) -> Iterator[Tuple[KeyT, str]]:
     for name in node.param_names:
         yield (node.id, name), name
     for position, shim in enumerate(node.shims):
-        if isinstance(shim, PyTorchShim):
+        if isinstance(shim, PyTorchShim) and shim._model is not None:
             prefix = f"{position}/" if len(node.shims) > 1 else ""
             for name, _ in shim._model.named_parameters():
                 yield (shim.id, name), prefix + name

@@ -1,66 +1,75 @@
-"""Where the schedules of an optimizer stand, in JSON, to be gone on with in another process.
+"""Positions of an optimizer's schedules in JSON, to be resumed in another process.
 
-Thinc 8.3 keeps generators, which do not know where they are; they are brought forward by the
-number of steps. The schedules of this package know it there. Thinc 9.1 keeps `Schedule`
-objects, which are called with the step; only what they change by themselves has to be saved.
+On Thinc 8.3 schedules are iterators; `generators.py` knows their positions. On Thinc 9.1 they
+are `Schedule` objects, which are called with the step; only what they change by themselves has
+to be saved.
+
+One rule holds for all hyperparameters that can have a schedule: a schedule must be the saved
+one, and a number is part of the state. The saved number replaces the optimizer's, since it may
+have been changed during the training, with a warning where the two differ.
 """
 
 import dataclasses
 import json
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Set
 
 from thinc.api import Optimizer
 from thinc.schedules import constant
 
-from .schedules import Schedule, ScheduleClass, ScheduleIterator
-
-# What can have a schedule.
-SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
-
-
-def describe_schedule(schedule: Any) -> Any:
-    """A schedule of this package, or any Schedule of Thinc 9.1: what it was made with. A
-    constant one is its value."""
-    if schedule.name == "constant":
-        return schedule.attrs["rate"]
-    attrs = {
-        name: _describe_attr(value)
-        for name, value in schedule.attrs.items()
-        if isinstance(value, (bool, int, float, str, list, tuple, ScheduleClass))
-        # How far a generator is follows from the step.
-        and name not in ("last_step", "last_value")
-    }
-    return {"schedule": schedule.name, "attrs": attrs}
-
-
-def _describe_attr(value: Any) -> Any:
-    """In JSON. Of what has no words for itself this is the type only."""
-    if isinstance(value, ScheduleClass):
-        return describe_schedule(value)
-    if isinstance(value, (list, tuple)):
-        return [_describe_attr(part) for part in value]
-    is_plain = value is None or isinstance(value, (bool, int, float, str))
-    return value if is_plain else type(value).__name__
+from .generators import CountedIterator, add_to_checksum, count_between, describe_position
+from .schedules import (
+    DrawnSchedule,
+    Schedule,
+    ScheduleIterator,
+)
+from .schedules import describe_schedule as describe_schedule
+from .state_checks import SCHEDULED
 
 
 def describe_schedules(optimizer: Any) -> Dict[str, Any]:
-    """Where the hyperparameters stand that can have schedules: on Thinc 8.3 their values and
-    which have a generator, on Thinc 9.1 the schedules."""
-    if Schedule is None:
-        return {
-            "values": {name: getattr(optimizer, name) for name in SCHEDULED},
-            "generators": sorted(optimizer.schedules),
-            # The schedules of this package are no generators: they can tell.
-            "described": {
-                name: describe_schedule(schedule)
-                for name, schedule in _iterators(optimizer).items()
-            },
-            "positions": {
-                name: schedule.position for name, schedule in _iterators(optimizer).items()
-            },
-        }
+    """The hyperparameters that can have schedules: on Thinc 8.3 their values and the positions
+    of the schedules, on Thinc 9.1 the schedules.
+
+    RAISES: ValueError if a position is not known.
+    """
+    if Schedule is not None:
+        return _describe_schedule_objects(optimizer)
+    description = _describe_iterators(optimizer)
+    unknown = [name for name, place in description["iterators"].items() if place is None]
+    if unknown:
+        raise ValueError(
+            f"The position of the schedule of {', '.join(unknown)} is not known: its values "
+            "are drawn from a generator, and the draws were not counted from the first one "
+            "on. Wrap the optimizer before its first update, OptimizerWrapper(optimizer), or "
+            "use a number, a list, or a schedule of Thinc or thinc_swa"
+        )
+    return description
+
+
+def _describe_iterators(optimizer: Any) -> Dict[str, Any]:
+    own = {
+        name: schedule
+        for name, schedule in optimizer.schedules.items()
+        if isinstance(schedule, ScheduleIterator)
+    }
+    return {
+        "values": {name: getattr(optimizer, name) for name in SCHEDULED},
+        "generators": sorted(optimizer.schedules),
+        # The schedules of this package.
+        "described": {name: describe_schedule(schedule) for name, schedule in own.items()},
+        "positions": {name: schedule.position for name, schedule in own.items()},
+        # All others.
+        "iterators": {
+            name: describe_position(schedule)
+            for name, schedule in optimizer.schedules.items()
+            if name not in own
+        },
+    }
+
+
+def _describe_schedule_objects(optimizer: Any) -> Dict[str, Any]:
     schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
     return {
         "values": {name: describe_schedule(value) for name, value in schedules.items()},
@@ -74,28 +83,33 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
             for name, value in schedules.items()
             if value.name == "wrap_generator"
         },
-    }
-
-
-def _iterators(optimizer: Any) -> Dict[str, ScheduleIterator]:
-    """The schedules of this package among those of an optimizer of Thinc 8.3."""
-    return {
-        name: schedule
-        for name, schedule in optimizer.schedules.items()
-        if isinstance(schedule, ScheduleIterator)
+        # The same of generators within phases.
+        "phases": {
+            name: [[len(drawn.values), drawn.values[-1:]] for drawn in _drawn_schedules(value)]
+            for name, value in schedules.items()
+        },
     }
 
 
 def schedule_states(schedule: Any) -> Iterator[Any]:
     """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
     it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
+    return (part for part in _parts(schedule) if dataclasses.is_dataclass(part))
+
+
+def _drawn_schedules(schedule: Any) -> List[DrawnSchedule]:
+    return [part for part in _parts(schedule) if isinstance(part, DrawnSchedule)]
+
+
+def _parts(schedule: Any) -> Iterator[Any]:
+    """The attributes of a Schedule and of those within it that are no schedules."""
     for attr in schedule.attrs.values():
         for value in attr if isinstance(attr, (list, tuple)) else [attr]:
             if isinstance(value, Optimizer):
                 value = value.learn_rate
             if isinstance(value, Schedule):
-                yield from schedule_states(value)
-            elif dataclasses.is_dataclass(value):
+                yield from _parts(value)
+            else:
                 yield value
 
 
@@ -109,12 +123,13 @@ def has_schedules(optimizer: Any) -> bool:
 def schedule_differences(
     saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
 ) -> Iterator[str]:
-    """In words, which schedules the saved optimizer and this one do not have in common.
+    """In words, which schedules of the saved optimizer and of this one differ.
 
     has_own_rate (bool): Whether a wrapper may have put its own learning rate in place of
-    the schedule that the optimizer was made with."""
-    now = json.loads(json.dumps(describe_schedules(optimizer), default=float))
+        the schedule that the optimizer was made with.
+    """
     if Schedule is None:
+        now = _in_json(_describe_iterators(optimizer))
         before, generators = set(saved["generators"]), set(now["generators"])
         replaced = {"learn_rate"} if has_own_rate else set()
         if before - generators or generators - before - replaced:
@@ -122,27 +137,43 @@ def schedule_differences(
         else:
             yield from _iterator_differences(saved, now, optimizer)
         return
+    now = _in_json(_describe_schedule_objects(optimizer))
     for name, value in saved["values"].items():
         other = now["values"][name]
         is_number, is_schedule = not isinstance(value, dict), isinstance(other, dict)
+        if is_number and not is_schedule:
+            continue
         is_replaced = is_number or value["schedule"] == "thinc_swa"
-        # A number may also have been set in mid-training.
-        if name == "learn_rate" and is_replaced and (has_own_rate or not is_schedule):
+        if name == "learn_rate" and is_replaced and has_own_rate:
             continue
         if value != other:
             yield f"{name} was {value}, and is {other}"
-        elif name in saved["drawn"]:
-            step, before = saved["drawn"][name]
+            continue
+        if name in saved["drawn"] and name in now["drawn"]:
+            step, last = saved["drawn"][name]
             if now["drawn"][name][0] <= step:
                 drawn = _peek(getattr(optimizer, name).attrs, step)
-                if drawn != before:
-                    yield f"{name} was {before} at its position {step}, and is {drawn}"
+                if drawn != last:
+                    yield f"{name} was {last} at its position {step}, and is {drawn}"
+        parts = _drawn_schedules(getattr(optimizer, name))
+        all_values = saved.get("phases", {}).get(name, [])
+        for part, (n_values, last) in zip(parts, all_values, strict=False):
+            if n_values and [part(n_values - 1)] != last:
+                yield (
+                    f"a generator in the phases of {name} gave {last[0]} as value {n_values}, "
+                    f"and gives {part(n_values - 1)}"
+                )
+
+
+def _in_json(description: Dict[str, Any]) -> Dict[str, Any]:
+    result: Dict[str, Any] = json.loads(json.dumps(description, default=float))
+    return result
 
 
 def _iterator_differences(
     saved: Dict[str, Any], now: Dict[str, Any], optimizer: Any
 ) -> Iterator[str]:
-    """On Thinc 8.3, which schedules of this package are others."""
+    """On Thinc 8.3, which schedules are others, or further on than the saved ones."""
     for name in saved["generators"]:
         before, other = saved["described"].get(name), now["described"].get(name)
         if before != other:
@@ -153,6 +184,29 @@ def _iterator_differences(
             drawn, value = saved["values"][name], optimizer.schedules[name](step)
             if drawn != value:
                 yield f"{name} was {drawn} at its position {step}, and is {value}"
+        elif before is None and "iterators" in saved:
+            place, own = saved["iterators"][name], now["iterators"][name]
+            n_draws = None if own is None else count_between(own, place)
+            if n_draws is None:
+                yield f"{name} was {_in_words(place)}, and is {_in_words(own)}"
+            elif place["schedule"] == "list" and not place["arguments"]:
+                last = own["arguments"][-1] if own["arguments"] else now["values"][name]
+                if last != saved["values"][name]:
+                    yield f"{name} was {saved['values'][name]} after its list, and is {last}"
+            elif place["schedule"] == "generator":
+                checksum = optimizer.schedules[name].checksum
+                for value in optimizer.schedules[name].peek(n_draws):
+                    checksum = add_to_checksum(checksum, value)
+                if checksum != place["arguments"]["checksum"]:
+                    yield f"{name} was drawn from a generator that gave other values"
+
+
+def _in_words(position: Any) -> str:
+    if position is None:
+        return "a generator at an unknown position: wrap the optimizer first"
+    if position["schedule"] == "generator":
+        return f"a generator that began with {position['arguments']['first']}"
+    return str({name: value for name, value in position.items() if value is not None})
 
 
 def _peek(attrs: Dict[str, Any], step: int) -> Any:
@@ -163,20 +217,40 @@ def _peek(attrs: Dict[str, Any], step: int) -> Any:
     return values[-1]
 
 
+def number_differences(
+    saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
+) -> Iterator[str]:
+    """In words, which numbers the saved one will replace: the hyperparameters without a
+    schedule that are others. A learning rate that a wrapper has set is none of these."""
+    for name, value in saved["values"].items():
+        if name == "learn_rate" and has_own_rate:
+            continue
+        now = getattr(optimizer, name)
+        if Schedule is None:
+            is_scheduled = name in saved["generators"]
+        else:
+            now = describe_schedule(now)
+            is_scheduled = isinstance(now, dict)
+        if not is_scheduled and value != now:
+            yield f"{name} = {value}, not {now}"
+
+
 def restore_schedules(
     optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
 ) -> List[Callable[[], None]]:
-    """What has to be done for the hyperparameters to stand where they stood. Where the value
+    """What has to be done for the hyperparameters to be what they were. Where the value
     is right already, the optimizer's own stays: NumPy's floats calculate in another precision
     than Python's.
 
     saved (Dict[str, Any]): What describe_schedules gave.
-    n_calls (int): How often step_schedules() was called before.
-    is_counted (bool): Whether n_calls was counted, not only guessed by the updates.
+    n_calls (int): How often step_schedules() was called before. For files of the first
+        version, which do not have the positions of generators.
+    is_counted (bool): Whether n_calls was counted, and is not the number of updates.
     RETURNS (List[Callable]): To be called when nothing can go wrong any more.
+    RAISES: ValueError if a file of the first version does not tell a position.
     """
     if Schedule is None:
-        return _restore_generators(optimizer, saved, n_calls, is_counted)
+        return _restore_iterators(optimizer, saved, n_calls, is_counted)
     return [
         partial(setattr, optimizer, name, constant(value))
         for name, value in saved["values"].items()
@@ -184,49 +258,70 @@ def restore_schedules(
     ]
 
 
-def _restore_generators(
+def _restore_iterators(
     optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
 ) -> List[Callable[[], None]]:
     changes: List[Callable[[], None]] = []
     for name, position in saved["positions"].items():
         changes.append(partial(setattr, optimizer.schedules[name], "position", position))
-    generators = set(saved["generators"]) - set(saved["positions"])
-    drawn = {name: [getattr(optimizer, name)] for name in sorted(generators)}
-    for name, values in drawn.items():
-        generator = optimizer.schedules[name]
-        values.extend(islice(generator, n_calls))
-        # As it was, until all has gone well.
-        optimizer.schedules[name] = chain(values[1:], generator)
-        # One that is exhausted stays at its last value.
-        values.extend(values[-1:] * (n_calls + 1 - len(values)))
-    positions = [
-        position
-        for position in range(n_calls if is_counted else 0, n_calls + 1)
-        if all(values[position] == saved["values"][name] for name, values in drawn.items())
-    ]
-    if n_calls in positions:
-        positions = [n_calls]
-    if drawn and len(positions) != 1:
-        raise ValueError(
-            f"The position of the schedules for {sorted(drawn)} cannot be told from the file: "
-            "either they are others than those that were saved, or step_schedules() was not "
-            "called once per update. An OptimizerWrapper around the optimizer, from the first "
-            "step on, counts its calls"
-        )
+    drawn = set(saved["generators"]) - set(saved["positions"])
+    if "iterators" in saved:
+        for name in sorted(drawn):
+            now = describe_position(optimizer.schedules[name])
+            n_draws = count_between(_in_json(now or {}), saved["iterators"][name])
+            changes.append(partial(_draw, optimizer, name, n_draws or 0))
+    elif drawn:
+        n_draws = _find_position(optimizer, saved["values"], drawn, n_calls, is_counted)
+        for name in sorted(drawn):
+            changes.append(partial(_draw, optimizer, name, n_draws))
     for name, value in saved["values"].items():
-        if name in drawn:
-            value = drawn[name][positions[0]]
-            changes.append(partial(_skip, optimizer.schedules[name], positions[0]))
-        elif value == getattr(optimizer, name):
-            continue
-        changes.append(partial(setattr, optimizer, name, value))
+        changes.append(partial(_set_value, optimizer, name, value))
     for name in set(optimizer.schedules) - set(saved["generators"]):
         changes.append(partial(optimizer.schedules.pop, name))
     return changes
 
 
-def _skip(generator: Iterator[Any], n_values: int) -> None:
-    next(islice(generator, n_values, n_values), None)
+def _draw(optimizer: Any, name: str, n_draws: int) -> None:
+    """As so many calls of step_schedules() do."""
+    for value in islice(optimizer.schedules[name], n_draws):
+        setattr(optimizer, name, value)
+
+
+def _set_value(optimizer: Any, name: str, value: Any) -> None:
+    if value != getattr(optimizer, name):
+        setattr(optimizer, name, value)
+
+
+def _find_position(
+    optimizer: Any, values: Dict[str, Any], names: Set[str], n_calls: int, is_counted: bool
+) -> int:
+    """How often was drawn from generators, for a file of the first version. With a wrapper it
+    is the number of calls. Without one there is only the number of updates: the position is
+    taken if it is the only one with these values, even among several times as many."""
+    drawn = {}
+    for name in names:
+        schedule = optimizer.schedules[name]
+        if not isinstance(schedule, CountedIterator):
+            schedule = CountedIterator(schedule, getattr(optimizer, name))
+            optimizer.schedules[name] = schedule
+        n_draws = n_calls if is_counted else 4 * n_calls
+        drawn[name] = [getattr(optimizer, name), *schedule.peek(n_draws)]
+    longest = max(len(own) for own in drawn.values())
+    positions = [
+        position
+        for position in range(longest)
+        # One that is exhausted stays at its last value.
+        if all(own[min(position, len(own) - 1)] == values[name] for name, own in drawn.items())
+    ]
+    if is_counted:
+        positions = [n_calls] if min(n_calls, longest - 1) in positions else []
+    if len(positions) != 1:
+        raise ValueError(
+            f"The position of the schedules for {sorted(names)} cannot be told from the file, "
+            "which an older thinc_swa wrote: either they are others than those that were "
+            "saved, or step_schedules() was not called once per update"
+        )
+    return positions[0]
 
 
 def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
@@ -235,13 +330,13 @@ def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
     """
     rate = saved["values"]["learn_rate"]
     if Schedule is None:
-        if optimizer.learn_rate != rate:
-            optimizer.learn_rate = rate
+        _set_value(optimizer, "learn_rate", rate)
         return
     if not isinstance(rate, dict) and describe_schedule(optimizer.learn_rate) != rate:
         optimizer.learn_rate = constant(rate)
     for name, all_values in saved["states"].items():
         states = schedule_states(getattr(optimizer, name))
         for state, values in zip(states, all_values, strict=False):
-            for field, value in values.items():
-                setattr(state, field, value)
+            for field in dataclasses.fields(state):
+                if field.name in values:
+                    setattr(state, field.name, values[field.name])

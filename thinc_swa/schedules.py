@@ -283,9 +283,9 @@ def phases(*phases: Any, total_steps: Union[Any, int, None] = None) -> ScheduleT
 
     phases (Tuple[Union[int, float], ScheduleT]): For each phase its steps, as a number of
         steps or as a fraction of `total_steps` strictly between 0 and 1, and its schedule: a
-        number, a list of numbers, or any schedule of this Thinc. The last phase may be a
-        schedule alone, or have None for its steps: then it goes on for ever. If it has steps,
-        it stays at its last value after them.
+        number, a list of numbers, a generator, or any schedule of this Thinc. The last phase
+        may be a schedule alone, or have None for its steps: then it goes on for ever. If it
+        has steps, it stays at its last value after them.
     total_steps (Optional[int]): The length of the training in steps. The phases must not be
         longer.
     RETURNS (ScheduleT): A schedule for this Thinc.
@@ -373,30 +373,39 @@ def _check_phase_schedule(number: int, schedule: Any) -> Any:
         return [check_number(name, value, minimum=0.0) for value in schedule]
     if isinstance(schedule, Real):
         return check_number(name, schedule, minimum=0.0)
-    if Schedule is None and isinstance(schedule, Iterator):
-        return _Drawn(schedule)
+    if isinstance(schedule, Iterator):
+        return DrawnSchedule(schedule)
     raise ValueError(
         f"{name} must be a number, a list of numbers or a schedule, but was {schedule!r}"
     )
 
 
-class _Drawn:
-    """A generator of Thinc 8.3 as a function of the step. It keeps all values, since a
-    generator cannot go back and is not to be used up by whoever looks ahead."""
+class DrawnSchedule:
+    """A generator as a function of the step. It keeps all values that were drawn, since a
+    generator cannot go back, and a look ahead must not use it up. After its end it stays at
+    its last value.
+
+    generator (Iterator): Where the values come from.
+    """
+
+    values: List[float]
 
     def __init__(self, generator: Iterator) -> None:  # type: ignore[type-arg]
+        self.values = []
         self._generator = generator
-        self._values: List[float] = []
 
     def __call__(self, step: int, **extra: Any) -> float:
-        while len(self._values) <= step:
+        while len(self.values) <= step:
             try:
-                self._values.append(float(next(self._generator)))
+                self.values.append(float(next(self._generator)))
             except StopIteration:
-                if not self._values:
+                if not self.values:
                     raise ValueError("A schedule must have a value, but was empty") from None
-                return self._values[-1]
-        return self._values[step]
+                return self.values[-1]
+        return self.values[step]
+
+    def __repr__(self) -> str:
+        return f"<{type(self._generator).__name__}>"
 
 
 class ScheduleIterator(Generator):
@@ -440,6 +449,35 @@ class ScheduleIterator(Generator):
 
 # What a schedule of this package is on this Thinc.
 ScheduleClass: Any = ScheduleIterator if Schedule is None else Schedule
+
+
+def describe_schedule(schedule: Any) -> Any:
+    """What a schedule was made with, in JSON. A constant one is its value.
+
+    schedule (ScheduleT): A schedule of this package, or any Schedule of Thinc 9.1.
+    """
+    if schedule.name == "constant":
+        return schedule.attrs["rate"]
+    attrs = {
+        name: _describe_attr(value)
+        for name, value in schedule.attrs.items()
+        if isinstance(value, (bool, int, float, str, list, tuple, ScheduleClass))
+        # How far a generator is follows from the step.
+        and name not in ("last_step", "last_value")
+    }
+    return {"schedule": schedule.name, "attrs": attrs}
+
+
+def _describe_attr(value: Any) -> Any:
+    """An attribute of a schedule in JSON: of generators and functions only the type."""
+    if isinstance(value, ScheduleClass):
+        return describe_schedule(value)
+    if isinstance(value, (list, tuple)):
+        return [_describe_attr(part) for part in value]
+    if isinstance(value, DrawnSchedule):
+        return "_Drawn"  # As in the first files.
+    is_plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if is_plain else type(value).__name__
 
 
 def anneal(start: float, end: float, progress: float, strategy: str) -> float:

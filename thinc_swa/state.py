@@ -5,34 +5,31 @@ Nothing in it is executed when it is loaded. Parameters are saved under their pl
 model, since Thinc's ids are different in every process.
 """
 
-import hashlib
 import json
+import warnings
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple, Union
 
 import numpy
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from thinc.about import __version__ as thinc_version
 from thinc.api import Optimizer, get_array_module
 
-from .files import replacing
 from .models import ModelT, named_parameters
+from .paths import removed_parameters
 from .schedule_state import (
-    SCHEDULED,
     describe_schedules,
     has_schedules,
+    number_differences,
     restore_rate,
     restore_schedules,
     schedule_differences,
 )
-from .schedules import Schedule
+from .state_checks import has_form, has_form_of, has_form_of_schedules
+from .state_file import StateReader, write_state
 from .types import Array, KeyT
-from .wrapper import OptimizerWrapper, nesting
-
-FORMAT = "thinc_swa optimizer state"
-FORMAT_VERSION = 1
+from .wrapper import OptimizerWrapper, forget_keys, nesting
 
 # What training changes in Thinc's own Optimizer. Which of these there are depends on the
 # Thinc version.
@@ -52,6 +49,10 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     """Save the whole state of an optimizer: moments, counts, averages, slow weights, and
     the positions of schedules. Save the model beside it.
 
+    State of parameters that the model no longer has is left out, if it had them when
+    `name_parameters` was called with it. Otherwise call `forget_missing` after the model has
+    changed.
+
     The file is written under another name first and then renamed: after a crash there is
     the old file or the new one.
 
@@ -59,42 +60,36 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
     model (Union[Model, Language]): The Thinc model or spaCy pipeline that it trains.
     RAISES: TypeError if one is not what it should be; ValueError if the optimizer has state
-        of parameters that the model has not; OSError if the file cannot be written.
+        of parameters that the model does not have, or, on Thinc 8.3, draws values from a
+        generator that is neither Thinc's nor was counted by a wrapper from the first update
+        on; OSError if the file cannot be written.
     """
     path = Path(path)
     parameters = _parameters_by_key(model)
     names = {key: name for key, (name, _) in parameters.items()}
+    removed = removed_parameters(model)
     levels = _levels(optimizer)
     arrays: Dict[str, Array] = {}
     header = {
         "thinc": thinc_version,
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
         "optimizers": [
-            _describe_level(level, f"{index}.{type(level).__name__}", names, arrays)
+            _describe_level(level, f"{index}.{type(level).__name__}", names, removed, arrays)
             for index, level in enumerate(levels)
         ],
         "n_calls": _n_calls(levels),
     }
-    on_host = {name: _to_numpy(array) for name, array in arrays.items()}
-    header["arrays"] = {
-        name: [array.dtype.name, list(array.shape)] for name, array in on_host.items()
-    }
-    text = json.dumps(header, default=float)
-    metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
-        "state": text,
-        "checksum": _checksum(text),
-    }
-    try:
-        with replacing(path) as temporary:
-            save_file(on_host, temporary, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from None
+    write_state(path, header, {name: _to_numpy(array) for name, array in arrays.items()})
 
 
 def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
     """Load what `save_optimizer` saved. Training goes on from there, bit for bit.
+
+    Wrappers, their arguments and the schedules of all hyperparameters must be those of the
+    saved optimizer. Hyperparameters that are numbers are part of the state, like PyTorch's:
+    `learn_rate`, `L2`, `b1`, `b2`, `eps` and `grad_clip` may be changed during the training,
+    so the numbers of the file replace those of the optimizer. Where they differ, a warning
+    names both. To train on with other numbers, set them after loading.
 
     path (Union[str, Path]): The file.
     optimizer (Optimizer): An optimizer that was made like the saved one, from the same
@@ -108,58 +103,114 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     path = Path(path)
     parameters = _parameters_by_key(model)
     levels = _levels(optimizer)
-    with path.open("rb"):
-        pass  # For the plain OSError where it is missing, forbidden or a folder.
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = _read_header(path, file.metadata())
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or is no file of safetensors: {error}. Take another one"
-        ) from None
-    found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-    if found != header["arrays"]:
-        raise ValueError(f"{path} is damaged: its arrays are not those of its header")
-    differences = list(_differences(header, levels, parameters))
-    if differences:
-        raise ValueError(
-            f"{path} does not fit this optimizer and this model:\n- " + "\n- ".join(differences)
-        )
-    restore = _Restoring(parameters, arrays)
+    # Unbuffered: arrays are large, and read once.
+    with path.open("rb", buffering=0) as file:
+        reader = StateReader(path, file)
+        header = reader.header
+        if not has_form(header):
+            raise ValueError(f"{path} is damaged: its header is no description of a state")
+        differences = list(_differences(header, reader.version, levels, parameters))
+        if differences:
+            raise ValueError(
+                f"{path} does not fit this optimizer and this model:\n- "
+                + "\n- ".join(differences)
+            )
+        arrays = reader.read_arrays()
+    innermost = header["optimizers"][-1]["schedules"]
+    numbers = list(number_differences(innermost, levels[-1], _has_own_rate(header)))
+    restore = _Restoring(path, reader.version, parameters, arrays)
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
-        if not isinstance(level, OptimizerWrapper):
-            is_counted = len(levels) > 1
-            restore.changes += restore_schedules(
-                level, saved["schedules"], header["n_calls"], is_counted
-            )
+    restore.changes += restore_schedules(
+        levels[-1], innermost, header["n_calls"], is_counted=len(levels) > 1
+    )
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
     for level in reversed(levels):
         if isinstance(level, OptimizerWrapper):
             level._on_loaded(weights)
-    restore_rate(levels[-1], header["optimizers"][-1]["schedules"])
+    restore_rate(levels[-1], innermost)
+    if numbers:
+        warnings.warn(
+            f"{path} was saved with other hyperparameters than this optimizer has. Training "
+            f"goes on with those of the file: {', '.join(numbers)}",
+            stacklevel=2,
+        )
+
+
+def forget_missing(optimizer: Optimizer, model: ModelT) -> int:
+    """Drop what an optimizer keeps about parameters that the model no longer has: moments,
+    counts, averages, slow weights, in all wrappers and in the innermost optimizer. It frees
+    their memory, and `save_optimizer` refuses them.
+
+    Call it after a layer was replaced or a component was removed in mid-training: spaCy
+    replaces the output layer, for instance, when labels are added to a trained component. The
+    average of a new layer begins when the layer is first updated.
+
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    model (Union[Model, Language]): All of the model that it trains: the whole pipeline, not one
+        of its components.
+    RETURNS (int): How many parameters were dropped.
+    RAISES: TypeError if one is not what it should be; ValueError if the optimizer knows
+        parameters, but none of this model.
+    """
+    levels = _levels(optimizer)
+    own = set(_parameters_by_key(model))
+    known = {key for level in levels for key in _known_keys(level)}
+    missing = known - own
+    if known and missing == known:
+        raise ValueError(
+            f"The optimizer knows {len(known)} parameters, but none of them is in this model: "
+            "pass the model that it trains"
+        )
+    for level in levels:
+        if isinstance(level, OptimizerWrapper):
+            level._forget(missing)
+        else:
+            for name in _fields(level):
+                forget_keys(getattr(level, name), missing)
+    return len(missing)
+
+
+def _known_keys(value: Any) -> Iterator[KeyT]:
+    """The parameters that an object has any state of."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not isinstance(key, str))
+        value = [part for part in value.values() if isinstance(part, dict)]
+        for part in value:
+            yield from _known_keys(part)
+    for name in _fields(value):
+        yield from _known_keys(getattr(value, name))
 
 
 # Saving
 
 
 def _describe_level(
-    level: Optimizer, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]
+    level: Optimizer,
+    path: str,
+    names: Dict[KeyT, str],
+    removed: Set[KeyT],
+    arrays: Dict[str, Array],
 ) -> Dict[str, Any]:
     """One optimizer of the nesting. Its arrays go to `arrays`."""
     description = {
         "class": type(level).__name__,
         "arguments": _arguments(level),
-        "state": _describe(level, path, names, arrays),
+        "state": _describe(level, path, names, removed, arrays),
     }
     if not isinstance(level, OptimizerWrapper):
         description["schedules"] = describe_schedules(level)
     return description
 
 
-def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, Array]) -> Any:
+def _describe(
+    value: Any,
+    path: str,
+    names: Dict[KeyT, str],
+    removed: Set[KeyT],
+    arrays: Dict[str, Array],
+) -> Any:
     """A value of the state in JSON. `_Restoring` reads it."""
     fields = _fields(value)
     if not fields and not isinstance(value, dict):
@@ -167,24 +218,29 @@ def _describe(value: Any, path: str, names: Dict[KeyT, str], arrays: Dict[str, A
     if fields:
         parts = {name: getattr(value, name) for name in fields}
         return {
-            name: _describe(part, f"{path}/{name.strip('_')}", names, arrays)
+            name: _describe(part, f"{path}/{name.strip('_')}", names, removed, arrays)
             for name, part in parts.items()
         }
     if value and all(isinstance(key, str) for key in value):
         return {
             "parts": {
-                name: _describe(part, f"{path}/{name}", names, arrays)
+                name: _describe(part, f"{path}/{name}", names, removed, arrays)
                 for name, part in value.items()
             }
         }
+    value = {key: part for key, part in value.items() if key not in removed}
     unknown = [key for key in value if key not in names]
     if unknown:
         raise ValueError(
             f"The optimizer has state of {len(unknown)} parameters that are not in the model, "
-            f"{unknown[0]} for one: was it trained with another model?"
+            f"{unknown[0]} for one. If the model had them before and has changed, call "
+            "forget_missing(optimizer, model) to drop it. If not, the optimizer was trained "
+            "with another model"
         )
     if all(isinstance(part, int) for part in value.values()):
         return {"by parameter": {names[key]: part for key, part in value.items()}}
+    if all(isinstance(part, float) for part in value.values()):
+        return {"numbers": {names[key]: part for key, part in value.items()}}
     arrays.update({f"{path}/{names[key]}": array for key, array in value.items()})
     return {"arrays": {names[key]: f"{path}/{names[key]}" for key in value}}
 
@@ -206,24 +262,11 @@ def _to_numpy(array: Array) -> Array:
 # Loading
 
 
-def _read_header(path: Path, metadata: Optional[Dict[str, str]]) -> Dict[str, Any]:
-    metadata = metadata or {}
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} does not hold an optimizer's state: save_optimizer writes it")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise ValueError(
-            f"{path} has version {metadata.get('version')} of the format, but this thinc_swa "
-            f"reads version {FORMAT_VERSION}: install the thinc_swa that wrote it"
-        )
-    text = metadata.get("state", "")
-    if metadata.get("checksum") != _checksum(text):
-        raise ValueError(f"{path} is damaged: its header does not match its checksum")
-    header: Dict[str, Any] = json.loads(text)
-    return header
-
-
 def _differences(
-    header: Dict[str, Any], levels: List[Optimizer], parameters: Dict[KeyT, Tuple[str, Array]]
+    header: Dict[str, Any],
+    version: int,
+    levels: List[Optimizer],
+    parameters: Dict[KeyT, Tuple[str, Array]],
 ) -> Iterator[str]:
     """In words, what the file and the optimizer and model do not have in common."""
     saved_classes = [saved["class"] for saved in header["optimizers"]]
@@ -233,17 +276,33 @@ def _differences(
         return
     outers = header["optimizers"][:-1]
     for saved, level in zip(header["optimizers"], levels, strict=True):
-        if set(saved["state"]) != set(_fields(level)):
-            yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
+        fields, saved_fields = set(_fields(level)), set(saved["state"])
+        if not isinstance(level, OptimizerWrapper):
+            if fields != saved_fields:
+                yield f"it is from Thinc {header['thinc']}, not {thinc_version}"
+                return
+        # What has been added since version 1 is as in a new optimizer.
+        elif not saved_fields <= fields or (
+            saved_fields != fields and (version > 1 or levels[-1].nr_update)
+        ):
+            yield (
+                f"its state of {saved['class']} has {sorted(saved_fields)}, not "
+                f"{sorted(fields)}: it is from another version of thinc_swa"
+            )
             return
         arguments = json.loads(json.dumps(_arguments(level), default=float))
-        for name in sorted(set(saved["arguments"]) | set(arguments)):
+        names = set(arguments)
+        if isinstance(level, OptimizerWrapper):  # Of Thinc's, older files have more.
+            names |= set(saved["arguments"])
+        for name in sorted(names):
             before, now = saved["arguments"].get(name), arguments.get(name)
             if before != now:
                 yield f"{name} of {saved['class']} was {before}, and is {now}"
         if not isinstance(level, OptimizerWrapper):
-            has_own_rate = any("learn_rate" in outer["arguments"] for outer in outers)
-            yield from schedule_differences(saved["schedules"], level, has_own_rate)
+            if not has_form_of_schedules(saved["schedules"]):
+                yield "its header is damaged: it does not describe the schedules"
+                return
+            yield from schedule_differences(saved["schedules"], level, _has_own_rate(header))
     # A wrapper may have dropped the averages in mid-training; alone they are a setting.
     before, now = header["optimizers"][-1]["state"]["averages"], levels[-1].averages
     if not outers and (before is None) != (now is None):
@@ -261,12 +320,28 @@ def _differences(
             yield f"the shape of {name} was {before[name]}, and is {now[name]}"
 
 
+def _has_own_rate(header: Dict[str, Any]) -> bool:
+    """Whether a wrapper has a learning rate of its own."""
+    return any("learn_rate" in outer["arguments"] for outer in header["optimizers"][:-1])
+
+
 class _Restoring:
-    """Collects what is to be set, and sets it when all has gone well."""
+    """Collects what is to be set, checks it, and sets it when nothing can go wrong any more.
+
+    path (Path): The file, for messages.
+    version (int): The version of its format. An object of the state may have a method
+        `_upgrade`, which makes its state from that of version 1.
+    """
 
     def __init__(
-        self, parameters: Dict[KeyT, Tuple[str, Array]], arrays: Dict[str, Array]
+        self,
+        path: Path,
+        version: int,
+        parameters: Dict[KeyT, Tuple[str, Array]],
+        arrays: Dict[str, Array],
     ) -> None:
+        self.path = path
+        self.version = version
         self.keys = {name: (key, array) for key, (name, array) in parameters.items()}
         self.arrays = arrays
         self.changes: List[Callable[[], None]] = []
@@ -275,37 +350,62 @@ class _Restoring:
         for change in self.changes:
             change()
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        self.changes.append(lambda: setattr(owner, name, value))
-
     def fields(self, owner: Any, saved: Dict[str, Any]) -> None:
         """Set the attributes of an object to what `_describe` made of them."""
         for name, value in saved.items():
             current = getattr(owner, name)
             if _fields(current):
+                self.check(isinstance(value, dict), name)
+                if self.version == 1 and hasattr(current, "_upgrade"):
+                    value = current._upgrade(value)
+                self.check(set(value) == set(_fields(current)), name)
                 self.fields(current, value)
                 continue
-            value = self.value(value)
+            value = self.value(name, current, value)
             if isinstance(current, defaultdict):
                 value = defaultdict(current.default_factory, value)
             elif name == "_last_score" and value is not None:
                 value = tuple(value)
-            self.set(owner, name, value)
+            self.changes.append(partial(setattr, owner, name, value))
 
-    def value(self, saved: Any) -> Any:
+    def value(self, name: str, current: Any, saved: Any) -> Any:
+        """A value of the state from its description.
+
+        current (Any): The optimizer's own, which has the same form.
+        """
         if not isinstance(saved, dict):
+            is_optional = current is None or name in ("averages", "_last_score")
+            if name == "_last_score":  # A step and a score.
+                current = (0, 0.0)
+            self.check(has_form_of(current, saved, is_optional=is_optional), name)
             return saved
+        self.check(current is None or isinstance(current, dict), name)
+        self.check(len(saved) == 1 and all(isinstance(p, dict) for p in saved.values()), name)
         ((kind, parts),) = saved.items()
         if kind == "parts":
-            return {name: self.value(part) for name, part in parts.items()}
-        if kind == "by parameter":
-            return {self.keys[name][0]: part for name, part in parts.items()}
-        return {self.keys[name][0]: self.array(name, path) for name, path in parts.items()}
+            self.check(current is not None and set(parts) == set(current), name)
+            return {part: self.value(name, current[part], parts[part]) for part in parts}
+        kinds = {"by parameter": int, "numbers": float, "arrays": str}
+        self.check(kind in kinds and set(parts) <= set(self.keys), name)
+        self.check(all(type(part) is kinds[kind] for part in parts.values()), name)
+        if kind != "arrays":
+            return {self.keys[place][0]: part for place, part in parts.items()}
+        return {self.keys[place][0]: self.array(place, path) for place, path in parts.items()}
 
-    def array(self, name: str, path: str) -> Array:
+    def array(self, place: str, path: str) -> Array:
         """On the device of the parameter."""
-        xp = get_array_module(self.keys[name][1])  # type: ignore[no-untyped-call]
-        return xp.asarray(self.arrays[path])
+        weights = self.keys[place][1]
+        array = self.arrays.get(path)
+        is_right = array is not None and array.dtype.kind == "f" and array.size == weights.size
+        self.check(is_right, f"{path} of the parameter {place}")
+        xp = get_array_module(weights)  # type: ignore[no-untyped-call]
+        return xp.asarray(array)
+
+    def check(self, condition: bool, name: str) -> None:
+        if not condition:
+            raise ValueError(
+                f"{self.path} is damaged: {name} has another form than in this optimizer"
+            )
 
 
 # Both
@@ -329,10 +429,7 @@ def _arguments(level: Any) -> Dict[str, Any]:
     """What the optimizer was made with."""
     if isinstance(level, OptimizerWrapper):
         return level._arguments
-    names = ["use_radam", "L2_is_weight_decay"]
-    if Schedule is None:
-        names += [n for n in SCHEDULED if n != "learn_rate" and n not in level.schedules]
-    return {name: getattr(level, name) for name in names}
+    return {name: getattr(level, name) for name in ("use_radam", "L2_is_weight_decay")}
 
 
 def _has_schedules(levels: List[Optimizer]) -> bool:
@@ -347,7 +444,3 @@ def _parameters_by_key(model: ModelT) -> Dict[KeyT, Tuple[str, Array]]:
     for name, key, parameter in named_parameters(model):
         parameters.setdefault(key, (name, parameter.get()))
     return parameters
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode("utf8")).hexdigest()

@@ -151,6 +151,7 @@ class SWA(OptimizerWrapper):
         self._settle()
         if not self._is_started:
             self.start_step = n_steps
+            self._averages = None  # They may have been read before.
             self._start()
             if n_steps:
                 self._is_called = True

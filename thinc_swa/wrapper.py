@@ -1,10 +1,11 @@
 """The base class of all optimizers of this package."""
 
 import warnings
-from typing import Any, ClassVar, Dict, List, Optional, Set, Tuple
+from typing import Any, ClassVar, Collection, Dict, List, Optional, Set, Tuple
 
 from thinc.api import Optimizer
 
+from .generators import count_draws
 from .learn_rate import current_rate
 from .models import fix_pytorch_shim
 from .types import Array, FloatsXd, KeyT
@@ -25,9 +26,10 @@ class OptimizerWrapper(Optimizer):
     the most often updated parameter, and it is complete when the next one begins or when the
     averages are read. If the weights are to be overwritten at its end (`end_step`,
     `overwrite_freq`), it is complete as soon as every parameter that has been updated in an
-    earlier step has been updated in this one. The first call of `step_schedules()` tells the two kinds of loop apart: what
-    was counted as steps before it are the updates of one step. Averages are taken back then
-    and taken anew; weights that were overwritten with averages in between stay so.
+    earlier step has been updated in this one. The first call of `step_schedules()` tells the
+    two kinds of loop apart: what was counted as steps before it are the updates of one step.
+    Averages are taken back then and taken anew; weights that were overwritten with averages in
+    between stay so.
 
     A subclass extends `_make_averages` and one or more of the methods that begin with
     `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
@@ -52,6 +54,8 @@ class OptimizerWrapper(Optimizer):
         "_is_stepped",
         "_n_updates",
         "_most_updates",
+        "_most_updates_before",
+        "_is_warned",
     )
 
     __slots__ = [
@@ -80,6 +84,7 @@ class OptimizerWrapper(Optimizer):
                 f"{type(optimizer).__name__}: {optimizer!r}"
             )
         fix_pytorch_shim()
+        count_draws(nesting(optimizer)[-1])
         self.optimizer = optimizer
         self._arguments: Dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
@@ -256,7 +261,6 @@ class OptimizerWrapper(Optimizer):
         self._weights = {key: weights[key] for key in self._n_updates}
         self._averages = None
         self._unfinished = None
-        self._most_updates_before = self._most_updates
 
     def _forget_memory(self) -> None:
         """Let the next update of each parameter tell where its weights are."""
@@ -273,6 +277,22 @@ class OptimizerWrapper(Optimizer):
         return self._overwrites_after(self._n_steps + 1) or (
             isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._overwrites_next()
         )
+
+    def _forget(self, keys: Collection[KeyT]) -> None:
+        """Drop everything about parameters that the model no longer has. A subclass extends it
+        if it keeps anything by parameter that is not in its `_state`.
+
+        keys (Collection[KeyT]): The parameters. Some may be unknown here.
+        """
+        for key in keys:
+            self._weights.pop(key, None)
+            self._shapes.pop(key, None)
+        self._unfinished = None
+        forget_keys(self, keys)
+        # In a loop that never calls step_schedules(), the others tell where a step ends.
+        self._most_updates = max(self._n_updates.values(), default=0)
+        self._most_updates_before = min(self._most_updates_before, self._most_updates)
+        self._averages = None
 
     def _settle(self) -> None:
         """Count the step that is under way as complete. Updates that still come before
@@ -371,6 +391,19 @@ def nesting(optimizer: Any) -> List[Any]:
     while isinstance(levels[-1], OptimizerWrapper):
         levels.append(levels[-1].optimizer)
     return levels
+
+
+def forget_keys(value: Any, keys: Collection[KeyT]) -> None:
+    """Drop parameters from dicts by parameter, in place: from one, from dicts of such dicts,
+    and from the attributes that an object declares in `_state`."""
+    if isinstance(value, dict):
+        for key in keys:
+            value.pop(key, None)
+        for part in value.values():
+            forget_keys(part, keys)
+    for cls in type(value).__mro__:
+        for name in cls.__dict__.get("_state", ()):
+            forget_keys(getattr(value, name), keys)
 
 
 def _describe(optimizer: Optimizer) -> str:

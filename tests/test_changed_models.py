@@ -1,0 +1,327 @@
+"""Models that change in the middle of training: layers are replaced, components removed."""
+
+import gc
+import weakref
+
+import numpy
+import pytest
+from helpers import require
+from test_state import (
+    X,
+    Y,
+    assert_same,
+    keys_of,
+    levels_of,
+    make_examples,
+    make_pipeline,
+    state_of,
+)
+from test_wrapper import OPTIMIZERS
+from thinc.api import SGD, Adam, Model, RAdam, Relu, Softmax, chain, fix_random_seed
+
+from thinc_swa import (
+    EMA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    forget_missing,
+    load_optimizer,
+    name_parameters,
+    save_optimizer,
+)
+
+WRAPPERS = {
+    "Thinc's averages": lambda optimizer: optimizer,
+    **OPTIMIZERS,
+    "nested": lambda optimizer: SWA(
+        Lookahead(EMA(optimizer, decay=0.8), freq=3, inner_state="pullback"), start_step=2
+    ),
+}
+INNERMOST = {"Adam": lambda: Adam(0.1), "RAdam": lambda: RAdam(0.1)}
+
+
+def make_model(n_layers=1):
+    """The layers after the first one replace each other in the same place."""
+    fix_random_seed(0)
+    model = chain(Relu(6, 5), Softmax(3, 6)).initialize()
+    for _ in range(1, n_layers):
+        change(model)
+    return model
+
+
+def change(model):
+    """Replace the last layer, as spaCy does to resize it."""
+    layer = Softmax(3, 6).initialize()
+    layer.set_param("W", model.layers[-1].get_param("W") + 1)
+    model.layers[-1] = layer
+
+
+def train(model, optimizer, start, stop):
+    for step in range(start, stop):
+        inputs = X + numpy.random.RandomState(step).uniform(-1, 1, X.shape).astype("f")
+        predicted, backprop = model.begin_update(inputs)
+        backprop((predicted - Y) / len(Y))
+        model.finish_update(optimizer)
+        optimizer.step_schedules()
+
+
+def resume(optimizer, model, other, other_model, folder):
+    """Save an optimizer and load it into another one, for a copy of the model."""
+    save_optimizer(folder / "optimizer", optimizer, model)
+    other_model.from_bytes(model.to_bytes())
+    load_optimizer(folder / "optimizer", other, other_model)
+
+
+@pytest.mark.parametrize("make", INNERMOST.values(), ids=INNERMOST)
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_training_goes_on_with_another_layer(wrap, make, tmp_path):
+    model, optimizer = make_model(), wrap(make())
+    train(model, optimizer, 0, 4)
+    old = set(keys_of(model))
+    change(model)
+    train(model, optimizer, 4, 8)
+    with pytest.raises(
+        ValueError, match=r"2 parameters .* call forget_missing\(optimizer, mod"
+    ):
+        save_optimizer(tmp_path / "optimizer", optimizer, model)
+    assert list(tmp_path.iterdir()) == []
+    dead = old - set(keys_of(model))
+    assert len(dead) == 2
+    arrays = [
+        weakref.ref(moments[key])
+        for moments in (optimizer.mom1, optimizer.mom2)
+        for key in dead
+    ]
+    assert forget_missing(optimizer, model) == 2
+    assert forget_missing(optimizer, model) == 0
+    gc.collect()
+    assert [array() for array in arrays] == [None] * 4
+    state_of(optimizer, model)  # It knows no other parameters.
+    other, other_model = wrap(make()), make_model(n_layers=2)
+    resume(optimizer, model, other, other_model, tmp_path)
+    train(model, optimizer, 8, 12)
+    train(other_model, other, 8, 12)
+    assert_same(state_of(other, other_model), state_of(optimizer, model))
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_what_is_left_is_not_disturbed(wrap):
+    """The first layer is trained as if the dead parameters were still known."""
+    results = []
+    for does_forget in (False, True):
+        model, optimizer = make_model(), wrap(SGD(0.1))
+        train(model, optimizer, 0, 5)
+        change(model)
+        if does_forget:
+            assert forget_missing(optimizer, model) == 2
+        train(model, optimizer, 5, 12)
+        averages = {
+            key: optimizer.averages[key] for key in keys_of(model) if optimizer.averages
+        }
+        results.append([*keys_of(model).values(), *averages.values()])
+    for expected, actual in zip(*results, strict=True):
+        numpy.testing.assert_array_equal(actual, expected)
+
+
+def test_averages_of_a_new_layer_begin_when_it_is_first_seen():
+    """It counts in earlier snapshots with the value that it had then."""
+    optimizer = SWA(SGD(1.0, use_averages=False), start_step=1)
+    weights = {key: numpy.zeros((1,), dtype="f") for key in ((1, "W"), (2, "W"))}
+
+    def step(*keys):
+        for key in keys:
+            optimizer(key, weights[key], numpy.full((1,), -1.0, dtype="f"))
+        optimizer.step_schedules()
+
+    step((1, "W"))
+    step((1, "W"))  # Snapshots: 1, 2.
+    optimizer._forget([(1, "W")])
+    assert not optimizer.averages
+    weights[2, "W"] += 10
+    step((2, "W"))
+    step((2, "W"))  # Snapshots: 10, 10, 11, 12.
+    assert optimizer.n_averaged == 4
+    assert {key: float(average[0]) for key, average in optimizer.averages.items()} == {
+        (2, "W"): 10.75
+    }
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_steps_are_counted_without_the_dead(wrap):
+    """In a loop that never calls step_schedules(), the most often updated one tells."""
+    optimizer = OptimizerWrapper(wrap(SGD(0.1)))
+    first, second = (numpy.zeros((2,), dtype="f") for _ in range(2))
+    for _ in range(9):
+        optimizer((1, "b"), first, numpy.ones_like(first))
+    for _ in range(3):
+        optimizer((2, "W"), second, numpy.ones_like(second))
+    optimizer.averages  # noqa: B018
+    assert optimizer._n_steps == 9
+    for level in levels_of(optimizer):
+        if isinstance(level, OptimizerWrapper):
+            level._forget([(1, "b")])
+    for _ in range(5):
+        optimizer((2, "W"), second, numpy.ones_like(second))
+    optimizer.averages  # noqa: B018
+    assert optimizer._n_steps == 14
+
+
+def test_the_wrong_model_is_refused():
+    model, optimizer = make_model(), EMA(Adam(0.1))
+    train(model, optimizer, 0, 2)
+    before = state_of(optimizer, model)
+    with pytest.raises(ValueError, match="knows 4 parameters, but none of them is in this"):
+        forget_missing(optimizer, make_model())
+    with pytest.raises(TypeError, match="Not a Thinc Model"):
+        forget_missing(optimizer, "model")
+    with pytest.raises(TypeError, match="Not a Thinc Optimizer"):
+        forget_missing(model, model)
+    assert_same(state_of(optimizer, model), before)
+    assert forget_missing(EMA(Adam(0.1)), model) == 0
+
+
+def test_models_whose_parameters_were_named_tell_by_themselves(tmp_path):
+    """What was in the same model before needs no call of forget_missing."""
+    model, optimizer = make_model(), EMA(Adam(0.1))
+    name_parameters(model)
+    train(model, optimizer, 0, 2)
+    change(model)
+    train(model, optimizer, 2, 4)
+    other, other_model = EMA(Adam(0.1)), make_model(n_layers=2)
+    resume(optimizer, model, other, other_model, tmp_path)
+    train(model, optimizer, 4, 8)
+    train(other_model, other, 4, 8)
+    forget_missing(optimizer, model)
+    assert_same(state_of(other, other_model), state_of(optimizer, model))
+    # Another model is still refused.
+    with pytest.raises(ValueError, match="4 parameters that are not in the model"):
+        save_optimizer(tmp_path / "optimizer", optimizer, make_model())
+
+
+def test_groups_of_new_layers():
+    """Paths of a Thinc model have to be registered again; the message says so."""
+    model = make_model()
+    name_parameters(model)
+    optimizer = ParamGroups(
+        SGD(0.1), groups=[{"name": "last", "params": ["softmax/*"], "frozen": True}]
+    )
+    train(model, optimizer, 0, 2)
+    change(model)
+    message = r"is not known: call name_parameters\(model\) .* again after layers were added"
+    with pytest.raises(ValueError, match=message):
+        train(model, optimizer, 2, 3)
+    name_parameters(model)
+    before = model.layers[-1].get_param("W").copy()
+    train(model, optimizer, 2, 5)
+    numpy.testing.assert_array_equal(model.layers[-1].get_param("W"), before)
+    assert forget_missing(optimizer, model) == 0  # Frozen parameters are not kept.
+    assert set(optimizer._choices) == set(keys_of(model)) | set(optimizer._choices)
+
+
+# spaCy
+
+
+CHANGES = {
+    "textcat": lambda nlp: nlp.get_pipe("textcat").add_label("C"),
+    "ner": lambda nlp: nlp.get_pipe("ner").add_label("PRODUCT"),
+    "removed": lambda nlp: nlp.remove_pipe("ner"),
+}
+
+
+def make_spacy_pipeline():
+    require("spacy")
+    nlp = make_pipeline()
+    tok2vec = {"@architectures": "spacy.HashEmbedCNN.v2", "pretrained_vectors": None}
+    tok2vec.update(width=8, depth=1, embed_size=50, window_size=1, maxout_pieces=2)
+    model = {"@architectures": "spacy.TextCatCNN.v2", "exclusive_classes": True}
+    model["tok2vec"] = {**tok2vec, "subword_features": True}
+    component = nlp.add_pipe("textcat", config={"model": model})
+    examples = make_spacy_examples(nlp, {"A": 1.0, "B": 0.0})
+    component.initialize(lambda: examples, nlp=nlp, labels=["A", "B"])
+    return nlp
+
+
+def make_spacy_examples(nlp, categories):
+    examples = make_examples(nlp)
+    for example in examples:
+        example.reference.cats = categories
+    return examples
+
+
+def train_spacy(nlp, optimizer, start, stop, categories):
+    for step in range(start, stop):
+        fix_random_seed(step)
+        nlp.update(make_spacy_examples(nlp, categories), sgd=optimizer, drop=0.0)
+        optimizer.step_schedules()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name, is_named",
+    [("textcat", False), ("ner", False), ("ner", True), ("removed", False), ("removed", True)],
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda optimizer: optimizer,
+        lambda optimizer: SWA(optimizer, start_step=2),
+        lambda optimizer: EMA(optimizer, decay=0.9),
+        lambda optimizer: Lookahead(optimizer, freq=3, inner_state="pullback"),
+    ],
+    ids=["Adam", "SWA", "EMA", "Lookahead"],
+)
+def test_labels_added_in_mid_training(wrap, name, is_named, tmp_path):
+    """As with `nlp.get_pipe("ner").add_label(…)`: saved, loaded, and bit for bit."""
+
+    def make():
+        return make_spacy_pipeline(), wrap(Adam(0.01))
+
+    nlp, optimizer = make()
+    if is_named:
+        name_parameters(nlp)
+    before, after = {"A": 1.0, "B": 0.0}, {"A": 0.0, "B": 0.0, "C": 1.0}
+    after = after if name == "textcat" else before
+    train_spacy(nlp, optimizer, 0, 4, before)
+    CHANGES[name](nlp)
+    train_spacy(nlp, optimizer, 4, 7, after)
+    n_dead = len(set(optimizer.nr_update) - set(keys_of(nlp)))
+    assert n_dead > 0
+    if not is_named:
+        assert forget_missing(optimizer, nlp) == n_dead
+    other_nlp, other = make()
+    CHANGES[name](other_nlp)
+    resume(optimizer, nlp, other, other_nlp, tmp_path)
+    train_spacy(nlp, optimizer, 7, 11, after)
+    train_spacy(other_nlp, other, 7, 11, after)
+    forget_missing(optimizer, nlp)
+    assert_same(state_of(other, other_nlp), state_of(optimizer, nlp))
+
+
+def test_groups_find_new_layers_of_a_pipeline():
+    """By themselves, if its parameters were named before."""
+    nlp = make_spacy_pipeline()
+    name_parameters(nlp)
+    optimizer = ParamGroups(
+        SGD(0.1), groups=[{"name": "ner", "params": ["ner/*"], "frozen": True}]
+    )
+    categories = {"A": 1.0, "B": 0.0}
+    train_spacy(nlp, optimizer, 0, 2, categories)
+    CHANGES["ner"](nlp)
+    root = nlp.get_pipe("ner").model
+    before = root.to_bytes()
+    train_spacy(nlp, optimizer, 2, 4, categories)
+    assert root.to_bytes() == before
+
+
+def test_pipelines_are_not_kept_alive():
+    require("spacy")
+    import spacy
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tagger").model = Model("tagger", lambda model, X, is_train: (X, None))
+    name_parameters(nlp)
+    reference = weakref.ref(nlp)
+    del nlp
+    gc.collect()
+    assert reference() is None
