@@ -15,7 +15,7 @@ def has_form(header: Any) -> bool:
     parameters = header.get("parameters")
     return (
         isinstance(header.get("thinc"), str)
-        and _is_count(header.get("n_calls"))
+        and _is_count(header.get("n_calls", 0))  # Only files of version 1 have it.
         and isinstance(parameters, dict)
         and all(_is_list(shape, _is_count) for shape in parameters.values())
         and _is_list(optimizers, _has_form_of_level)
