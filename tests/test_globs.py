@@ -5,7 +5,7 @@ import time
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinc_swa.globs import Glob
@@ -15,6 +15,7 @@ def match(text, path, name=""):
     return Glob.make("params", text).match((1, name), path)
 
 
+@settings(deadline=None)
 @given(
     st.text("ab*?[[]]!-/.\\^&|~", min_size=1, max_size=8),
     st.text("ab!-/.\\^]&|", max_size=6),
@@ -50,6 +51,7 @@ def match_plainly(text, path):
     return re.fullmatch("".join(special.get(c) or re.escape(c) for c in text), path, re.DOTALL)
 
 
+@settings(deadline=None)
 @given(
     st.text("ab1*?.", max_size=6), st.text("ab1*?.", max_size=6), st.text("ab12.", max_size=9)
 )
