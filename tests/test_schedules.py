@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 from helpers import require
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from thinc.api import SGD, Adam, Config, constant_then, decaying, registry
 
@@ -164,6 +164,7 @@ def check(schedule, expected, ends):
     assert schedule(10**9) == schedule(n_steps - 1) == got[-1]
 
 
+@settings(deadline=None)
 @given(RATES, lengths(), PARTS, PARTS, STRATEGIES)
 def test_one_cycle_is_its_formula(max_rate, lengths, start_factor, end_factor, strategy):
     steps, warmup_steps = lengths
@@ -187,6 +188,7 @@ def test_one_cycle_is_its_formula(max_rate, lengths, start_factor, end_factor, s
     check(schedule, expected + [end] * 3, ends)
 
 
+@settings(deadline=None)
 @given(PARTS, PARTS, lengths(), STRATEGIES)
 def test_the_momentum_is_the_mirror_of_the_rate(first, second, lengths, strategy):
     """What the one has left to its peak, the other is above its lowest."""
@@ -201,6 +203,7 @@ def test_the_momentum_is_the_mirror_of_the_rate(first, second, lengths, strategy
     check(momentum, expected, ends)
 
 
+@settings(deadline=None)
 @given(
     RATES,
     st.integers(1, 40),
@@ -240,6 +243,7 @@ def test_cosine_is_its_formula(
     check(schedule, [*expected, low, low], ends)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 10), st.floats(0.2, 5))
 def test_cycles_share_all_steps(steps, cycles, cycle_factor):
     """To the nearest step, also where it does not divide."""
@@ -257,6 +261,7 @@ def test_cycles_share_all_steps(steps, cycles, cycle_factor):
     assert abs(spans - steps * shares / shares.sum()).max() <= 1.0
 
 
+@settings(deadline=None)
 @given(RATES, RATES, st.integers(0, 100), st.integers(1, 100), STRATEGIES)
 def test_swa_anneal_is_its_formula(start_rate, end_rate, start_step, anneal_steps, strategy):
     expected = [start_rate] * start_step + [
@@ -274,6 +279,7 @@ def test_swa_anneal_is_its_formula(start_rate, end_rate, start_step, anneal_step
     check(schedule, expected + [end_rate] * 2, ends)
 
 
+@settings(deadline=None)
 @given(RATES, RATES, st.integers(0, 8), st.integers(1, 8), STRATEGIES)
 def test_swa_anneal_has_the_rates_of_swa(start_rate, end_rate, start_step, steps, strategy):
     optimizer = SWA(
@@ -444,11 +450,13 @@ SCHEDULES = st.recursive(simple_schedules(), with_phases, max_leaves=8)
 NESTED = with_phases(SCHEDULES)
 
 
+@settings(deadline=None)
 @given(NESTED)
 def test_phases_are_their_schedules_one_after_another(make):
     assert values(make(), N_STEPS) == expected_values(make)
 
 
+@settings(deadline=None)
 @given(NESTED, st.lists(st.integers(0, N_STEPS - 1), max_size=9))
 def test_phases_are_functions_of_the_step(make, steps):
     """In any order, and as often as one likes."""
@@ -457,6 +465,7 @@ def test_phases_are_functions_of_the_step(make, steps):
     assert values(schedule, N_STEPS) == expected
 
 
+@settings(deadline=None)
 @given(NESTED)
 def test_an_optimizer_sees_the_values(make):
     optimizer = SGD(make(), L2=make())
@@ -466,6 +475,7 @@ def test_an_optimizer_sees_the_values(make):
     assert seen_by(optimizer, "L2", N_STEPS) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(2, 1000), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_fractions_that_are_1_together_are_the_whole_training(total_steps, parts):
     fractions = [part / sum(parts) for part in parts]

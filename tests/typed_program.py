@@ -14,6 +14,7 @@ from thinc_swa import (
     ParamGroups,
     apply_averages,
     cosine,
+    forget_missing,
     list_parameters,
     name_parameters,
     one_cycle,
@@ -55,7 +56,8 @@ def main() -> None:
     n_averaged: int = swa.n_averaged
     print(n_averaged, swa.optimizer, swa.averages)
     shapes: List[Tuple[int, ...]] = [row.shape for row in list_parameters(model, swa)]
-    print(paths, shapes)
+    n_forgotten: int = forget_missing(swa, model)
+    print(paths, shapes, n_forgotten)
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ class ParamGroups(OptimizerWrapper):
             for i, glob in enumerate(self._layers):
                 match = glob.match(key, path)
                 if match is not None:
-                    layers[key] = (i, int(match.group(1)) if glob.has_number else 0)
+                    layers[key] = (i, int(match["number"]) if glob.has_number else 0)
                     break
         return layers
 

@@ -22,6 +22,7 @@ from .generators import CountedIterator, add_to_checksum, count_between, describ
 from .schedules import (
     DrawnSchedule,
     Schedule,
+    ScheduleClass,
     ScheduleIterator,
 )
 from .schedules import describe_schedule as describe_schedule
@@ -60,6 +61,7 @@ def _describe_iterators(optimizer: Any) -> Dict[str, Any]:
         # The schedules of this package.
         "described": {name: describe_schedule(schedule) for name, schedule in own.items()},
         "positions": {name: schedule.position for name, schedule in own.items()},
+        "phases": _describe_phases(own),
         # All others.
         "iterators": {
             name: describe_position(schedule)
@@ -83,12 +85,27 @@ def _describe_schedule_objects(optimizer: Any) -> Dict[str, Any]:
             for name, value in schedules.items()
             if value.name == "wrap_generator"
         },
-        # The same of generators within phases.
-        "phases": {
-            name: [[len(drawn.values), drawn.values[-1:]] for drawn in _drawn_schedules(value)]
-            for name, value in schedules.items()
-        },
+        "phases": _describe_phases(schedules),
     }
+
+
+def _describe_phases(schedules: Dict[str, Any]) -> Dict[str, List[Any]]:
+    """Generators within phases: how many values were drawn from each, and the last one."""
+    return {
+        name: [[len(drawn.values), drawn.values[-1:]] for drawn in _drawn_schedules(schedule)]
+        for name, schedule in schedules.items()
+    }
+
+
+def _phase_differences(saved: Dict[str, Any], name: str, schedule: Any) -> Iterator[str]:
+    """In words, which generators within phases gave other values."""
+    all_values = saved.get("phases", {}).get(name, [])
+    for drawn, (n_values, last) in zip(_drawn_schedules(schedule), all_values, strict=False):
+        if n_values and [drawn(n_values - 1)] != last:
+            yield (
+                f"a generator in the phases of {name} gave {last[0]} as value {n_values}, and "
+                f"gives {drawn(n_values - 1)}"
+            )
 
 
 def schedule_states(schedule: Any) -> Iterator[Any]:
@@ -107,7 +124,7 @@ def _parts(schedule: Any) -> Iterator[Any]:
         for value in attr if isinstance(attr, (list, tuple)) else [attr]:
             if isinstance(value, Optimizer):
                 value = value.learn_rate
-            if isinstance(value, Schedule):
+            if isinstance(value, ScheduleClass):
                 yield from _parts(value)
             else:
                 yield value
@@ -155,14 +172,7 @@ def schedule_differences(
                 drawn = _peek(getattr(optimizer, name).attrs, step)
                 if drawn != last:
                     yield f"{name} was {last} at its position {step}, and is {drawn}"
-        parts = _drawn_schedules(getattr(optimizer, name))
-        all_values = saved.get("phases", {}).get(name, [])
-        for part, (n_values, last) in zip(parts, all_values, strict=False):
-            if n_values and [part(n_values - 1)] != last:
-                yield (
-                    f"a generator in the phases of {name} gave {last[0]} as value {n_values}, "
-                    f"and gives {part(n_values - 1)}"
-                )
+        yield from _phase_differences(saved, name, getattr(optimizer, name))
 
 
 def _in_json(description: Dict[str, Any]) -> Dict[str, Any]:
@@ -178,12 +188,8 @@ def _iterator_differences(
         before, other = saved["described"].get(name), now["described"].get(name)
         if before != other:
             yield f"{name} was {before or 'a generator'}, and is {other or 'a generator'}"
-        elif before is not None and saved["positions"][name]:
-            # It may have a generator within, of which there is no description.
-            step = saved["positions"][name] - 1
-            drawn, value = saved["values"][name], optimizer.schedules[name](step)
-            if drawn != value:
-                yield f"{name} was {drawn} at its position {step}, and is {value}"
+        elif before is not None:
+            yield from _phase_differences(saved, name, optimizer.schedules[name])
         elif before is None and "iterators" in saved:
             place, own = saved["iterators"][name], now["iterators"][name]
             n_draws = None if own is None else count_between(own, place)

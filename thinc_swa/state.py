@@ -77,7 +77,6 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
             _describe_level(level, f"{index}.{type(level).__name__}", names, removed, arrays)
             for index, level in enumerate(levels)
         ],
-        "n_calls": _n_calls(levels),
     }
     write_state(path, header, {name: _to_numpy(array) for name, array in arrays.items()})
 
@@ -89,7 +88,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     saved optimizer. Hyperparameters that are numbers are part of the state, like PyTorch's:
     `learn_rate`, `L2`, `b1`, `b2`, `eps` and `grad_clip` may be changed during the training,
     so the numbers of the file replace those of the optimizer. Where they differ, a warning
-    names both. To train on with other numbers, set them after loading.
+    names both, except for the `learn_rate` if a wrapper has one of its own. To train on with
+    other numbers, set them after loading.
 
     path (Union[str, Path]): The file.
     optimizer (Optimizer): An optimizer that was made like the saved one, from the same
@@ -122,7 +122,7 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
     restore.changes += restore_schedules(
-        levels[-1], innermost, header["n_calls"], is_counted=len(levels) > 1
+        levels[-1], innermost, header.get("n_calls", 0), is_counted=len(levels) > 1
     )
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
@@ -243,14 +243,6 @@ def _describe(
         return {"numbers": {names[key]: part for key, part in value.items()}}
     arrays.update({f"{path}/{names[key]}": array for key, array in value.items()})
     return {"arrays": {names[key]: f"{path}/{names[key]}" for key in value}}
-
-
-def _n_calls(levels: List[Optimizer]) -> int:
-    """How often step_schedules() was called. A wrapper has counted; Thinc 8.3 has not, so
-    for a bare optimizer it is taken for the number of updates."""
-    if isinstance(levels[0], OptimizerWrapper):
-        return levels[0]._n_calls
-    return max(levels[0].nr_update.values(), default=0)
 
 
 def _to_numpy(array: Array) -> Array:

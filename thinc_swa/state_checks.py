@@ -15,7 +15,7 @@ def has_form(header: Any) -> bool:
     parameters = header.get("parameters")
     return (
         isinstance(header.get("thinc"), str)
-        and _is_count(header.get("n_calls"))
+        and _is_count(header.get("n_calls", 0))  # Only files of version 1 have it.
         and isinstance(parameters, dict)
         and all(_is_list(shape, _is_count) for shape in parameters.values())
         and _is_list(optimizers, _has_form_of_level)
@@ -39,6 +39,11 @@ def has_form_of_schedules(saved: Any) -> bool:
     values = saved.get("values")
     if not isinstance(values, dict) or set(values) != set(SCHEDULED):
         return False
+    phases = saved.get("phases", {})
+    if not isinstance(phases, dict):
+        return False
+    if not all(_is_list(parts, _is_drawn_part) for parts in phases.values()):
+        return False
     if Schedule is not None:
         return (
             all(_is_number(v) or _is_schedule(v) for v in values.values())
@@ -47,10 +52,6 @@ def has_form_of_schedules(saved: Any) -> bool:
             and all(_is_list(states, _is_flat) for states in saved["states"].values())
             and isinstance(saved.get("drawn"), dict)
             and all(_is_drawn(drawn) for drawn in saved["drawn"].values())
-            and isinstance(saved.get("phases", {}), dict)
-            and all(
-                _is_list(parts, _is_drawn_part) for parts in saved.get("phases", {}).values()
-            )
         )
     parts = [saved.get(name) for name in ("described", "positions")]
     parts.append(saved.get("iterators", {}))
