@@ -490,6 +490,7 @@ def test_fill_and_debug_config(corpus, tmp_path):
         "anneal_steps": None,
         "anneal_strategy": "linear",
         "end_step": None,
+        "check_finite": True,
         "optimizer": {
             "@optimizers": "Lookahead.v1",
             "freq": 6,
@@ -497,6 +498,7 @@ def test_fill_and_debug_config(corpus, tmp_path):
             "inner_state": "keep",
             "end_step": None,
             "total_steps": None,
+            "check_finite": True,
         },
     }
     result = run_spacy(tmp_path, "debug", "config", filled_path, *as_arguments(corpus))
