@@ -5,9 +5,10 @@ Two runs with the same config are the same run only if their fingerprints are eq
 """
 
 import hashlib
+import json
 import os
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -29,6 +30,21 @@ SKIPPED = ("callbacks", "training.logger")
 # Bytes that are read at a time.
 CHUNK_SIZE = 1 << 20
 DIGEST = "sha256:"
+
+
+@dataclass(frozen=True)
+class TrainingFingerprint:
+    """What decides the result of a training.
+
+    settings (Dict[str, str]): The settings of the config by name, as JSON.
+    inputs (Dict[str, str]): Files, code and data: see `describe_files`, `describe_code` and
+        `describe_dataset`.
+    packages (Dict[str, str]): See `describe_packages`.
+    """
+
+    settings: Dict[str, str]
+    inputs: Dict[str, str]
+    packages: Dict[str, str]
 
 
 def describe_inputs(config: Config, *, code: Optional[Path] = None) -> Dict[str, str]:
@@ -71,6 +87,35 @@ def _shorten(value: Optional[str]) -> str:
     return re.sub(rf"({DIGEST}\w{{8}})\w+", r"\1…", str(value))
 
 
+# Settings
+
+
+def describe_settings(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dict[str, str]:
+    """The settings of a config by name.
+
+    config (Config): Without variables.
+    skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    RETURNS (Dict[str, str]): The values as JSON: {"training.batch_size": "8"}.
+    """
+    return {
+        name: json.dumps(value, default=lambda value: type(value).__qualname__)
+        for name, value in _settings(config, "")
+        if not _is_skipped(name, skip)
+    }
+
+
+def _settings(value: Any, name: str) -> Iterator[Tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not name):
+        for key, item in value.items():
+            yield from _settings(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, list(value) if isinstance(value, tuple) else value
+
+
+def _is_skipped(name: str, skip: Tuple[str, ...]) -> bool:
+    return any(name == skipped or name.startswith(f"{skipped}.") for skipped in skip)
+
+
 # Files
 
 
@@ -90,7 +135,7 @@ def describe_files(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dict[s
     found: Dict[str, str] = {}
     known: Dict[str, Optional[str]] = {}
     for name, value in _strings(config, ""):
-        if any(name == skipped or name.startswith(f"{skipped}.") for skipped in skip):
+        if _is_skipped(name, skip):
             continue
         if value not in known:
             known[value] = _digest_path(value)
