@@ -51,6 +51,7 @@ class CheckpointState:
     fingerprint (TrainingFingerprint): What the training depends on.
     step (int): Completed steps.
     evaluations (List[Evaluation]): All evaluations so far.
+    learn_rate (float): The learning rate of the last step.
     loss_sum (float): Sum of the losses since the last evaluation.
     n_losses (int): Number of the losses since the last evaluation.
     seconds (float): Time spent in training steps.
@@ -61,6 +62,7 @@ class CheckpointState:
     fingerprint: TrainingFingerprint
     step: int
     evaluations: List[Evaluation]
+    learn_rate: float
     loss_sum: float
     n_losses: int
     seconds: float
@@ -137,6 +139,7 @@ def _write(folder: Path, training: "Training") -> None:
         fingerprint=training.fingerprint,
         step=training.step,
         evaluations=training.evaluations,
+        learn_rate=training.last_learn_rate,
         loss_sum=training.loss_sum,
         n_losses=training.n_losses,
         seconds=training.seconds,
@@ -312,6 +315,7 @@ def load_checkpoint(path: Path, training: "Training", *, trust: bool = False) ->
     training.run_id = state.run
     training.step = state.step
     training.evaluations = state.evaluations
+    training.last_learn_rate = state.learn_rate
     training.loss_sum = state.loss_sum
     training.n_losses = state.n_losses
     training.seconds = state.seconds

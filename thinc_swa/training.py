@@ -265,17 +265,24 @@ class Training:
         """
         try:
             self._tell("on_start")
-            while not self._is_over():
-                self._train_step()
-                self._tell("on_step")
-                if self.step % self.eval_frequency == 0 or self._is_at_limit():
+            while True:
+                # Also first of all, if the checkpoint was saved before an evaluation.
+                if self._needs_evaluation():
                     self._evaluate()
                     self._tell("on_evaluate", self.evaluations[-1])
+                if self._is_over():
+                    break
+                self._train_step()
+                self._tell("on_step")
         except BaseException as error:
             self.error = error
             raise
         finally:
             self._tell("on_end")
+
+    def _needs_evaluation(self) -> bool:
+        is_due = self.step > 0 and (self.step % self.eval_frequency == 0 or self._is_at_limit())
+        return is_due and not (self.evaluations and self.evaluations[-1].step == self.step)
 
     def _is_at_limit(self) -> bool:
         return self.step >= self.total_steps
