@@ -395,6 +395,18 @@ def test_an_error_at_the_end_does_not_hide_what_ended_it():
         make_training(callbacks=failing).run()
 
 
+def test_a_training_that_is_stopped_between_evaluations_saves_its_last_weights(tmp_path):
+    class Stop(Callback):
+        def on_step(self, training):
+            if training.step == 17:
+                training.stop()
+
+    training = make_training(callbacks=[SaveModels(tmp_path), Stop()])
+    training.run()
+    model = make_training().model.from_bytes((tmp_path / "model-last").read_bytes())
+    assert_same(weights_of(model), weights_of(training.model))
+
+
 def test_an_ignored_interrupt_stays_ignored():
     """As in a background job of a shell."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
