@@ -14,7 +14,7 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
 
 from .arguments import check_choice, check_int
 from .callbacks import Callback
-from .checkpoints import check_names, keeping_random_state, load_checkpoint
+from .checkpoints import check_names, keeping_random_state, load_checkpoint, sweep
 from .datasets import Dataset, Split, check_dataset
 from .errors import CallbackError
 from .evaluation import SCORES, Evaluation, accuracy, predict
@@ -472,10 +472,11 @@ def train(
         training = Training.from_config(config, [*folder.callbacks(), *callbacks], code=code)
         if checkpoint is None:
             check_names(output, training)
-            folder.clear()
+            folder.begin()
         else:
             load_checkpoint(checkpoint, training, trust=trust)
             folder.resume_log(training)
-        folder.write_config()
+            folder.write_config()
+        sweep(output)
         training.run()
     return training

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, List, Optional
 from thinc.api import Config
 
 from .callbacks import Callback, SaveCheckpoints, SaveModels, TrainingLog
-from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run, sweep
+from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
 from .errors import TrainingWarning, describe_error
 from .files import replace_text
 from .fingerprints import SKIPPED, describe_settings, differences
@@ -24,6 +24,8 @@ CONFIG = "config.cfg"
 MODELS = ("model-best", "model-last")
 # The first line of the config that is saved.
 MARKER = "# The config of the training in this folder, as thinc-swa train has resolved it."
+# Instead of it, as long as an earlier training is being deleted.
+PENDING = "# The config of a training that replaces the one in this folder."
 # A training can be made longer.
 CHANGEABLE = ("training.max_steps", "training.max_epochs", "training.patience")
 
@@ -38,7 +40,7 @@ class TrainingFolder:
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self._config = config
-        self._text = f"{MARKER}\n{config.to_str()}"
+        self._text = config.to_str()
 
     def callbacks(self) -> List[Callback]:
         """The callbacks that save to the folder."""
@@ -89,7 +91,7 @@ class TrainingFolder:
             )
 
     def _is_written(self) -> bool:
-        return (self.path / CONFIG).read_bytes() == self._text.encode("utf8")
+        return (self.path / CONFIG).read_bytes() == f"{MARKER}\n{self._text}".encode("utf8")
 
     def _is_own(self, name: str) -> bool:
         path = self.path / name
@@ -106,11 +108,14 @@ class TrainingFolder:
         return has_mark or ((self.path / LOG).is_file() and self._is_own(LOG))
 
     def _has_marker(self) -> bool:
+        return self._first_line() in (MARKER, PENDING)
+
+    def _first_line(self) -> str:
         try:
             with (self.path / CONFIG).open("rb") as file:
-                return file.readline().rstrip() == MARKER.encode("utf8")
+                return file.readline().decode("utf8", "replace").rstrip()
         except OSError:
-            return False
+            return ""
 
     def _check_settings(self) -> None:
         path = self.path / CONFIG
@@ -142,7 +147,8 @@ class TrainingFolder:
         RAISES: FileNotFoundError if all its checkpoints are missing; ValueError if all are
             damaged, or the log is.
         """
-        sweep(self.path)
+        if self._first_line() == PENDING:
+            return None
         checkpoint = find_checkpoint(self.path)
         if checkpoint is None:
             log = self.path / LOG
@@ -200,21 +206,22 @@ class TrainingFolder:
     def _describe_damage(self, what: str) -> str:
         return f"{self.path / LOG} is damaged: {what}. {_ADVICE}"
 
-    def clear(self) -> None:
-        """Delete what an earlier training has left. Interrupted at any moment, it leaves what
-        can be resumed or overwritten: the checkpoints go last, and the config stays."""
+    def begin(self) -> None:
+        """Delete what an earlier training has left, and save the config, which marks the folder
+        as that of a training. After an interruption, resuming begins the new training."""
+        replace_text(self.path / CONFIG, f"{PENDING}\n{self._text}")
         for name in (*MODELS, LOG):
             (self.path / name).unlink(missing_ok=True)
         for path in checkpoints(self.path):
             if find_run(path) is not None:
                 delete_checkpoint(path)
-        sweep(self.path)
+        self.write_config()
 
     def write_config(self) -> None:
-        """Save the config, which marks the folder as that of a training."""
+        """Save the config, in which the limits may have changed."""
         path = self.path / CONFIG
         if not (path.exists() and self._is_written()):
-            replace_text(path, self._text)
+            replace_text(path, f"{MARKER}\n{self._text}")
 
 
 _ADVICE = "Move it away to resume the training with a new log"
