@@ -17,17 +17,17 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Replace standard streams that were closed (`>&-`) by the null device. Python has None for
-    them, and the next file to be opened would get their descriptor and what is printed."""
+    """Replace standard streams that are closed (`>&-`) by the null device. Python sets them to
+    None, and a file that is opened later would get their descriptor, and with it what libraries
+    print."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free descriptor, which is this one.
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free descriptor: this one.
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
-            setattr(sys, name, open(descriptor, mode, closefd=False, encoding="utf8"))
+            setattr(sys, name, open(os.devnull, mode, encoding="utf8"))
 
 
 if __name__ == "__main__":
