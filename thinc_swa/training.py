@@ -83,7 +83,7 @@ class Training:
         eval_frequency: int = 100,
         patience: int = 0,
         score: str = "accuracy",
-        batch_norm_batches: int = 100,
+        batch_norm_batches: int = 50,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.seed = check_int("seed", seed, minimum=0)
