@@ -18,6 +18,7 @@ from thinc_swa.checkpoints import (
     get_random_state,
     load_checkpoint,
     save_checkpoint,
+    set_random_state,
 )
 from thinc_swa.errors import TrainingWarning
 
@@ -323,3 +324,19 @@ def test_random_states_are_json():
     assert json.loads(json.dumps(state)) == state
     numpy.random.random()
     assert get_random_state() != state
+
+
+def test_random_states_of_gpus_that_are_there_are_restored(monkeypatch):
+    require("torch")
+    import torch
+
+    states = [torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([3], dtype=torch.uint8)]
+    restored = {}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: restored.update({device: state})
+    )
+    set_random_state(json.loads(json.dumps(get_random_state())))
+    assert list(restored) == [0] and restored[0].equal(states[0])

@@ -168,7 +168,8 @@ class TrainingLog(Callback):
     def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
         if self._log is not None:
             self._log.write("evaluation", **asdict(evaluation), seconds=training.seconds)
-            self._log.flush()
+            # Before the checkpoint, which must not be ahead of the log.
+            self._log.sync()
 
     def on_end(self, training: "Training") -> None:
         if self._log is not None:

@@ -5,6 +5,7 @@ Errors are one line on the standard error, and exit code 1; wrong usage is exit 
 
 import functools
 import inspect
+import io
 import json
 import math
 import os
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str]) -> None:
 
     arguments (Sequence[str]): Those after the name of the program.
     """
+    prepare_streams()
     try:
         arguments, overrides = split_overrides(arguments)
         arguments = spread(arguments, "--optimizers")
@@ -121,6 +123,27 @@ def main(arguments: Sequence[str]) -> None:
         _print_error(str(error))
         sys.exit(2)
     app(args=arguments, obj=overrides, prog_name="thinc-swa")
+
+
+def prepare_streams() -> None:
+    """Make sure that standard output and standard error can be written to.
+
+    Closed ones (`>&-`) become the null device: files would be opened in their places, and
+    subprocesses would write into these. Characters that an output cannot encode are escaped.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest one that is free.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]]:

@@ -25,7 +25,11 @@ class Log:
         self._file.write(json.dumps({"type": type, **values}) + "\n")
 
     def flush(self) -> None:
-        """Make sure that all records are on the disk."""
+        """Hand all records to the operating system: they survive a crash of the process."""
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make sure that all records are on the disk: they survive a crash of the machine."""
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -39,7 +39,6 @@ class TrainingFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        self._config = config
         self._text = config.to_str()
 
     def callbacks(self) -> List[Callback]:
@@ -130,7 +129,7 @@ class TrainingFolder:
             )
             return
         skip = (*SKIPPED, *CHANGEABLE)
-        now = Config().from_str(self._config.to_str())
+        now = Config().from_str(self._text)
         found = differences(
             describe_settings(saved, skip=skip), describe_settings(now, skip=skip)
         )
@@ -180,9 +179,7 @@ class TrainingFolder:
         if not log.exists():
             self._warn(LOG, f"a new one begins after step {training.step}")
             return
-        records = self._read_log()
-        is_kept = [_is_before(record, training.step) for record in records]
-        kept = [record for record, keep in zip(records, is_kept, strict=True) if keep]
+        kept = [record for record in self._read_log() if _is_before(record, training.step)]
         wrong = find_disorder(kept)
         runs = {record["run"] for record in kept if record["type"] == "start"}
         last = max((record.get("step", 0) for record in kept), default=0)
@@ -191,7 +188,7 @@ class TrainingFolder:
         if wrong is None and last != training.step:
             wrong = f"it ends at step {last}, before the checkpoint of step {training.step}"
         if wrong is not None:
-            raise ValueError(self._describe_damage(wrong))
+            raise ValueError(f"{log} is damaged: {wrong}. {_ADVICE}")
         keep_records(log, lambda record: _is_before(record, training.step))
 
     def _warn(self, name: str, what: str) -> None:
@@ -202,9 +199,6 @@ class TrainingFolder:
             return list(read_log(self.path / LOG))
         except ValueError as error:
             raise ValueError(f"{error}. {_ADVICE}") from error
-
-    def _describe_damage(self, what: str) -> str:
-        return f"{self.path / LOG} is damaged: {what}. {_ADVICE}"
 
     def begin(self) -> None:
         """Delete what an earlier training has left, and save the config, which marks the folder
