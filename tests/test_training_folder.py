@@ -18,9 +18,13 @@ from tiny import ADAM, assert_same, make_arrays, weights_of, write_config
 
 require("filelock")
 
-from thinc_swa import use_averages  # noqa: E402
+from thinc_swa import apply_averages, update_batch_norm, use_averages  # noqa: E402
 from thinc_swa.callbacks import Callback, CallbackError  # noqa: E402
-from thinc_swa.checkpoints import delete_checkpoint, find_checkpoint  # noqa: E402
+from thinc_swa.checkpoints import (  # noqa: E402
+    delete_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+)
 from thinc_swa.errors import TrainingWarning  # noqa: E402
 from thinc_swa.logs import read_log  # noqa: E402
 from thinc_swa.training import Training, train  # noqa: E402
@@ -582,3 +586,51 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
     train(config, output=tmp_path / "output", resume=True)
     train(config, output=tmp_path / "whole")
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+
+
+# BatchNorm
+
+
+def test_averages_with_batch_norm_are_those_made_by_hand(tmp_path):
+    """From a config and a file with code, to the models and the log."""
+    require("torch")
+    import torch_layers
+    from chains import LAYER
+
+    config = config_of(tmp_path, score="loss")
+    config["model"]["*"]["hidden"] = LAYER
+    config["model"]["*"]["output"]["nI"] = 8
+    output, code = tmp_path / "output", Path(torch_layers.__file__)
+    train(config, output=output, code=code)
+    (evaluation,) = [
+        record
+        for record in read_log(output / "log.jsonl")
+        if record["type"] == "evaluation" and record["step"] == 60
+    ]
+
+    training = Training.from_config(config, code=code)
+    load_checkpoint(find_checkpoint(output), training)
+    assert training._score() == evaluation["plain"]
+    apply_averages(training.model, training.optimizer)
+    stale = training._score()
+    (X, _), _ = training.dataset
+    rows = numpy.random.default_rng((1, 0, 1)).choice(50, 48, replace=False)
+    update_batch_norm(training.model, [X[rows[i : i + 8]] for i in range(0, 48, 8)])
+    assert training._score() == evaluation["averages"] != stale
+
+    # What is saved is as good as the log says.
+    for name, step in (("model-last", 60), ("model-best", best_step(output))):
+        saved, model = load_model(config, output / name)
+        assert saved._score() == score_at(output, step)
+    assert (output / "model-last").read_bytes() == training.model.to_bytes()
+
+
+def score_at(output, step):
+    records = list(read_log(output / "log.jsonl"))
+    (found,) = [r for r in records if r["type"] == "evaluation" and r["step"] == step]
+    return found["plain"] if found["averages"] is None else found["averages"]
+
+
+def best_step(output):
+    records = list(read_log(output / "log.jsonl"))
+    return max(r["step"] for r in records if r["type"] == "evaluation" and r["is_best"])
