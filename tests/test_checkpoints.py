@@ -67,6 +67,18 @@ def test_resuming_at_any_step_is_bit_identical(tmp_path, step):
     assert resumed.run_id != whole.run_id
 
 
+def test_a_training_that_has_run_can_be_brought_back(saved):
+    """To a step in the middle of another epoch."""
+    whole = make_swa()
+    whole.run()
+    expected, evaluations = weights_of(whole.model), whole.evaluations
+    load_checkpoint(saved / "step-00000009", whole)
+    assert (whole.step, whole.evaluations, whole.stop_reason) == (9, [], None)
+    whole.run()
+    assert_same(weights_of(whole.model), expected)
+    assert whole.evaluations == evaluations
+
+
 def test_dropout_of_pytorch_is_resumed_too(tmp_path):
     require("torch")
     import torch
@@ -317,6 +329,20 @@ def test_pytorch_layers_are_loaded_only_where_that_is_safe(tmp_path, monkeypatch
     assert training.step == 0
     load_checkpoint(find_checkpoint(tmp_path), training, trust=True)
     assert training.step == 9
+
+
+def test_a_checkpoint_on_another_disk_is_not_deleted(tmp_path):
+    """Behind a link, which is."""
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    make_swa([SaveAt(folder, 9, 13)]).run()
+    (folder / "step-00000009").rename(other)
+    (folder / "step-00000009").symlink_to(other)
+    resumed = make_swa([SaveCheckpoints(folder)])
+    load_checkpoint(folder / "step-00000009", resumed)
+    resumed.run()
+    assert names_in(folder) == ["step-00000013", "step-00000020"]
+    assert names_in(other) == sorted(NAMES)
 
 
 def test_random_states_are_json():

@@ -119,8 +119,8 @@ def save_checkpoint(folder: Path, training: "Training") -> None:
         os.rename(temporary, path)
         _sync_folder(folder)
     finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     training.checkpoint = path
     earlier = [
         other
@@ -134,18 +134,7 @@ def save_checkpoint(folder: Path, training: "Training") -> None:
 def _write(folder: Path, training: "Training") -> None:
     replace_bytes(folder / MODEL, training.model.to_bytes())
     save_optimizer(folder / OPTIMIZER, training.optimizer, training.model)
-    state = CheckpointState(
-        run=training.run_id,
-        fingerprint=training.fingerprint,
-        step=training.step,
-        evaluations=training.evaluations,
-        learn_rate=training.last_learn_rate,
-        loss_sum=training.loss_sum,
-        n_losses=training.n_losses,
-        seconds=training.seconds,
-        random=get_random_state(),
-    )
-    replace_text(folder / STATE, state.to_json())
+    replace_text(folder / STATE, training.get_state().to_json())
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -312,15 +301,8 @@ def load_checkpoint(path: Path, training: "Training", *, trust: bool = False) ->
     except Exception as error:
         raise ValueError(f"The model does not fit {path / MODEL}: {error}") from error
     load_optimizer(path / OPTIMIZER, training.optimizer, training.model)
-    training.run_id = state.run
-    training.step = state.step
-    training.evaluations = state.evaluations
-    training.last_learn_rate = state.learn_rate
-    training.loss_sum = state.loss_sum
-    training.n_losses = state.n_losses
-    training.seconds = state.seconds
+    training.set_state(state)
     training.checkpoint = path
-    set_random_state(state.random)
 
 
 def _check_fingerprint(
@@ -351,7 +333,10 @@ def delete_checkpoint(path: Path) -> None:
     """Delete a checkpoint so that a crash leaves no half of it under its name."""
     temporary = _temporary(path)
     os.rename(path, temporary)
-    shutil.rmtree(temporary)
+    if temporary.is_symlink():
+        temporary.unlink()  # The folder itself is somewhere else.
+    else:
+        shutil.rmtree(temporary)
 
 
 def sweep(folder: Path) -> None:
@@ -359,7 +344,7 @@ def sweep(folder: Path) -> None:
     folder in which another process saves checkpoints."""
     for path in folder.glob(".step-*.tmp"):
         if re.fullmatch(r"\.step-\d{8,}\.[0-9a-f]{32}\.tmp", path.name):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,7 +14,15 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
 
 from .arguments import check_choice, check_int
 from .callbacks import Callback
-from .checkpoints import check_names, keeping_random_state, load_checkpoint, sweep
+from .checkpoints import (
+    CheckpointState,
+    check_names,
+    get_random_state,
+    keeping_random_state,
+    load_checkpoint,
+    set_random_state,
+    sweep,
+)
 from .datasets import Dataset, Split, check_dataset
 from .errors import CallbackError
 from .evaluation import SCORES, Evaluation, accuracy, predict
@@ -252,6 +260,34 @@ class Training:
     def n_averaged(self) -> Optional[int]:
         """Snapshots in the optimizer's averages; None if it does not count any."""
         return count_snapshots(self.optimizer)
+
+    def get_state(self) -> CheckpointState:
+        """What a checkpoint holds beside the model and the optimizer."""
+        return CheckpointState(
+            run=self.run_id,
+            fingerprint=self.fingerprint,
+            step=self.step,
+            evaluations=list(self.evaluations),
+            learn_rate=self.last_learn_rate,
+            loss_sum=self.loss_sum,
+            n_losses=self.n_losses,
+            seconds=self.seconds,
+            random=get_random_state(),
+        )
+
+    def set_state(self, state: CheckpointState) -> None:
+        """Restore what `get_state` returned. `load_checkpoint` restores the model and the
+        optimizer too, and compares the fingerprints."""
+        self.run_id = state.run
+        self.step = state.step
+        self.evaluations = list(state.evaluations)
+        self.last_learn_rate = state.learn_rate
+        self.loss_sum = state.loss_sum
+        self.n_losses = state.n_losses
+        self.seconds = state.seconds
+        self.stop_reason, self.error = None, None
+        self._order = self._batch_norm = None
+        set_random_state(state.random)
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step."""
