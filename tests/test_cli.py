@@ -237,7 +237,7 @@ def test_train_with_closed_streams(tmp_path, closed):
     assert records[-1]["type"] == "end" and records[-1]["step"] == 20
 
 
-def test_train_in_the_background_ignores_interrupts(tmp_path):
+def test_train_in_the_background_ignores_interrupts(tmp_path, interruptible):
     """A shell without job control starts it with SIGINT ignored."""
     code = """
 import os, signal

@@ -422,7 +422,7 @@ class Interrupt(Callback):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_stops_after_the_step():
+def test_an_interrupt_stops_after_the_step(interruptible):
     training = make_training(callbacks=[StopOnInterrupt(), Interrupt()])
     training.run()
     assert (training.step, training.stop_reason) == (1, "interrupted")

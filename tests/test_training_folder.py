@@ -182,7 +182,7 @@ def test_a_log_that_was_cut_off_is_continued(tmp_path):
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
 
 
-def test_ctrl_c_ends_a_training_that_can_be_resumed(tmp_path):
+def test_ctrl_c_ends_a_training_that_can_be_resumed(tmp_path, interruptible):
     for package in ("typer", "tqdm"):
         require(package)
     path = write_config(tmp_path, max_steps=20000)
