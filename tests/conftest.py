@@ -1,4 +1,5 @@
 import os
+import signal
 
 # Before NumPy and PyTorch are loaded: small arrays gain nothing from threads, and several
 # test processes fight over the cores.
@@ -26,3 +27,12 @@ def xp(request):
 def unnamed(monkeypatch):
     """No test knows the paths of another one's parameters: many make up their keys."""
     monkeypatch.setattr(paths, "_named", {})
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a foreground process, also where the tests run in the background: a shell
+    starts those with SIGINT ignored, and their subprocesses inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

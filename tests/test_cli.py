@@ -145,7 +145,15 @@ def test_train(tmp_path, run):
     config = Config().from_disk(tmp_path / "out" / "put" / "config.cfg")
     assert config["training"]["max_steps"] == 40
     names = {file.name for file in (tmp_path / "out" / "put").iterdir()}
-    assert names == {"config.cfg", "log.jsonl", "model-best", "model-last", "step-00000040"}
+    assert names == {
+        ".thinc-swa.lock",
+        "config.cfg",
+        "log.jsonl",
+        "model-best",
+        "model-last",
+        "step-00000030",
+        "step-00000040",
+    }
 
 
 def test_train_with_another_seed(tmp_path, run):
@@ -157,7 +165,7 @@ def test_train_with_another_seed(tmp_path, run):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_train_can_be_gone_on_with(tmp_path, run):
+def test_train_can_be_resumed(tmp_path, run):
     path = write_config(tmp_path, max_steps=20)
     assert run(tmp_path, "train", path, "-o", "output").returncode == 0
     result = run(tmp_path, "train", path, "-o", "output", "--resume", "--training.max_steps=40")
@@ -165,6 +173,97 @@ def test_train_can_be_gone_on_with(tmp_path, run):
     # What was done before is shown once more.
     steps = [line.split()[0] for line in result.stdout.splitlines()[1:5]]
     assert steps == ["10", "20", "30", "40"]
+
+
+def test_train_does_not_resume_with_other_code(tmp_path, run):
+    path = write_config(tmp_path, max_steps=20)
+    code = tmp_path / "code.py"
+    code.write_text("x = 1")
+    assert run(tmp_path, "train", path, "-o", "output", "-c", code).returncode == 0
+    code.write_text("x = 2")
+    result = run(tmp_path, "train", path, "-o", "output", "-c", code, "--resume")
+    assert result.returncode == 1
+    assert "step-00000020 is a checkpoint of another training" in result.stderr
+    assert "the content of code has changed" in result.stderr
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path, run):
+    path = write_config(tmp_path, max_steps=20)
+    assert run(tmp_path, "train", path, "-o", "output").returncode == 0
+    (tmp_path / "output" / "step-00000020" / "model").unlink()
+    result = run(tmp_path, "train", path, "-o", "output", "--resume")
+    assert result.returncode == 0
+    assert result.stderr == (
+        "Warning: The checkpoint output/step-00000020 is damaged: model is missing. Using the "
+        "one before it, output/step-00000010\n"
+    )
+
+
+def test_train_loads_pytorch_layers_on_request(tmp_path, run, monkeypatch):
+    require("torch")
+    import torch
+    from chains import LAYER
+
+    path = write_config(tmp_path, max_steps=20)
+    config = Config().from_disk(path)
+    config["model"]["*"]["hidden"] = LAYER
+    config["model"]["*"]["output"]["nI"] = 8
+    config.to_disk(path)
+    command = ("train", path, "-c", ROOT / "tests" / "torch_layers.py", "-o", "output")
+    assert run(tmp_path, *command).returncode == 0
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    result = run(tmp_path, *command, "--resume")
+    assert result.returncode == 1
+    assert "step-00000020 is not loaded. The model has PyTorch layers" in result.stderr
+    result = run(tmp_path, *command, "--resume", "--trust-checkpoint")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_train_with_closed_streams(tmp_path, closed):
+    write_config(tmp_path, max_steps=20)
+    # What a library prints must not end up in a file either.
+    (tmp_path / "code.py").write_text("import os; os.system('echo printed; echo printed >&2')")
+    command = f"{sys.executable} -m thinc_swa train tiny.cfg -o output -c code.py {closed}"
+    result = subprocess.run(
+        ["bash", "-c", f"{command}; echo $? >code.txt"],
+        cwd=tmp_path,
+        timeout=120,
+        capture_output=True,
+    )
+    assert (tmp_path / "code.txt").read_text() == "0\n", result.stderr
+    lines = (tmp_path / "output" / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert records[-1]["type"] == "end" and records[-1]["step"] == 20
+
+
+def test_train_in_the_background_ignores_interrupts(tmp_path, interruptible):
+    """A shell without job control starts it with SIGINT ignored."""
+    code = """
+import os, signal
+from thinc.api import registry
+from thinc_swa.callbacks import Callback
+
+class Interrupt(Callback):
+    def on_step(self, training):
+        os.kill(os.getpid(), signal.SIGINT)
+
+@registry.callbacks("interrupt.v1")
+def make_interrupt():
+    return Interrupt()
+"""
+    (tmp_path / "code.py").write_text(code)
+    more = '\n[callbacks]\n\n[callbacks.mine]\n@callbacks = "interrupt.v1"\n'
+    write_config(tmp_path, more=more, max_steps=20)
+    command = f"{sys.executable} -m thinc_swa train tiny.cfg -o output -c code.py"
+    subprocess.run(
+        ["sh", "-c", f"{command} >output.txt 2>&1 & wait"], cwd=tmp_path, timeout=120
+    )
+    printed = (tmp_path / "output.txt").read_text()
+    assert "Best: " in printed and "Stopped" not in printed
+    # In the foreground the first interrupt stops it.
+    result = run_command(tmp_path, *command.split()[3:], "--overwrite")
+    assert result.returncode == 130 and "Stopped after step 1" in result.stdout
 
 
 # compare
@@ -401,6 +500,8 @@ def prepare_errors(folder):
         write_config(folder, name, SWA, more=more)
     (folder / "code.py").write_text(CODE)
     (folder / "syntax.cfg").write_text("[training\nmax_steps = 3\n")
+    (folder / "latin.cfg").write_bytes("[training]\nname = 'ä'\n".encode("latin1"))
+    (folder / "variable.cfg").write_text("[training]\nmax_steps = ${no.thing}\n")
     (folder / "spacy.cfg").write_text('[nlp]\nlang = "en"\n')
     (folder / "blocked").write_text("a file where a folder should be")
     empty = make_arrays()
@@ -410,7 +511,10 @@ def prepare_errors(folder):
 
 
 ERRORS = [
+    ("train syntax.cfg", 1, "Error: syntax.cfg: "),
     ("train syntax.cfg", 1, "File contains no section headers"),
+    ("train latin.cfg", 1, "latin.cfg is not a text file in UTF-8"),
+    ("train variable.cfg", 1, "Error: variable.cfg: "),
     ("train none.cfg", 1, "No such file or directory: none.cfg"),
     ("train unknown.cfg", 1, "Cant't find 'Adamant.v1' in registry thinc -> optimizers"),
     ("train freq.cfg", 1, "freq must be an int >= 1, but was 5.7"),
@@ -429,6 +533,7 @@ ERRORS = [
     ("train good.cfg --nothing.here 3", 1, "nothing"),
     ("train good.cfg --training.max_steps", 2, "--training.max_steps needs a value"),
     ("train good.cfg --resume", 2, "--resume and --overwrite need an --output"),
+    ("train good.cfg -o done --resume --overwrite", 2, "exclude each other"),
     ("train good.cfg --unknown", 2, "--unknown"),
     ("train", 2, "config"),
     ("compare", 2, "configs"),
@@ -474,8 +579,8 @@ def test_what_was_done_before_a_callback_broke_is_saved(folder, run):
     run(folder, "train", "breaking.cfg", "-c", "code.py", "-o", "broken")
     names = {path.name for path in (folder / "broken").iterdir()}
     assert {"model-best", "model-last", "log.jsonl", "step-00000030"} <= names
-    # Without the callback it can be gone on with.
-    result = run(folder, "train", "good.cfg", "-o", "broken", "--resume")
+    # Without the callback it can be resumed.
+    result = run(folder, "train", "good.cfg", "-c", "code.py", "-o", "broken", "--resume")
     assert result.returncode == 0, result.stderr
     whole = (folder / "done" / "model-last").read_bytes()
     assert (folder / "broken" / "model-last").read_bytes() == whole

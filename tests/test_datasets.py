@@ -73,3 +73,16 @@ def test_files_that_are_none(tmp_path):
     numpy.savez(path, train_X=numpy.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"is no \.npz file"):
         make_npz(path)
+
+
+@pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
+def test_damaged_files(tmp_path, save):
+    path = tmp_path / "data.npz"
+    save(path, **make_arrays())
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[300] ^= 255
+    for data in (damaged, whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"data\.npz is no \.npz file of arrays"):
+            make_npz(path)

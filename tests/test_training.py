@@ -1,11 +1,7 @@
-"""The training loop: its steps, its evaluations, who is told, and what is saved."""
+"""The training loop: its steps, its evaluations, and its callbacks."""
 
-import json
-import shutil
+import random
 import signal
-import subprocess
-import sys
-import time
 
 import numpy
 import pytest
@@ -16,7 +12,6 @@ from thinc.api import (
     CategoricalCrossentropy,
     Config,
     Model,
-    PyTorchWrapper,
     Relu,
     Softmax,
     chain,
@@ -25,47 +20,21 @@ from thinc.api import (
     registry,
     with_array,
 )
-from tiny import ADAM, SequenceLoss, make_dataset, write_config
+from tiny import (
+    SequenceLoss,
+    assert_same,
+    make_dataset,
+    make_model,
+    make_training,
+    weights_of,
+    write_config,
+)
 
-from thinc_swa import EMA, SWA, Lookahead, use_averages
-from thinc_swa.callbacks import Callback, CallbackError, SaveModels
-from thinc_swa.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from thinc_swa import EMA, SWA, Lookahead, apply_averages, update_batch_norm, use_averages
+from thinc_swa.callbacks import Callback, CallbackError, SaveModels, StopOnInterrupt
 from thinc_swa.datasets import check_dataset
 from thinc_swa.evaluation import accuracy
-from thinc_swa.logs import read_log
-from thinc_swa.training import Training, train
-
-
-def make_model():
-    return chain(Relu(8, dropout=0.2), Softmax())
-
-
-def make_training(optimizer=None, callbacks=(), dataset=None, model=None, **settings):
-    settings = {"max_steps": 20, "batch_size": 8, "eval_frequency": 10, **settings}
-    return Training(
-        model or make_model(),
-        optimizer or SGD(0.1, use_averages=False),
-        CategoricalCrossentropy(),
-        dataset or make_dataset(),
-        callbacks=callbacks,
-        **settings,
-    )
-
-
-def weights_of(model):
-    return [
-        node.get_param(name).copy()
-        for node in model.walk()
-        for name in node.param_names
-        if node.has_param(name)
-    ]
-
-
-def assert_same(first, second):
-    assert len(first) == len(second) > 0
-    for one, other in zip(first, second, strict=True):
-        numpy.testing.assert_array_equal(one, other)
-
+from thinc_swa.training import Training
 
 # The loop
 
@@ -167,6 +136,7 @@ def test_an_evaluation_has_the_mean_loss_since_the_one_before():
         ({"max_steps": 0, "max_epochs": 2}, 14, "max_epochs"),
         ({"max_steps": 100, "max_epochs": 1}, 7, "max_epochs"),
         ({"max_steps": 7, "max_epochs": 9}, 7, "max_steps"),
+        ({"max_steps": 14, "max_epochs": 2}, 14, "max_steps"),
         # The rate is 0, so nothing is better than the first evaluation, at step 10.
         ({"max_steps": 100, "patience": 30}, 40, "patience"),
         ({"max_steps": 100, "patience": 35}, 50, "patience"),
@@ -244,12 +214,31 @@ def test_classes_as_numbers_all_have_an_output():
     assert training.evaluations[-1].score > 0.6
 
 
-def test_a_score_that_is_no_number_is_not_the_best(monkeypatch):
-    scores = iter([numpy.nan, -0.5, numpy.nan, -0.6, -0.4])
+NAN = numpy.nan
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        ([NAN, -0.5, NAN, -0.6, -0.4], [True, True, False, False, True]),
+        ([NAN, NAN, NAN, -0.6, NAN], [True, False, False, True, False]),
+        ([-numpy.inf, NAN, -0.5, numpy.inf, NAN], [True, False, True, True, False]),
+    ],
+)
+def test_nan_is_never_better_than_a_score_before(monkeypatch, scores, expected):
+    scores = iter(scores)
     training = make_training(max_steps=50)
     monkeypatch.setattr(training, "_score", lambda: next(scores))
     training.run()
-    assert [found.is_best for found in training.evaluations] == [True, True, False, False, True]
+    assert [found.is_best for found in training.evaluations] == expected
+
+
+def test_patience_ends_a_training_whose_scores_are_all_nan(monkeypatch):
+    training = make_training(max_steps=500, patience=30)
+    monkeypatch.setattr(training, "_score", lambda: NAN)
+    training.run()
+    assert (training.step, training.stop_reason) == (40, "patience")
+    assert training.best is training.evaluations[0]
 
 
 def test_schedules_hear_of_the_scores():
@@ -267,7 +256,7 @@ def test_a_layer_that_draws_when_it_is_made_has_the_seed_too(tmp_path):
         drawn = numpy.random.random()
         return Model("drawn", lambda model, X, is_train: (X * drawn, lambda dY: dY * drawn))
 
-    config = config_of(tmp_path)
+    config = Config().from_disk(write_config(tmp_path))
     config["model"] = {
         "@layers": "chain.v1",
         "*": {"drawn": {"@layers": "test_training.drawn.v1"}, **config["model"]["*"]},
@@ -291,6 +280,7 @@ def test_a_layer_that_draws_when_it_is_made_has_the_seed_too(tmp_path):
         ({"batch_size": 0}, "batch_size must be an int >= 1, but was 0"),
         ({"eval_frequency": True}, "eval_frequency must be an int >= 1"),
         ({"patience": -1}, "patience must be an int >= 0"),
+        ({"batch_norm_batches": -1}, "batch_norm_batches must be an int >= 0, but was -1"),
         ({"score": "f1"}, "score must be one of 'accuracy', 'loss', but was 'f1'"),
     ],
 )
@@ -405,32 +395,6 @@ def test_an_error_at_the_end_does_not_hide_what_ended_it():
         make_training(callbacks=failing).run()
 
 
-# What is saved
-
-
-def config_of(tmp_path, **settings):
-    return Config().from_disk(write_config(tmp_path, **settings))
-
-
-def load_model(config, path):
-    training = Training.from_config(config)
-    return training, training.model.from_bytes(path.read_bytes())
-
-
-def test_models_are_saved_with_the_averages(tmp_path):
-    config = config_of(tmp_path)
-    training = train(config, output=tmp_path / "output")
-    for name, evaluation in (
-        ("model-best", training.best),
-        ("model-last", training.evaluations[-1]),
-    ):
-        other, model = load_model(config, tmp_path / "output" / name)
-        assert evaluation.averages is not None
-        assert other._score() == evaluation.averages
-    with use_averages(training.model, training.optimizer):
-        assert_same(weights_of(model), weights_of(training.model))
-
-
 def test_a_training_that_is_stopped_between_evaluations_saves_its_last_weights(tmp_path):
     class Stop(Callback):
         def on_step(self, training):
@@ -443,248 +407,172 @@ def test_a_training_that_is_stopped_between_evaluations_saves_its_last_weights(t
     assert_same(weights_of(model), weights_of(training.model))
 
 
-def test_after_an_error_what_was_saved_before_is_still_there(tmp_path):
-    """The weights may be half updated then."""
-
-    class Break(Callback):
-        def on_step(self, training):
-            if training.step == 17:
-                raise KeyError("my key")
-
-    config = config_of(tmp_path)
-    with pytest.raises(CallbackError):
-        train(config, output=tmp_path / "output", callbacks=[Break()])
-    assert find_checkpoint(tmp_path / "output").name == "step-00000010"
-    train(config_of(tmp_path, max_steps=10), output=tmp_path / "ten")
-    saved = [(tmp_path / name / "model-last").read_bytes() for name in ("output", "ten")]
-    assert saved[0] == saved[1]
-    train(config, output=tmp_path / "output", resume=True)
-    train(config, output=tmp_path / "whole")
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+def test_an_ignored_interrupt_stays_ignored():
+    """As in a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        make_training(callbacks=[Interrupt(), StopOnInterrupt()]).run()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def test_the_log_has_everything(tmp_path):
-    training = train(config_of(tmp_path), output=tmp_path / "output")
-    records = list(read_log(tmp_path / "output" / "log.jsonl"))
-    kinds = [record["type"] for record in records]
-    assert kinds[0] == "start" and kinds[-1] == "end"
-    assert kinds.count("step") == 60 and kinds.count("evaluation") == 6
-    assert records[-1]["reason"] == "max_steps"
-    steps = [record for record in records if record["type"] == "step"]
-    assert [record["step"] for record in steps] == list(range(1, 61))
-    assert [steps[i]["n_averaged"] for i in (18, 19, 21, 22, 59)] == [0, 1, 1, 2, 14]
-    evaluations = [record for record in records if record["type"] == "evaluation"]
-    assert [record["plain"] for record in evaluations] == [
-        evaluation.plain for evaluation in training.evaluations
-    ]
-
-
-def test_an_old_training_is_not_overwritten_by_chance(tmp_path):
-    config = config_of(tmp_path, max_steps=10)
-    train(config, output=tmp_path / "output")
-    before = (tmp_path / "output" / "log.jsonl").read_bytes()
-    with pytest.raises(FileExistsError, match="There is a training in"):
-        train(config, output=tmp_path / "output")
-    assert (tmp_path / "output" / "log.jsonl").read_bytes() == before
-    training = train(config, output=tmp_path / "output", overwrite=True)
-    assert training.step == 10
-    assert len(list(read_log(tmp_path / "output" / "log.jsonl"))) == 13
-
-
-def test_files_of_others_are_left_alone(tmp_path):
-    config = config_of(tmp_path, max_steps=10)
-    output = tmp_path / "output"
-    (output / "step-by-step").mkdir(parents=True)
-    (output / "step-00000010.txt").write_text("mine")
-    assert train(config, output=output).step == 10
-    assert train(config, output=output, overwrite=True).step == 10
-    assert (output / "step-by-step").is_dir() and (output / "step-00000010.txt").exists()
-    (output / "log.jsonl").unlink()
-    (output / "config.cfg").write_text("mine")
-    for resume in (False, True):
-        with pytest.raises(FileExistsError, match="There is config.cfg, model-best, .* no log"):
-            train(config, output=output, resume=resume)
-    assert (output / "config.cfg").read_text() == "mine"
-    assert train(config, output=output, overwrite=True).step == 10
-
-
-# Going on
-
-
-def results_of(folder):
-    """What must not depend on interruptions: the models, and the log without times."""
-    records = [
-        {name: value for name, value in record.items() if name != "seconds"}
-        for record in read_log(folder / "log.jsonl")
-        if record["type"] in ("step", "evaluation")
-    ]
-    return records, [(folder / name).read_bytes() for name in ("model-best", "model-last")]
-
-
-SLOW_STEPS = """
-import os, sys, time
-from pathlib import Path
-from thinc.api import Config
-from thinc_swa.callbacks import Callback
-from thinc_swa.training import train
-
-class Slow(Callback):
+class Interrupt(Callback):
     def on_step(self, training):
-        print(training.step, flush=True)
-        time.sleep(0.01)
-
-train(Config().from_disk("tiny.cfg"), output=Path("output"), resume=True, callbacks=[Slow()])
-"""
+        signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("step", [5, 33, 58])
-def test_a_training_that_was_killed_goes_on_bit_for_bit(tmp_path, step):
-    config = config_of(tmp_path)
-    train(config, output=tmp_path / "whole")
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_STEPS], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        for line in process.stdout:
-            if int(line) == step:
-                process.kill()
-                break
-    assert process.returncode == -signal.SIGKILL
-    training = train(config, output=tmp_path / "output", resume=True)
-    assert training.step == 60
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+def test_an_interrupt_stops_after_the_step(interruptible):
+    training = make_training(callbacks=[StopOnInterrupt(), Interrupt()])
+    training.run()
+    assert (training.step, training.stop_reason) == (1, "interrupted")
 
 
-def test_a_training_goes_on_from_any_of_its_steps(tmp_path):
-    whole = make_training(SWA(Adam(0.01), start_step=6, freq=2), max_steps=20)
-    whole.run()
-
-    class Save(Callback):
-        def on_step(self, training):
-            if training.step == 9:
-                save_checkpoint(tmp_path, training)
-
-    make_training(SWA(Adam(0.01), start_step=6, freq=2), [Save()], max_steps=20).run()
-    resumed = make_training(SWA(Adam(0.01), start_step=6, freq=2), max_steps=20)
-    load_checkpoint(find_checkpoint(tmp_path), resumed)
-    assert resumed.step == 9
-    resumed.run()
-    assert_same(weights_of(resumed.model), weights_of(whole.model))
-    assert resumed.evaluations == whole.evaluations
+# BatchNorm
 
 
-def test_dropout_of_pytorch_goes_on_too(tmp_path):
+def make_batch_norm(callbacks=(), optimizer=None, **settings):
     require("torch")
     import torch
+    from torch_layers import make_batch_norm
 
-    def make():
-        torch.manual_seed(0)
-        layers = torch.nn.Sequential(
-            torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)
-        )
-        return make_training(Adam(0.01), model=chain(PyTorchWrapper(layers), Softmax(3, 3)))
+    torch.manual_seed(0)
 
-    whole = make()
-    whole.run()
-    first = make()
+    def forward(model, X, is_train):
+        # Draws in predictions too.
+        noise = numpy.random.normal(0, 0.01, X.shape) + torch.rand(1).item() + random.random()
+        return X + noise.astype("f"), lambda dY: dY
 
-    class Save(Callback):
-        def on_step(self, training):
-            if training.step == 9:
-                save_checkpoint(tmp_path, training)
-
-    first.callbacks.append(Save())
-    first.run()
-    resumed = make()
-    load_checkpoint(find_checkpoint(tmp_path), resumed)
-    resumed.run()
-    assert [e.loss for e in resumed.evaluations] == [e.loss for e in whole.evaluations]
-
-
-def test_going_on_twice_changes_nothing(tmp_path):
-    config = config_of(tmp_path)
-    train(config, output=tmp_path / "output")
-    before = results_of(tmp_path / "output")
-    assert train(config, output=tmp_path / "output", resume=True).step == 60
-    assert results_of(tmp_path / "output") == before
-
-
-def test_a_training_that_lost_patience_does_not_go_on(tmp_path):
-    optimizer = ADAM.replace("0.01", "0.0")
-    config = config_of(tmp_path, optimizer=optimizer, patience=20, max_steps=1000)
-    assert train(config, output=tmp_path / "output").step == 30
-    assert train(config, output=tmp_path / "output", resume=True).step == 30
-
-
-def test_a_training_can_be_made_longer(tmp_path):
-    train(config_of(tmp_path, max_steps=30), output=tmp_path / "output")
-    train(config_of(tmp_path), output=tmp_path / "output", resume=True)
-    train(config_of(tmp_path), output=tmp_path / "whole")
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
-
-
-def test_another_training_is_not_gone_on_with(tmp_path):
-    config = config_of(tmp_path, max_steps=20)
-    train(config, output=tmp_path / "output")
-    before = results_of(tmp_path / "output")
-    other = config.copy()
-    other["training"]["batch_size"] = 4
-    with pytest.raises(
-        ValueError, match=r"differs from that of the training in .* \[training\]"
-    ):
-        train(other, output=tmp_path / "output", resume=True)
-    assert results_of(tmp_path / "output") == before
-
-
-def test_a_checkpoint_that_is_not_complete_is_left_out(tmp_path):
-    train(config_of(tmp_path, max_steps=20), output=tmp_path / "output")
-    (tmp_path / "output" / "step-00000030").mkdir()
-    (tmp_path / "output" / "step-00000030" / "model").write_bytes(b"half")
-    assert find_checkpoint(tmp_path / "output").name == "step-00000020"
-    train(config_of(tmp_path), output=tmp_path / "output", resume=True)
-    train(config_of(tmp_path), output=tmp_path / "whole")
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
-
-
-def test_a_log_that_was_cut_off_is_gone_on_with(tmp_path):
-    train(config_of(tmp_path, max_steps=20), output=tmp_path / "output")
-    with (tmp_path / "output" / "log.jsonl").open("a") as file:
-        file.write('{"type": "step", "st')
-    train(config_of(tmp_path), output=tmp_path / "output", resume=True)
-    train(config_of(tmp_path), output=tmp_path / "whole")
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
-
-
-def test_of_two_checkpoints_the_later_one_is_taken(tmp_path):
-    """A crash may come before the earlier one is deleted."""
-    train(config_of(tmp_path, max_steps=20), output=tmp_path / "output")
-    later = tmp_path / "output" / "step-00000020"
-    for name in ("step-00000003", "step-00000010"):
-        shutil.copytree(later, tmp_path / "output" / name)
-    assert find_checkpoint(tmp_path / "output") == later
-
-
-def test_ctrl_c_ends_a_training_that_can_be_gone_on_with(tmp_path):
-    for package in ("typer", "tqdm"):
-        require(package)
-    path = write_config(tmp_path, max_steps=20000)
-    command = [sys.executable, "-m", "thinc_swa", "train", path.name, "-o", "output"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
+    model = chain(make_batch_norm(3, 8, 8, 0.3), Model("noise", forward), Softmax(3, 8))
+    optimizer = optimizer or SWA(Adam(0.05), start_step=4, freq=2)
+    return make_training(
+        optimizer, callbacks, model=model, score="loss", max_steps=30, **settings
     )
-    log = tmp_path / "output" / "log.jsonl"
-    while not (log.exists() and log.read_text().count('"evaluation"') > 3):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    step = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert f"Stopped after step {step}; --resume goes on." in printed
-    assert "Traceback" not in printed
-    assert (tmp_path / "output" / "model-last").exists()
-    # Not at an evaluation: it went on from the very step.
-    longer = config_of(tmp_path, max_steps=step + 15)
-    train(longer, output=tmp_path / "output", resume=True)
-    train(longer, output=tmp_path / "whole")
-    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+
+
+def statistics_of(model):
+    return [
+        tensor.numpy().copy()
+        for tensor in model.layers[0].shims[0]._model.state_dict().values()
+    ]
+
+
+def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own():
+    training = make_batch_norm(optimizer=SWA(Adam(0.3), start_step=4, freq=2))
+    # Without noise, to compare.
+    training.model.layers[1]._func = lambda model, X, is_train: (X, lambda dY: dY)
+    training.run()
+    raw = training._score()
+    found = training.evaluations[-1]
+    assert found.plain == raw
+
+    apply_averages(training.model, training.optimizer)
+    stale = training._score()
+    # All batches of 8 from the 50 rows, in the order of the training's own sample.
+    (X, _), _ = training.dataset
+    order = numpy.random.default_rng((0, 0, 1)).choice(50, 48, replace=False)
+    assert len(set(order)) == 48
+    update_batch_norm(training.model, [X[order[i : i + 8]] for i in range(0, 48, 8)])
+    assert training._score() == found.averages
+    difference = abs(found.averages - stale)
+    assert difference > 0.01 * abs(stale)
+    # Nearly that of statistics of all rows.
+    update_batch_norm(training.model, [X])
+    assert training._score() == pytest.approx(found.averages, abs=difference / 4)
+
+
+def test_batch_norm_statistics_can_be_left_as_they_are():
+    training = make_batch_norm(batch_norm_batches=0)
+    training.model.layers[1]._func = lambda model, X, is_train: (X, lambda dY: dY)
+    training.run()
+    apply_averages(training.model, training.optimizer)
+    assert training._score() == training.evaluations[-1].averages
+
+
+def test_new_batch_norm_statistics_leave_the_training_as_it_is():
+    """Weights, statistics and random states, bit for bit."""
+    results = []
+    for n_batches in (0, 1, 100):
+        losses = []
+
+        class Watch(Callback):
+            def on_step(self, training, losses=losses):
+                losses.append(training.last_loss)
+
+        training = make_batch_norm([Watch()], batch_norm_batches=n_batches)
+        training.run()
+        plain = [found.plain for found in training.evaluations]
+        averages = [found.averages for found in training.evaluations]
+        results.append((losses, plain, statistics_of(training.model), averages))
+    for losses, plain, statistics, _ in results[1:]:
+        assert losses == results[0][0] and plain == results[0][1]
+        assert_same(statistics, results[0][2])
+    assert len({result[-1][-1] for result in results}) == 3
+
+
+def test_batch_norm_statistics_are_restored_after_an_error():
+    training = make_batch_norm()
+    training.run()
+    before = statistics_of(training.model)
+    with pytest.raises(KeyError), training.use_averages():
+        assert not numpy.array_equal(statistics_of(training.model)[2], before[2])
+        raise KeyError("my key")
+    assert_same(statistics_of(training.model), before)
+
+
+def test_models_are_saved_with_the_batch_norm_statistics_of_the_averages(tmp_path):
+    class Stop(Callback):
+        def on_step(self, training):
+            if training.step == 27:  # Between two evaluations.
+                training.stop()
+
+    for name, callbacks in (("whole", []), ("stopped", [Stop()])):
+        folder = tmp_path / name
+        folder.mkdir()
+        training = make_batch_norm([SaveModels(folder), *callbacks])
+        training.run()
+        saved = make_batch_norm().model.from_bytes((folder / "model-last").read_bytes())
+        raw = statistics_of(training.model)
+        with training.use_averages():
+            assert_same(statistics_of(saved), statistics_of(training.model))
+            assert_same(weights_of(saved), weights_of(training.model))
+        assert not numpy.array_equal(statistics_of(saved)[2], raw[2])
+
+
+@pytest.mark.parametrize(
+    "batch_size, n_batches, expected",
+    [(8, 100, [8] * 6), (8, 2, [8, 8]), (50, 3, [50]), (80, 3, [50])],
+)
+def test_the_number_of_batches_for_batch_norm(monkeypatch, batch_size, n_batches, expected):
+    calls = []
+
+    def update(model, batches):
+        calls.append([len(batch) for batch in batches])
+
+    monkeypatch.setattr("thinc_swa.training.update_batch_norm", update)
+    training = make_batch_norm(batch_size=batch_size, batch_norm_batches=n_batches)
+    training.callbacks.append(UseAverages())
+    training.run()
+    # Once per evaluation with averages, whoever uses them.
+    assert calls == [expected] * 3
+
+
+class UseAverages(Callback):
+    def on_evaluate(self, training, evaluation):
+        with training.use_averages():
+            pass
+
+
+def test_a_model_without_batch_norm_reads_no_data_for_it(monkeypatch):
+    training = make_training(SWA(Adam(0.01), start_step=0, freq=1))
+    monkeypatch.setattr(training, "_batch_norm_data", None)
+    monkeypatch.setattr("thinc_swa.training.keeping_random_state", None)
+    training.run()
+    assert training.evaluations[-1].averages is not None
+
+
+def test_without_averages_no_data_is_read_for_batch_norm(monkeypatch):
+    training = make_batch_norm(optimizer=SGD(0.1, use_averages=False))
+    monkeypatch.setattr(training, "_batch_norm_data", None)
+    training.run()
+    assert training.evaluations[-1].averages is None

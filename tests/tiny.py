@@ -1,7 +1,9 @@
 """A task that trains in a moment, as a config for the command line and for `Training`."""
 
 import numpy
-from thinc.api import Config
+from thinc.api import SGD, CategoricalCrossentropy, Config, Relu, Softmax, chain
+
+from thinc_swa.training import Training
 
 TEXT = """
 [training]
@@ -94,3 +96,34 @@ class SequenceLoss:
     def __call__(self, guesses, truths):
         gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
         return gradients, float(sum((gradient**2).sum() for gradient in gradients))
+
+
+def make_model():
+    return chain(Relu(8, dropout=0.2), Softmax())
+
+
+def make_training(optimizer=None, callbacks=(), dataset=None, model=None, **settings):
+    settings = {"max_steps": 20, "batch_size": 8, "eval_frequency": 10, **settings}
+    return Training(
+        model or make_model(),
+        optimizer or SGD(0.1, use_averages=False),
+        CategoricalCrossentropy(),
+        dataset or make_dataset(),
+        callbacks=callbacks,
+        **settings,
+    )
+
+
+def weights_of(model):
+    return [
+        node.get_param(name).copy()
+        for node in model.walk()
+        for name in node.param_names
+        if node.has_param(name)
+    ]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        numpy.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""Who watches a training: a base class, and the callbacks that come with the package."""
+"""Training callbacks: a base class, progress, log, saving, and Ctrl-C."""
 
 import signal
 import sys
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Optional, TextIO
 
 from thinc.api import registry
 
-from .checkpoints import save_checkpoint
+from .checkpoints import check_folder, save_checkpoint
+from .errors import CallbackError
 from .evaluation import Evaluation, format_score
 from .files import replace_bytes
 from .logs import Log
-from .models import use_averages
 
 if TYPE_CHECKING:
     from .training import Training
@@ -22,16 +22,27 @@ if TYPE_CHECKING:
 if not hasattr(registry, "callbacks"):
     registry.create("callbacks", entry_points=True)
 
+__all__ = [
+    "Callback",
+    "CallbackError",
+    "ProgressBar",
+    "SaveCheckpoints",
+    "SaveModels",
+    "ScoreTable",
+    "StopOnInterrupt",
+    "TrainingLog",
+]
+
 # How much of the loss that is shown comes from earlier steps.
 SMOOTHING = 0.98
 
 
 class Callback:
-    """Is told how a training goes. A subclass overrides what it wants to hear of, and may call
-    `training.stop()`. What it raises ends the training."""
+    """Base class for training callbacks. A method may call `training.stop()`; an exception ends
+    the training."""
 
     def on_start(self, training: "Training") -> None:
-        """Called before the first step, and when a training is gone on with."""
+        """Called before the first step, also of a resumed training."""
 
     def on_step(self, training: "Training") -> None:
         """Called after every step."""
@@ -43,22 +54,11 @@ class Callback:
         """Called at the end, also after an error, which is `training.error` then."""
 
 
-class CallbackError(RuntimeError):
-    """A callback has raised an exception, which is the `__cause__`."""
-
-    def __init__(self, callback: Callback, event: str, step: int, error: Exception) -> None:
-        super().__init__(
-            f"{type(callback).__name__}.{event} failed after step {step}: "
-            f"{type(error).__name__}: {error}"
-        )
-        self.__cause__ = error
-
-
 class ProgressBar(Callback):
-    """A bar with the loss, smoothed, the learning rate and the number of snapshots. Needs tqdm.
+    """Progress bar with the smoothed loss, the learning rate and the number of snapshots. Needs
+    tqdm. It is shown on terminals only.
 
-    file (Optional[TextIO]): Where to; by default the standard error. There is no bar where
-        that is no terminal.
+    file (Optional[TextIO]): By default the standard error.
     """
 
     def __init__(self, file: Optional[TextIO] = None) -> None:
@@ -99,9 +99,9 @@ class ProgressBar(Callback):
 
 
 class ScoreTable(Callback):
-    """A line for each evaluation, above the progress bar if there is one. Needs tqdm.
+    """Table with a row per evaluation, above the progress bar if there is one. Needs tqdm.
 
-    file (Optional[TextIO]): Where to; by default the standard output.
+    file (Optional[TextIO]): By default the standard output.
     """
 
     HEADER = f"{'step':>8}{'epoch':>7}{'loss':>11}{'learn rate':>12}{'snapshots':>11}"
@@ -133,9 +133,9 @@ class ScoreTable(Callback):
 
 
 class TrainingLog(Callback):
-    """Everything, as JSON lines: steps, evaluations, and how it ended.
+    """Log of steps, evaluations and the end of a training as JSON lines.
 
-    path (Path): The file. It is appended to.
+    path (Path): The file, which is appended to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,6 +146,7 @@ class TrainingLog(Callback):
         self._log = Log(self._path)
         self._log.write(
             "start",
+            run=training.run_id,
             step=training.step,
             seed=training.seed,
             total_steps=training.total_steps,
@@ -167,7 +168,8 @@ class TrainingLog(Callback):
     def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
         if self._log is not None:
             self._log.write("evaluation", **asdict(evaluation), seconds=training.seconds)
-            self._log.flush()
+            # Before the checkpoint, which must not be ahead of the log.
+            self._log.sync()
 
     def on_end(self, training: "Training") -> None:
         if self._log is not None:
@@ -178,10 +180,11 @@ class TrainingLog(Callback):
 
 
 class SaveModels(Callback):
-    """Saves the model at every evaluation, under the averages if there are any: `model-best`
-    when its score is the best so far, and `model-last`. `Model.from_disk` reads them.
+    """Save the model at every evaluation, with the averages as its weights if there are any
+    (`Training.use_averages`): `model-best` when its score is the best so far, and `model-last`.
+    `Model.from_disk` reads them.
 
-    folder (Path): Where to. It must exist.
+    folder (Path): An existing folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -194,25 +197,28 @@ class SaveModels(Callback):
             replace_bytes(self._folder / "model-best", data)
 
     def on_end(self, training: "Training") -> None:
-        # After an error weights may be half updated; those of the last evaluation are there.
+        # After an error weights may be half updated; those of the last evaluation are saved.
         is_saved = training.evaluations and training.evaluations[-1].step == training.step
         if training.error is None and not is_saved:
             replace_bytes(self._folder / "model-last", self._model_data(training))
 
     def _model_data(self, training: "Training") -> bytes:
-        with use_averages(training.model, training.optimizer):
+        with training.use_averages():
             return training.model.to_bytes()
 
 
 class SaveCheckpoints(Callback):
-    """Saves all that is needed to go on, at every evaluation and when the training is stopped
-    before its end.
+    """Save a checkpoint at every evaluation, and when the training is stopped before its end.
+    See `save_checkpoint`.
 
-    folder (Path): Where to. It must exist.
+    folder (Path): An existing folder, without checkpoints of another training.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def on_start(self, training: "Training") -> None:
+        check_folder(self._folder, training)
 
     def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
         save_checkpoint(self._folder, training)
@@ -223,8 +229,9 @@ class SaveCheckpoints(Callback):
 
 
 class StopOnInterrupt(Callback):
-    """Makes Ctrl-C end the training when the step that is under way is done. A second one ends
-    it at once. For the main thread only."""
+    """Make Ctrl-C stop the training after the current step. A second one ends it at once. A
+    process that ignores SIGINT, as background jobs of a shell do, goes on ignoring it. For the
+    main thread only."""
 
     def __init__(self) -> None:
         self._handler: Any = None
@@ -234,7 +241,8 @@ class StopOnInterrupt(Callback):
             signal.signal(signal.SIGINT, self._handler)
             training.stop("interrupted")
 
-        self._handler = signal.signal(signal.SIGINT, stop)
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+            self._handler = signal.signal(signal.SIGINT, stop)
 
     def on_end(self, training: "Training") -> None:
         if self._handler is not None:

@@ -5,12 +5,14 @@ Errors are one line on the standard error, and exit code 1; wrong usage is exit 
 
 import functools
 import inspect
+import io
 import json
 import math
 import os
 import platform
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import (
@@ -43,7 +45,7 @@ from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
 
 from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from .comparison import Run, make_runs, read_entries, train_runs
-from .errors import describe_error
+from .errors import TrainingWarning, describe_error, naming_config
 from .evaluation import format_score
 from .files import replace_text
 from .groups import ParameterRow, list_parameters
@@ -87,12 +89,24 @@ FolderT = Annotated[
 SeedT = Annotated[Optional[int], typer.Option(help="Instead of the config's.")]
 SeedsT = Annotated[int, typer.Option(min=1, help="Trainings of each.")]
 JobsT = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
-ResumeT = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
-OverwriteT = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+ResumeT = Annotated[
+    bool, typer.Option("--resume", help="Resume the training in the output folder.")
+]
+OverwriteT = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the training in the output folder.")
+]
 CodeT = Annotated[
     Optional[Path], typer.Option("--code", "-c", help="A Python file with functions of yours.")
 ]
 GpuT = Annotated[int, typer.Option("--gpu-id", "-g", help="Which GPU to use; -1 for the CPU.")]
+TrustT = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoint",
+        help="Load PyTorch layers of the checkpoint also with a PyTorch that can execute code "
+        "from the file.",
+    ),
+]
 DebugT = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -101,6 +115,7 @@ def main(arguments: Sequence[str]) -> None:
 
     arguments (Sequence[str]): Those after the name of the program.
     """
+    prepare_streams()
     try:
         arguments, overrides = split_overrides(arguments)
         arguments = spread(arguments, "--optimizers")
@@ -108,6 +123,27 @@ def main(arguments: Sequence[str]) -> None:
         _print_error(str(error))
         sys.exit(2)
     app(args=arguments, obj=overrides, prog_name="thinc-swa")
+
+
+def prepare_streams() -> None:
+    """Make sure that standard output and standard error can be written to.
+
+    Closed ones (`>&-`) become the null device: files would be opened in their places, and
+    subprocesses would write into these. Characters that an output cannot encode are escaped.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest one that is free.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]]:
@@ -178,6 +214,23 @@ def reports_errors(command: FunctionT) -> FunctionT:
     return run  # type: ignore[return-value]
 
 
+@contextmanager
+def _printing_warnings() -> Iterator[None]:
+    """Context manager that prints warnings about a training as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        show = warnings.showwarning
+
+        def show_in_one_line(message: Any, category: Any, *arguments: Any) -> None:
+            if issubclass(category, TrainingWarning):
+                typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
+            else:
+                show(message, category, *arguments)
+
+        warnings.showwarning = show_in_one_line  # type: ignore[assignment]
+        yield
+
+
 def _print_error(text: str) -> None:
     typer.secho(f"Error: {text}", err=True, fg=typer.colors.RED)
 
@@ -193,6 +246,7 @@ def train(
     overwrite: OverwriteT = False,
     code: CodeT = None,
     gpu_id: GpuT = -1,
+    trust: TrustT = False,
     debug: DebugT = False,
 ) -> None:
     """Train the Thinc model of a config.
@@ -200,12 +254,15 @@ def train(
     The config has the sections [dataset], [model], [loss], [optimizer] and [training]. Its
     settings can be changed: --training.max_steps 500.
 
-    Saved are model-best and model-last, both with the averages as their weights, a log, and
-    what --resume needs.
+    model-best and model-last are saved, both with the averages as their weights, a log, and
+    checkpoints for --resume.
     """
     if output is None and (resume or overwrite):
         raise typer.BadParameter("--resume and --overwrite need an --output")
-    settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
+    with naming_config(config):
+        settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
     if is_spacy_config(settings):
         raise ValueError(
             f"{config} is a config for spaCy: `spacy train` trains it with its optimizer, and "
@@ -214,13 +271,17 @@ def train(
     if seed is not None:
         settings.setdefault("training", {})["seed"] = seed
     prepare_process(gpu_id, code)
-    training = train_config(
-        settings.interpolate(),
-        output=output,
-        resume=resume,
-        overwrite=overwrite,
-        callbacks=[StopOnInterrupt(), ProgressBar(), ScoreTable()],
-    )
+    with naming_config(config), _printing_warnings():
+        training = train_config(
+            settings.interpolate(),
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            callbacks=[StopOnInterrupt(), ProgressBar(), ScoreTable()],
+            source=config,
+            code=code,
+            trust=trust,
+        )
     best = training.best
     if best is not None:
         what = "weights" if best.averages is None else "averages"
@@ -233,7 +294,7 @@ def train(
         typer.echo(f"Stopped after step {training.step}{hint}.")
         raise typer.Exit(INTERRUPTED)
     if training.stop_reason == "patience":
-        typer.echo(f"Stopped after step {training.step}: nothing better came any more.")
+        typer.echo(f"Stopped after step {training.step}: no improvement within `patience`.")
 
 
 @app.command()

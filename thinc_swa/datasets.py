@@ -1,9 +1,10 @@
-"""Data for configs: `((train_X, train_Y), (dev_X, dev_Y))`, the form that Thinc's examples use.
+"""Datasets for configs: `((train_X, train_Y), (dev_X, dev_Y))`, as in Thinc's examples.
 
-Whoever has data of another kind registers a function of their own in `thinc.registry.datasets`
-that returns the same.
+Other data come from a function that is registered in `thinc.registry.datasets` and returns the
+same.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any, Tuple, Union
 from zipfile import BadZipFile
@@ -14,6 +15,8 @@ from .arguments import check_int, check_number
 from .types import Array
 
 Split = Tuple[Any, Any]
+# What NumPy raises for other and for damaged files.
+_DAMAGE = (ValueError, AttributeError, EOFError, TypeError, BadZipFile, zlib.error)
 Dataset = Tuple[Split, Split]
 
 
@@ -22,8 +25,8 @@ def make_digits(
 ) -> Tuple[Tuple[Any, Any], Tuple[Any, Any]]:
     """`digits.v1`: the 1797 handwritten digits that come with scikit-learn.
 
-    dev_size (float): Which part of them is there to evaluate with, strictly between 0 and 1.
-        Every digit has the same share of both parts.
+    dev_size (float): Fraction for evaluation, strictly between 0 and 1. Every digit has the
+        same share in both parts.
     seed (int): Seed of the split.
     RETURNS (Dataset): Images of 8 x 8 pixels as rows of 64 float32 from 0 to 1, and labels as
         rows of ten with a 1 at the digit's place.
@@ -53,14 +56,15 @@ def make_npz(path: Union[Any, str, Path]) -> Tuple[Tuple[Any, Any], Tuple[Any, A
     and dev_Y. The first dimension is that of the examples. float64 becomes float32.
 
     path (Union[str, Path]): The file.
-    RAISES: OSError if it cannot be read; ValueError if it is no such file, or lacks an array.
+    RAISES: OSError if it cannot be read; ValueError if it is not such a file, or if an array is
+        missing.
     """
     path = Path(path)
     with path.open("rb") as file:
         try:
             with numpy.load(file, allow_pickle=False) as arrays:
                 found = {name: _as_float32(arrays[name]) for name in arrays.files}
-        except (ValueError, AttributeError, EOFError, TypeError, BadZipFile) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
     names = ("train_X", "train_Y", "dev_X", "dev_Y")
     missing = [name for name in names if name not in found]
@@ -75,7 +79,12 @@ def _as_float32(array: Array) -> Array:
 
 
 def check_dataset(dataset: Any) -> Dataset:
-    """RAISES: ValueError if it has another form, or no rows."""
+    """Check the form of a dataset.
+
+    dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)).
+    RETURNS (Dataset): The same, as tuples.
+    RAISES: ValueError if it has another form, or no rows.
+    """
     try:
         (train_X, train_Y), (dev_X, dev_Y) = dataset
     except (TypeError, ValueError):

@@ -1,12 +1,44 @@
-"""Errors in one line, for people."""
+"""Errors and warnings of a training, and errors as one line of text."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
 
 from thinc.api import ConfigValidationError
 
-from .callbacks import CallbackError
+
+class TrainingWarning(UserWarning):
+    """Something about a training that its user should know, such as a damaged checkpoint."""
+
+
+class CallbackError(RuntimeError):
+    """A callback has raised an exception, which is the `__cause__`."""
+
+    def __init__(self, callback: object, event: str, step: int, error: Exception) -> None:
+        super().__init__(
+            f"{type(callback).__name__}.{event} failed after step {step}: "
+            f"{type(error).__name__}: {error}"
+        )
+        self.__cause__ = error
+
+
+@contextmanager
+def naming_config(path: Path) -> Iterator[None]:
+    """Context manager that adds the name of the config file to errors in its content.
+
+    path (Path): The file that the config comes from.
+    RAISES: ValueError instead of a ConfigValidationError.
+    """
+    try:
+        yield
+    except ConfigValidationError as error:
+        raise ValueError(f"{path}: {describe_error(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, in one line. Of an error that was not meant for people the type too."""
+    """Describe an error in one line, with its type if its message is not written for users."""
     if isinstance(error, ConfigValidationError):
         text = _describe_config_error(error)
     elif isinstance(error, OSError) and error.strerror:
@@ -25,7 +57,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _describe_config_error(error: ConfigValidationError) -> str:
-    """Without the whole config, which its own text repeats."""
+    """Leave out the config, which the text of the error repeats as a whole."""
     details = [
         f"{' -> '.join(str(place) for place in detail.get('loc', ()))}: {detail.get('msg', '')}"
         for detail in error.errors or ()

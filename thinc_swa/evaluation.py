@@ -1,4 +1,4 @@
-"""How good a model is: one evaluation, and the scores that Thinc configs can ask for."""
+"""Evaluation of a model, and the scores that Thinc configs can name."""
 
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Optional, Union
@@ -7,22 +7,22 @@ import numpy
 from thinc.api import Model
 
 SCORES = ("accuracy", "loss")
-# Examples that are predicted at a time.
+# Examples per call of `predict`.
 PREDICT_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found.
+    """Result of one evaluation.
 
-    step (int): After how many steps.
-    epoch (int): In which pass over the data, from 0.
-    loss (float): The mean of the training losses since the evaluation before.
-    learn_rate (float): That of the last step.
-    n_averaged (Optional[int]): Snapshots that are in the averages; None if the optimizer
-        does not count any.
-    plain (float): The score of the weights as training has left them.
-    averages (Optional[float]): The score of the averages; None as long as there are none.
+    step (int): Completed steps.
+    epoch (int): Current pass over the data, from 0.
+    loss (float): Mean of the training losses since the previous evaluation.
+    learn_rate (float): Learning rate of the last step.
+    n_averaged (Optional[int]): Snapshots in the averages; None if the optimizer does not count
+        any.
+    plain (float): Score of the raw weights.
+    averages (Optional[float]): Score of the averages; None if there are none yet.
     is_best (bool): Whether the score is higher than all before.
     """
 
@@ -37,12 +37,12 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """That of the averages where there are any: they are what is saved."""
+        """The score of the averages if there are any, since they are saved."""
         return self.plain if self.averages is None else self.averages
 
 
 def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:
-    """Predictions for all rows, in pieces if they are arrays or lists."""
+    """Predict all rows, arrays and lists in several calls."""
     if not isinstance(X, list) and not hasattr(X, "shape"):
         return model.predict(X)
     pieces = [
@@ -55,13 +55,14 @@ def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> An
 
 
 def accuracy(guesses: Any, truths: Any) -> float:
-    """Which part of the rows have their highest number in the right place.
+    """Fraction of the rows whose highest number is in the right place.
 
     guesses (Union[Floats2d, List[Floats2d]]): A row of numbers for each example, or for each
         token of each example.
     truths (Union[Ints1d, Floats2d, List[…]]): The place, or a row with its highest number
         there, for each of them.
     RETURNS (float): From 0 to 1.
+    RAISES: ValueError for other shapes.
     """
     guesses, truths = _to_numpy(guesses), _to_numpy(truths)
     # In a row of one number the highest is always in the right place.
@@ -85,5 +86,5 @@ def _to_numpy(data: Union[Any, Iterable[Any]]) -> Any:
 
 
 def format_score(value: float, score: str) -> str:
-    """Accuracies in per cent, other scores as they are."""
+    """Format a score: accuracies in per cent, others as they are."""
     return f"{100.0 * value:.2f}" if score == "accuracy" else f"{value:.4g}"

@@ -109,6 +109,26 @@ def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool =
                 layer.training = training
 
 
+def get_batch_norm(model: ModelT) -> List[Dict[str, Any]]:
+    """Copies of the running statistics of all BatchNorm layers.
+
+    model (Union[Model, Language]): A Thinc model or a spaCy pipeline.
+    RETURNS (List[Dict[str, Any]]): One dict of tensors per layer; empty without such layers.
+    """
+    return [_statistics(layer) for layer in _batch_norm_layers(model)]
+
+
+def set_batch_norm(model: ModelT, statistics: List[Dict[str, Any]]) -> None:
+    """Write running statistics into a model, bit for bit.
+
+    model (Union[Model, Language]): The model that the statistics were read from.
+    statistics (List[Dict[str, Any]]): As `get_batch_norm` returned them.
+    """
+    for layer, values in zip(_batch_norm_layers(model), statistics, strict=True):
+        for name, value in values.items():
+            getattr(layer, name).copy_(value)
+
+
 @lru_cache(maxsize=None)
 def fix_pytorch_shim() -> bool:
     """Make Thinc use the averages of PyTorch layers.

@@ -1,57 +1,80 @@
-"""The training of a Thinc model, with averages evaluated beside the plain weights.
-
-A `Training` is the loop and what it knows; `callbacks.py` has those who watch it, and
-`checkpoints.py` what a crash leaves to go on from.
-"""
+"""Train a Thinc model, and evaluate the averages beside the raw weights."""
 
 import inspect
-import shutil
 import time
+import uuid
+from contextlib import contextmanager
+from functools import cached_property
 from math import isnan
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
 
 from .arguments import check_choice, check_int
-from .callbacks import Callback, CallbackError, SaveCheckpoints, SaveModels, TrainingLog
-from .checkpoints import checkpoints, find_checkpoint, load_checkpoint
+from .callbacks import Callback
+from .checkpoints import (
+    CheckpointState,
+    check_names,
+    get_random_state,
+    keeping_random_state,
+    load_checkpoint,
+    set_random_state,
+    sweep,
+)
 from .datasets import Dataset, Split, check_dataset
+from .errors import CallbackError
 from .evaluation import SCORES, Evaluation, accuracy, predict
-from .files import replace_text
+from .fingerprints import (
+    SKIPPED,
+    TrainingFingerprint,
+    describe_code,
+    describe_dataset,
+    describe_files,
+    describe_packages,
+    describe_settings,
+    digest,
+    is_exact,
+)
 from .learn_rate import current_rate
-from .logs import Record, keep_records
-from .models import use_averages
+from .locks import lock_folder
+from .models import (
+    get_batch_norm,
+    named_parameters,
+    set_batch_norm,
+    update_batch_norm,
+    use_averages,
+)
 from .paths import name_parameters
+from .training_folder import CHANGEABLE, TrainingFolder
 from .wrapper import nesting
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 
-# In the output folder, beside the checkpoints.
-LOG = "log.jsonl"
-CONFIG = "config.cfg"
-OUTPUTS = (LOG, CONFIG, "model-best", "model-last")
-
 
 class Training:
-    """Trains a Thinc model. The same seed gives the same first weights, batches and dropout,
-    whatever the optimizer is.
+    """Training loop for a Thinc model. The same seed gives the same initial weights, batches
+    and dropout for all optimizers.
 
     model (Model): Need not be initialized.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
-    loss (Loss): A Thinc loss: called with guesses and truths, it gives gradient and loss.
+    loss (Loss): A Thinc loss: called with guesses and truths, it returns gradient and loss.
     dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)): arrays, or lists of what the
         model takes.
-    seed (int): Of weights, batches and dropout.
-    max_steps (int): Steps after which to stop; 0 for no limit.
-    max_epochs (int): Passes over the data after which to stop; 0 for no limit.
-    batch_size (int): Examples in a step.
-    eval_frequency (int): Steps from one evaluation to the next.
-    patience (int): Steps without a better score after which to stop; 0 for no end to it.
-    score (str): What is compared, the more the better. "accuracy": the part of the rows that
+    seed (int): Seed of weights, batches and dropout.
+    max_steps (int): Maximum number of steps; 0 for no limit.
+    max_epochs (int): Maximum number of passes over the data; 0 for no limit.
+    batch_size (int): Examples per step.
+    eval_frequency (int): Steps between evaluations.
+    patience (int): Stop after so many steps without a better score; 0 for no early stopping.
+    score (str): The score, of which more is better. "accuracy": the fraction of the rows that
         have their highest number in the right place. "loss": minus the loss.
-    callbacks (Sequence[Callback]): Who is told.
+    batch_norm_batches (int): Number of training batches on which the running statistics of
+        BatchNorm layers are estimated again whenever the averages are evaluated or saved, since
+        those of the training belong to the raw weights; 0 to keep them. It has no effect on
+        models without BatchNorm layers of PyTorch.
+    callbacks (Sequence[Callback]): Training callbacks.
     """
 
     def __init__(
@@ -68,6 +91,7 @@ class Training:
         eval_frequency: int = 100,
         patience: int = 0,
         score: str = "accuracy",
+        batch_norm_batches: int = 50,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.seed = check_int("seed", seed, minimum=0)
@@ -79,6 +103,7 @@ class Training:
         self.eval_frequency = check_int("eval_frequency", eval_frequency, minimum=1)
         self.patience = check_int("patience", patience, minimum=0)
         self.score = check_choice("score", score, SCORES)
+        self.batch_norm_batches = check_int("batch_norm_batches", batch_norm_batches, minimum=0)
         for what, value, kind in (("model", model, Model), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
                 raise TypeError(
@@ -91,7 +116,9 @@ class Training:
         self.loss = loss
         self.dataset = check_dataset(dataset)
         self.callbacks = list(callbacks)
-        # How far it is.
+        # The same for a training and those that resume it.
+        self.run_id = uuid.uuid4().hex
+        # Completed steps.
         self.step = 0
         self.evaluations: List[Evaluation] = []
         # Of the last step.
@@ -100,12 +127,19 @@ class Training:
         # Sum and number of the losses since the last evaluation.
         self.loss_sum = 0.0
         self.n_losses = 0
-        # Spent in training steps, evaluations not counted.
+        # Time spent in training steps, without evaluations.
         self.seconds = 0.0
-        # Why it stopped, and what stopped it if it was an error.
+        # The checkpoint that was last saved or loaded.
+        self.checkpoint: Optional[Path] = None
+        # Why it stopped, and the exception if that was an error.
         self.stop_reason: Optional[str] = None
         self.error: Optional[BaseException] = None
         self._order: Any = None
+        # The BatchNorm statistics of the averages of this step, once they are estimated.
+        self._batch_norm: Optional[List[Dict[str, Any]]] = None
+        # See `from_config`.
+        self._config: Optional[Config] = None
+        self._code: Optional[Path] = None
 
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
@@ -118,9 +152,20 @@ class Training:
         name_parameters(self.model)
 
     @classmethod
-    def from_config(cls, config: Config, callbacks: Sequence[Callback] = ()) -> "Training":
-        """Everything comes from the sections dataset, model, loss, optimizer and training. The
-        callbacks of an optional section [callbacks] are told beside those that are given."""
+    def from_config(
+        cls,
+        config: Config,
+        callbacks: Sequence[Callback] = (),
+        *,
+        code: Optional[Path] = None,
+    ) -> "Training":
+        """Make a training from the sections dataset, model, loss, optimizer and training of a
+        config, and the callbacks of its optional section [callbacks].
+
+        callbacks (Sequence[Callback]): Further callbacks, which come first.
+        code (Optional[Path]): The Python file that registers what the config names. It is not
+            executed here, but belongs to the `fingerprint`.
+        """
         missing = [name for name in SECTIONS if name not in config]
         if missing:
             raise ValueError(
@@ -147,7 +192,7 @@ class Training:
                 raise TypeError(
                     f"[callbacks.{name}] must make a Callback, but made {callback!r}"
                 )
-        return cls(
+        training = cls(
             resolved["model"],
             resolved["optimizer"],
             resolved["loss"],
@@ -155,15 +200,49 @@ class Training:
             callbacks=[*callbacks, *extra.values()],
             **resolved["training"],
         )
+        training._config, training._code = config, code
+        return training
+
+    @cached_property
+    def fingerprint(self) -> TrainingFingerprint:
+        """What decides the result: settings, data, files and code, and package versions. Of a
+        training that was not made from a config also the shapes of the model's parameters."""
+        data = describe_dataset(self.dataset)
+        inputs = {**describe_code(self._code), **data}
+        if self._config is None:
+            settings = self._describe_arguments()
+        else:
+            try:
+                config = self._config.interpolate()
+            except ValueError:  # With objects in it, it has no text and so no variables.
+                config = self._config
+            settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
+            # The file of a dataset may be written again with the same content.
+            skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
+            inputs.update(describe_files(config, skip=skip))
+        return TrainingFingerprint(settings, inputs, describe_packages())
+
+    def _describe_arguments(self) -> Dict[str, str]:
+        names = ("seed", "batch_size", "eval_frequency", "score", "batch_norm_batches")
+        arguments = {name: getattr(self, name) for name in names}
+        shapes = [
+            (place, tuple(parameter.shape))
+            for place, _, parameter in named_parameters(self.model)
+        ]
+        return {
+            **describe_settings(Config({"training": arguments})),
+            "loss": type(self.loss).__qualname__,
+            "model": f"{len(shapes)} parameters, {digest(shapes)}",
+        }
 
     @property
     def n_batches(self) -> int:
-        """Steps in an epoch."""
+        """Steps per epoch."""
         return -(-len(self.dataset[0][0]) // self.batch_size)
 
     @property
     def total_steps(self) -> int:
-        """The most steps that it can take."""
+        """The step at which the training ends at the latest."""
         limits = (self.max_steps, self.max_epochs * self.n_batches)
         return min(limit for limit in limits if limit)
 
@@ -174,7 +253,7 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """In which pass over the data the last step was, from 0."""
+        """The epoch of the last step, from 0."""
         return max(self.step - 1, 0) // self.n_batches
 
     @property
@@ -182,38 +261,73 @@ class Training:
         """Snapshots in the optimizer's averages; None if it does not count any."""
         return count_snapshots(self.optimizer)
 
+    def get_state(self) -> CheckpointState:
+        """What a checkpoint holds beside the model and the optimizer."""
+        return CheckpointState(
+            run=self.run_id,
+            fingerprint=self.fingerprint,
+            step=self.step,
+            evaluations=list(self.evaluations),
+            learn_rate=self.last_learn_rate,
+            loss_sum=self.loss_sum,
+            n_losses=self.n_losses,
+            seconds=self.seconds,
+            random=get_random_state(),
+        )
+
+    def set_state(self, state: CheckpointState) -> None:
+        """Restore what `get_state` returned. `load_checkpoint` restores the model and the
+        optimizer too, and compares the fingerprints."""
+        self.run_id = state.run
+        self.step = state.step
+        self.evaluations = list(state.evaluations)
+        self.last_learn_rate = state.learn_rate
+        self.loss_sum = state.loss_sum
+        self.n_losses = state.n_losses
+        self.seconds = state.seconds
+        self.stop_reason, self.error = None, None
+        self._order = self._batch_norm = None
+        set_random_state(state.random)
+
     def stop(self, reason: str = "stopped") -> None:
-        """End the training when the step that is under way is done."""
+        """Stop the training after the current step."""
         self.stop_reason = self.stop_reason or reason
 
     def run(self) -> None:
-        """Train to the end, from where it is.
+        """Train to the end, from the current step on.
 
-        RAISES: CallbackError if a callback fails; what the model or the data raise. Callbacks
-            hear of the end in any case.
+        RAISES: CallbackError if a callback fails; what the model or the data raise. `on_end` of
+            the callbacks is called in any case.
         """
         try:
             self._tell("on_start")
-            while not self._is_over():
-                self._train_step()
-                self._tell("on_step")
-                if self.step % self.eval_frequency == 0 or self._is_at_limit():
+            while True:
+                # Also first of all, if the checkpoint was saved before an evaluation.
+                if self._needs_evaluation():
                     self._evaluate()
                     self._tell("on_evaluate", self.evaluations[-1])
+                if self._is_over():
+                    break
+                self._train_step()
+                self._tell("on_step")
         except BaseException as error:
             self.error = error
             raise
         finally:
             self._tell("on_end")
 
+    def _needs_evaluation(self) -> bool:
+        is_due = self.step > 0 and (self.step % self.eval_frequency == 0 or self._is_at_limit())
+        return is_due and not (self.evaluations and self.evaluations[-1].step == self.step)
+
     def _is_at_limit(self) -> bool:
         return self.step >= self.total_steps
 
     def _is_over(self) -> bool:
         if self._is_at_limit():
-            self.stop("max_steps" if self.step == self.max_steps else "max_epochs")
+            self.stop("max_steps" if self.total_steps == self.max_steps else "max_epochs")
         elif self.patience and self.best is not None:
-            # Not since the last step: one that is gone on with is to stop where it had.
+            # Not since the last step: a resumed training stops where the first one had.
             if self.evaluations[-1].step - self.best.step >= self.patience:
                 self.stop("patience")
         return self.stop_reason is not None
@@ -232,6 +346,7 @@ class Training:
         self.loss_sum += self.last_loss
         self.n_losses += 1
         self.step += 1
+        self._batch_norm = None
 
     def _next_batch(self) -> Split:
         X, Y = self.dataset[0]
@@ -258,7 +373,7 @@ class Training:
         plain = self._score()
         averages = None
         if self.optimizer.averages:
-            with use_averages(self.model, self.optimizer):
+            with self.use_averages():
                 averages = self._score()
         score = plain if averages is None else averages
         evaluation = Evaluation(
@@ -269,14 +384,53 @@ class Training:
             n_averaged=self.n_averaged,
             plain=plain,
             averages=averages,
-            # No number is better than what is none.
-            is_best=self.best is None or score > self.best.score or isnan(self.best.score),
+            is_best=self._is_best(score),
         )
         self.loss_sum, self.n_losses = 0.0, 0
         self.evaluations.append(evaluation)
         # Thinc 9.1 tells it to schedules, of which `plateau` needs it.
         if hasattr(self.optimizer, "last_score"):
             self.optimizer.last_score = score
+
+    def _is_best(self, score: float) -> bool:
+        if self.best is None:
+            return True
+        # Any number is better than NaN, and NaN is never better.
+        return score > self.best.score or (isnan(self.best.score) and not isnan(score))
+
+    @contextmanager
+    def use_averages(self) -> Iterator[None]:
+        """Context manager in which the model has the averages as its weights, and BatchNorm
+        layers the statistics that belong to them (see `batch_norm_batches`). Afterwards
+        weights, statistics and random states are as before, bit for bit. Without averages
+        nothing changes.
+        """
+        with use_averages(self.model, self.optimizer):
+            is_needed = self.batch_norm_batches and self.optimizer.averages
+            raw = get_batch_norm(self.model) if is_needed else []
+            if not raw:
+                yield
+                return
+            try:
+                if self._batch_norm is None:
+                    with keeping_random_state():
+                        update_batch_norm(self.model, self._batch_norm_data())
+                    self._batch_norm = get_batch_norm(self.model)
+                set_batch_norm(self.model, self._batch_norm)
+                yield
+            finally:
+                set_batch_norm(self.model, raw)
+
+    def _batch_norm_data(self) -> Iterator[Any]:
+        """Batches of the size that the layers are trained with: always the same random sample,
+        so that differences between evaluations come from the weights."""
+        X, _ = self.dataset[0]
+        size = min(self.batch_size, len(X))
+        n_batches = min(self.batch_norm_batches, len(X) // size)
+        random = numpy.random.default_rng((self.seed, 0, 1))
+        rows = random.choice(len(X), n_batches * size, replace=False)
+        for start in range(0, len(rows), size):
+            yield self._take(X, rows[start : start + size])
 
     def _score(self) -> float:
         X, Y = self.dataset[1]
@@ -286,7 +440,7 @@ class Training:
         return accuracy(guesses, Y)
 
     def _tell(self, event: str, *arguments: Any) -> None:
-        """Tell all callbacks, at the end also those after one that fails."""
+        """Call all callbacks; at the end also those after one that fails."""
         failed: Optional[CallbackError] = None
         for callback in self.callbacks:
             try:
@@ -295,7 +449,7 @@ class Training:
                 failed = failed or CallbackError(callback, event, self.step, error)
                 if event != "on_end":
                     raise failed from error
-        # What ended the training matters more than what went wrong after that.
+        # The error that ended the training matters more than one after that.
         if failed is not None and self.error is None:
             raise failed from failed.__cause__
 
@@ -314,81 +468,51 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
+    source: Optional[Path] = None,
+    code: Optional[Path] = None,
+    trust: bool = False,
 ) -> Training:
-    """Train what a config describes, and save what comes out.
+    """Train what a config describes, and save models, a log and checkpoints.
 
     config (Config): See `Training.from_config`.
-    output (Optional[Path]): A folder for the models, the log and the checkpoints; made if need
-        be. By default nothing is saved.
-    resume (bool): Go on from the last checkpoint in the folder, if there is one.
-    overwrite (bool): Delete what an earlier training has left in the folder.
-    callbacks (Sequence[Callback]): Who is told, beside those of the config.
-    RETURNS (Training): After its end.
-    RAISES: FileExistsError if there is a training in the folder, and it is neither to be gone
-        on with nor to be overwritten, or anything else of the same name; ValueError if it is
-        another training than the config's.
+    output (Optional[Path]): The output folder, which is created if it does not exist, and
+        locked until the training ends. By default nothing is saved.
+    resume (bool): Resume the training in the folder from its last checkpoint. If it has not
+        saved any yet, it begins anew.
+    overwrite (bool): Delete the training in the folder. Other files are left alone.
+    callbacks (Sequence[Callback]): Further callbacks, beside those of the config.
+    source (Optional[Path]): The file that the config comes from, which is never overwritten.
+    code (Optional[Path]): The Python file that registers what the config names. A training is
+        resumed only with the same content.
+    trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
+        the file: see `check_pytorch_loading`.
+    RETURNS (Training): The training after its end.
+    RAISES: BlockingIOError if another process trains in the folder; FileExistsError if there is
+        a training in it that is neither to be resumed nor to be overwritten, or another file
+        with a name that is needed; FileNotFoundError if the checkpoints of the training are
+        missing; ValueError if they are damaged, or if the training has other settings, data or
+        code.
     """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
     if output is None:
-        training = Training.from_config(config, callbacks)
+        training = Training.from_config(config, callbacks, code=code)
         training.run()
         return training
-    # Before the data are read.
-    is_there = (output / LOG).exists()
-    if is_there and not (resume or overwrite):
-        raise FileExistsError(
-            f"There is a training in {output} already: resume it, overwrite it, or choose "
-            "another folder"
-        )
-    others = sorted(path.name for path in _left_by_a_training(output))
-    if others and not (is_there or overwrite):
-        raise FileExistsError(
-            f"There is {', '.join(others)} in {output} already, but no log of a training: "
-            "choose another folder, or overwrite it"
-        )
-    saving = [TrainingLog(output / LOG), SaveModels(output), SaveCheckpoints(output)]
-    # First what saves, so that nothing is lost if one of the others fails.
-    training = Training.from_config(config, [*saving, *callbacks])
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint = None
-    if is_there and resume:
-        _check_same(output / CONFIG, config)
-        checkpoint = find_checkpoint(output)
-    if checkpoint is None:
-        for path in _left_by_a_training(output):
-            if path.name in OUTPUTS:
-                path.unlink()  # A folder of this name, as spaCy's model-best, is none of ours.
-            else:
-                shutil.rmtree(path)
-    else:
-        load_checkpoint(checkpoint, training)
-        # What was logged after the checkpoint will be done once more.
-        keep_records(output / LOG, lambda record: _is_before(record, training.step))
-    replace_text(output / CONFIG, config.to_str())
-    training.run()
+    folder = TrainingFolder(output, config)
+    with lock_folder(output):
+        # Before the data are loaded.
+        folder.check(source=source, resume=resume, overwrite=overwrite)
+        checkpoint = folder.find_checkpoint() if resume else None
+        # First the callbacks that save, so that nothing is lost if another one fails.
+        training = Training.from_config(config, [*folder.callbacks(), *callbacks], code=code)
+        if checkpoint is None:
+            check_names(output, training)
+            folder.begin()
+        else:
+            load_checkpoint(checkpoint, training, trust=trust)
+            folder.resume_log(training)
+            folder.write_config()
+        sweep(output)
+        training.run()
     return training
-
-
-def _left_by_a_training(output: Path) -> List[Path]:
-    paths = [output / name for name in OUTPUTS]
-    return [path for path in paths if path.exists()] + checkpoints(output)
-
-
-def _is_before(record: Record, step: int) -> bool:
-    return bool(record["type"] != "end" and record["step"] <= step)
-
-
-def _check_same(path: Path, config: Config) -> None:
-    """RAISES: ValueError if a training would be another one with this config."""
-    before, now = Config().from_disk(path), Config().from_str(config.to_str())
-    # A training may be made longer, and others may watch it.
-    for settings in (before, now):
-        settings.pop("callbacks", None)
-        for name in ("max_steps", "max_epochs", "patience"):
-            settings["training"].pop(name, None)
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if names:
-        raise ValueError(
-            f"The config differs from that of the training in {path.parent} in "
-            f"{', '.join(f'[{name}]' for name in names)}: it cannot be gone on with. (What is "
-            "taken from max_steps changes with it.)"
-        )
