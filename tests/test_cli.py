@@ -185,7 +185,7 @@ def test_compare(tmp_path):
         for name in ("learning_curves", "final_scores")
         for kind in ("png", "svg")
     }
-    assert {path.name for path in output.iterdir()} == names | {"runs"}
+    assert {path.name for path in output.iterdir()} == names | {"runs", ".thinc-swa.lock"}
     content = json.loads((output / "results.json").read_text())
     assert [summary["n_runs"] for summary in content["summaries"]] == [2, 2]
     # The table that is printed has the numbers of the files.
@@ -217,7 +217,8 @@ def test_the_table_in_a_narrow_terminal(width, dropped):
     row = "lookahead_swa|98.11 ± 0.39|97.77 ± 0.39|+0.83|-1.07 to +2.74|0.22|500|0.301|3"
     rows = [header.split("|"), row.split("|")]
     file = io.StringIO()
-    Console(file=file, width=width).print(rich_table(rows, width))
+    console = Console(file=file, width=width)
+    console.print(rich_table(rows, console))
     lines = file.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     # Headers may be broken, cells are not.

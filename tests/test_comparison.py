@@ -39,10 +39,16 @@ def make_broken(how):
 """
 
 
-def compare(folder, paths, *, n_seeds=2, optimizers=(), overrides=None, **settings):
+def prepare(
+    folder, paths, *, n_seeds=2, optimizers=(), overrides=None, code=None, overwrite=False
+):
     entries = read_entries(paths, list(optimizers), overrides or {})
-    runs = make_runs(entries, n_seeds=n_seeds, output=folder)
-    train_runs(runs, **settings)
+    return make_runs(entries, n_seeds=n_seeds, output=folder, code=code, overwrite=overwrite)
+
+
+def compare(folder, paths, *, n_jobs=1, watch=lambda runs: None, **settings):
+    runs = prepare(folder, paths, **settings)
+    train_runs(runs, n_jobs=n_jobs, watch=watch)
     return runs
 
 
