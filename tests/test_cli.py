@@ -66,6 +66,8 @@ def run(capsys, monkeypatch):
         (["--a.b=0.5", "--c.d=x y"], [], {"a.b": 0.5, "c.d": "x y"}),
         (["--a.b", "null", "--c.d", "[1, 2]"], [], {"a.b": None, "c.d": [1, 2]}),
         (["--a.b", "-1"], [], {"a.b": -1}),
+        # After this there are no options.
+        (["--a.b=1", "--", "--c.d=2"], ["--", "--c.d=2"], {"a.b": 1}),
         # Options with a dot in the value are no settings.
         (["--output=a.b", "-o", "c.d"], ["--output=a.b", "-o", "c.d"], {}),
     ],
@@ -86,7 +88,23 @@ def test_an_option_takes_all_values():
     assert spread(arguments, "--optimizers") == spelled
 
 
-@pytest.mark.parametrize("arguments", [["--optimizers"], ["a", "--optimizers", "--seeds", "1"]])
+@pytest.mark.parametrize(
+    "arguments, spelled",
+    [
+        ("--optimizers=a b", "--optimizers a --optimizers b"),
+        ("c --optimizers=a b --seeds 1 d", "c --optimizers a --optimizers b --seeds 1 d"),
+        ("--optimizers a -- b --optimizers", "--optimizers a -- b --optimizers"),
+        ("--optimizers-of a b", "--optimizers-of a b"),
+    ],
+)
+def test_values_of_an_option_in_other_ways(arguments, spelled):
+    assert spread(arguments.split(), "--optimizers") == spelled.split()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--optimizers"], ["a", "--optimizers", "--seeds", "1"], ["--optimizers=", "a"]],
+)
 def test_an_option_without_values_is_an_error(arguments):
     with pytest.raises(ValueError, match="--optimizers needs a value"):
         spread(arguments, "--optimizers")
@@ -297,6 +315,18 @@ def test_compare_the_digits(tmp_path, run):
     assert (found["swa"]["n_averaged"], found["ema"]["n_averaged"]) == (51, 2000)
 
 
+def test_the_results_are_there_when_a_picture_fails(tmp_path, run):
+    write_config(tmp_path, "adam", ADAM)
+    for kind in ("png", "svg"):
+        (tmp_path / "comparison" / f"learning_curves.{kind}").mkdir(parents=True)
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: The pictures could not be drawn: Is a directory")
+    assert len(result.stderr.splitlines()) == 1
+    assert "Saved to comparison: results.md, results.csv, results.json." in result.stdout
+    assert (tmp_path / "comparison" / "results.json").exists()
+
+
 # params
 
 GROUPS = """
@@ -403,6 +433,12 @@ def prepare_errors(folder):
     (folder / "code.py").write_text(CODE)
     (folder / "syntax.cfg").write_text("[training\nmax_steps = 3\n")
     (folder / "spacy.cfg").write_text('[nlp]\nlang = "en"\n')
+    (folder / "latin.cfg").write_bytes("[training]\nname = größe\n".encode("latin1"))
+    (folder / "binary.cfg").write_bytes(bytes(range(256)))
+    good = (folder / "good.cfg").read_text()
+    (folder / "variable.cfg").write_text(good.replace("start_step = 20", "start_step = ${a.b}"))
+    write_config(folder, "seed", ADAM, seed="one")
+    write_config(folder, "loss", ADAM, score="loss")
     (folder / "blocked").write_text("a file where a folder should be")
     empty = make_arrays()
     empty["train_X"], empty["train_Y"] = empty["train_X"][:0], empty["train_Y"][:0]
@@ -436,7 +472,18 @@ ERRORS = [
     ("compare good.cfg --seeds 0", 2, "--seeds"),
     ("compare good.cfg --jobs none", 2, "--jobs"),
     ("compare none.cfg", 1, "No such file or directory: none.cfg"),
-    ("compare syntax.cfg", 1, "File contains no section headers"),
+    ("compare syntax.cfg", 1, "syntax.cfg: "),
+    ("compare good.cfg syntax.cfg", 1, "Error: syntax.cfg: "),
+    ("compare good.cfg spacy.cfg", 1, "Error: spacy.cfg: The config has no section"),
+    ("compare good.cfg variable.cfg", 1, "Error: variable.cfg: "),
+    ("compare good.cfg seed.cfg", 1, "Error: seed.cfg: seed in [training] must be an int"),
+    ("compare good.cfg loss.cfg", 1, "compared: loss.cfg is for Thinc with the score 'loss'"),
+    ("compare good.cfg latin.cfg", 1, "Error: latin.cfg is not a text file in UTF-8"),
+    ("compare good.cfg --optimizers binary.cfg", 1, "binary.cfg is not a text file in UTF-8"),
+    ("compare good.cfg --optimizers=none.cfg", 1, "No such file or directory: none.cfg"),
+    ("compare done", 1, "Is a directory: done"),
+    ("compare good.cfg --code none.py", 1, "No such file or directory: none.py"),
+    ("params latin.cfg", 1, "Error: latin.cfg is not a text file in UTF-8"),
     ("compare good.cfg -o blocked/output", 1, "Not a directory: blocked/output"),
     ("compare good.cfg adam.cfg --optimizers adam.cfg", 1, "need one config to go into"),
     ("unknown", 2, "unknown"),

@@ -142,7 +142,7 @@ class ForkExecutor:
     """
 
     def __init__(self, modules: Sequence[str], *, environment: Mapping[str, str]) -> None:
-        self._arguments = ["serve", str(os.getpid()), *modules]
+        self._arguments = ["serve", *modules]
         self._environment = dict(environment)
         self._server: Any = None
         self._received = b""
@@ -194,7 +194,7 @@ class ForkExecutor:
         try:
             self._server.wait(GRACE)
         except subprocess.TimeoutExpired:
-            # It is importing modules, and has no processes yet.
+            # Its processes end with it.
             self._server.kill()
             self._server.wait()
         _close(self._server.stdout)

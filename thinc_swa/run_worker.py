@@ -10,13 +10,14 @@ import ctypes
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import sys
 import threading
 import traceback
-from contextlib import suppress
-from typing import Any, Dict, List, NoReturn, Optional
+from contextlib import contextmanager, suppress
+from typing import Any, Dict, Iterator, List, NoReturn, Optional
 
 # Files in the folder of a run.
 LOG = "log.jsonl"
@@ -30,13 +31,12 @@ PR_SET_PDEATHSIG = 1
 def main(arguments: List[str]) -> None:
     """Train one run, or serve requests for runs until the standard input is closed.
 
-    arguments (List[str]): "run", or "serve", the id of the parent process, and the modules to
-        import for all runs.
+    arguments (List[str]): "run", or "serve" and the modules to import for all runs.
     """
     if arguments[0] == "serve":
-        job = serve(int(arguments[1]), arguments[2:])
+        job = serve(arguments[1:])
         if job is None:
-            return
+            os._exit(0)
     else:
         job = json.loads(sys.stdin.buffer.readline())
         end_with_parent()
@@ -89,7 +89,9 @@ def run_job(job: Dict[str, Any]) -> int:
             log.write("error", error=describe_error(error), traceback=text)
         log.close()
     except OSError:
-        traceback.print_exc()
+        # The disk may be full for this too.
+        with suppress(OSError):
+            traceback.print_exc()
         return CANNOT_WRITE
     return 0
 
@@ -122,21 +124,18 @@ def _train(job: Dict[str, Any], log: Any) -> None:
 # One process that has imported everything, from which those of the runs are forked (Linux)
 
 
-def serve(parent: int, modules: List[str]) -> Optional[Dict[str, Any]]:
+def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
     """Fork a process for each job that comes in a line of the standard input. Ended processes
     are reported on the standard output. When the standard input is closed, all are killed.
 
-    parent (int): Id of the parent process.
     modules (List[str]): Modules to import before.
     RETURNS (Optional[Dict[str, Any]]): In a forked process its job; None in the server.
     """
-    # Imports take seconds, in which the standard input is not read.
-    _die_with_parent(parent)
-    for name in modules:
-        # A run that needs it will say what is wrong.
-        with suppress(Exception):
-            importlib.import_module(name)
-    _set_parent_death_signal(0)
+    with _ending_with_parent():
+        for name in modules:
+            # A run that needs it will say what is wrong.
+            with suppress(Exception):
+                importlib.import_module(name)
     wakeup, wakeup_writer = os.pipe()
     os.set_blocking(wakeup, False)
     os.set_blocking(wakeup_writer, False)
@@ -186,6 +185,29 @@ def serve(parent: int, modules: List[str]) -> Optional[Dict[str, Any]]:
             processes[pid] = request["folder"]
 
 
+@contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """Context manager for imports, which take seconds: this process ends when the standard
+    input is closed, and nothing is read from it."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # That it is closed is reported in any case.
+        while not is_over.is_set():
+            if poll.poll(20):
+                os._exit(0)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        # Forked processes would not have it, but maybe a lock that it holds.
+        thread.join()
+
+
 def _report_ended(processes: Dict[int, str]) -> None:
     for pid in list(processes):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -207,13 +229,9 @@ def _kill_group(pid: int) -> None:
 
 def _die_with_parent(parent: int) -> None:
     """Have the system kill this process when its parent has ended."""
-    _set_parent_death_signal(signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It ended before.
         os._exit(1)
-
-
-def _set_parent_death_signal(number: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 if __name__ == "__main__":
