@@ -288,6 +288,20 @@ def make_told(path):
         assert output.read_text() == "threads: 1\n"
 
 
+def test_what_is_trained_again_is_said_in_a_line(tmp_path, run):
+    write_config(tmp_path, "adam", ADAM)
+    command = ("compare", "adam.cfg", "--seeds", "2")
+    first = run(tmp_path, *command).stdout
+    assert "seed 1: " in first and "seed 1: " not in run(tmp_path, *command).stdout
+    assert run(tmp_path, *command, "--overwrite").stdout.startswith("adam, seed 1: ")
+    numpy.savez(tmp_path / "data.npz", **make_arrays(seed=1))
+    lines = run(tmp_path, *command).stdout.splitlines()
+    assert lines[0] == (
+        "Trained again: adam with seed 1, 2: the content of dataset.path has changed"
+    )
+    assert lines[1].startswith("adam, seed 1: ")
+
+
 def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     adam = write_config(tmp_path, "adam", ADAM)
     unknown = write_config(tmp_path, "unknown", ADAM.replace("Adam", "Adamant"))
@@ -297,6 +311,19 @@ def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     assert not any(trace in result.stderr + result.stdout for trace in TRACES)
     report = (tmp_path / "output" / "results.md").read_text()
     assert "0, 2 failed" in report and "Adamant.v1" in report
+
+
+def test_results_that_cannot_be_written(tmp_path, run):
+    """The scores are shown, and kept in the logs."""
+    write_config(tmp_path, "adam", ADAM)
+    (tmp_path / "comparison" / "results.md").mkdir(parents=True)
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: The results could not be written to comparison: Is")
+    assert any(line.startswith("adam  ") for line in result.stdout.splitlines())
+    (tmp_path / "comparison" / "results.md").rmdir()
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 0 and (tmp_path / "comparison" / "results.md").is_file()
 
 
 def test_compare_the_digits(tmp_path, run):
@@ -321,7 +348,9 @@ def test_the_results_are_there_when_a_picture_fails(tmp_path, run):
         (tmp_path / "comparison" / f"learning_curves.{kind}").mkdir(parents=True)
     result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: The pictures could not be drawn: Is a directory")
+    assert result.stderr.startswith(
+        "Error: The pictures could not be written to comparison: Is a"
+    )
     assert len(result.stderr.splitlines()) == 1
     assert "Saved to comparison: results.md, results.csv, results.json." in result.stdout
     assert (tmp_path / "comparison" / "results.json").exists()

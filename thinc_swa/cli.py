@@ -382,7 +382,7 @@ def _compare(
     console = _console()
     for line in describe_outdated(runs):
         _print(console, line)
-    is_complete = True
+    errors: List[str] = []
     try:
         with _progress(console, score) as watch:
             train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, watch=watch)
@@ -390,21 +390,26 @@ def _compare(
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
             # First what has taken hours, then what can fail: the pictures, the terminal.
-            files = _write_results(output, runs, summaries, score, overrides)
-            pictures, error = _draw(output, runs, summaries, score)
+            files: List[str] = []
+            for what, write in (("results", _write_results), ("pictures", _draw)):
+                try:
+                    files += write(output, runs, summaries, score, overrides)
+                except Exception as error:
+                    errors.append(
+                        f"The {what} could not be written to {output}: {describe_error(error)}"
+                    )
             console.print(rich_table(table(summaries, score), console))
             _print(
                 console,
                 f"Scores{' in %' if score == 'accuracy' else ''}, mean ± standard deviation "
                 "over seeds; swing: change between evaluations in the last quarter.",
             )
-            _print(console, f"Saved to {output}: {', '.join([*files, *pictures])}.")
-            if error is not None:
-                is_complete = False
-                _print_error(f"The pictures could not be drawn: {error}")
-        for line in describe_failures(runs):
+            if files:
+                _print(console, f"Saved to {output}: {', '.join(files)}.")
+        errors += describe_failures(runs)
+        for line in errors:
             _print_error(line)
-    if not is_complete or any(run.state == "failed" for run in runs):
+    if errors:
         raise typer.Exit(1)
 
 
@@ -538,18 +543,18 @@ def _write_results(
 
 
 def _draw(
-    output: Path, runs: Sequence[Run], summaries: Sequence[Summary], score: str
-) -> Tuple[List[str], Optional[str]]:
-    """Draw the pictures. RETURNS (Tuple[List[str], Optional[str]]): The names of the files, and
-    the error if they could not be drawn."""
-    try:
-        from .plots import plot_final_scores, plot_learning_curves, save_figure
+    output: Path,
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    score: str,
+    overrides: Dict[str, Any],
+) -> List[str]:
+    """Draw the pictures. RETURNS (List[str]): The names of the files."""
+    from .plots import plot_final_scores, plot_learning_curves, save_figure
 
-        paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
-        paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
-    except Exception as error:
-        return [], describe_error(error)
-    return [path.name for path in paths], None
+    paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
+    paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
+    return [path.name for path in paths]
 
 
 @app.command()
