@@ -66,6 +66,8 @@ def run(capsys, monkeypatch):
         (["--a.b=0.5", "--c.d=x y"], [], {"a.b": 0.5, "c.d": "x y"}),
         (["--a.b", "null", "--c.d", "[1, 2]"], [], {"a.b": None, "c.d": [1, 2]}),
         (["--a.b", "-1"], [], {"a.b": -1}),
+        # After this there are no options.
+        (["--a.b=1", "--", "--c.d=2"], ["--", "--c.d=2"], {"a.b": 1}),
         # Options with a dot in the value are no settings.
         (["--output=a.b", "-o", "c.d"], ["--output=a.b", "-o", "c.d"], {}),
     ],
@@ -86,7 +88,23 @@ def test_an_option_takes_all_values():
     assert spread(arguments, "--optimizers") == spelled
 
 
-@pytest.mark.parametrize("arguments", [["--optimizers"], ["a", "--optimizers", "--seeds", "1"]])
+@pytest.mark.parametrize(
+    "arguments, spelled",
+    [
+        ("--optimizers=a b", "--optimizers a --optimizers b"),
+        ("c --optimizers=a b --seeds 1 d", "c --optimizers a --optimizers b --seeds 1 d"),
+        ("--optimizers a -- b --optimizers", "--optimizers a -- b --optimizers"),
+        ("--optimizers-of a b", "--optimizers-of a b"),
+    ],
+)
+def test_values_of_an_option_in_other_ways(arguments, spelled):
+    assert spread(arguments.split(), "--optimizers") == spelled.split()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--optimizers"], ["a", "--optimizers", "--seeds", "1"], ["--optimizers=", "a"]],
+)
 def test_an_option_without_values_is_an_error(arguments):
     with pytest.raises(ValueError, match="--optimizers needs a value"):
         spread(arguments, "--optimizers")
@@ -284,7 +302,7 @@ def test_compare(tmp_path):
         for name in ("learning_curves", "final_scores")
         for kind in ("png", "svg")
     }
-    assert {path.name for path in output.iterdir()} == names | {"runs"}
+    assert {path.name for path in output.iterdir()} == names | {"runs", ".thinc-swa.lock"}
     content = json.loads((output / "results.json").read_text())
     assert [summary["n_runs"] for summary in content["summaries"]] == [2, 2]
     # The table that is printed has the numbers of the files.
@@ -316,7 +334,8 @@ def test_the_table_in_a_narrow_terminal(width, dropped):
     row = "lookahead_swa|98.11 ± 0.39|97.77 ± 0.39|+0.83|-1.07 to +2.74|0.22|500|0.301|3"
     rows = [header.split("|"), row.split("|")]
     file = io.StringIO()
-    Console(file=file, width=width).print(rich_table(rows, width))
+    console = Console(file=file, width=width)
+    console.print(rich_table(rows, console))
     lines = file.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     # Headers may be broken, cells are not.
@@ -368,6 +387,20 @@ def make_told(path):
         assert output.read_text() == "threads: 1\n"
 
 
+def test_what_is_trained_again_is_said_in_a_line(tmp_path, run):
+    write_config(tmp_path, "adam", ADAM)
+    command = ("compare", "adam.cfg", "--seeds", "2")
+    first = run(tmp_path, *command).stdout
+    assert "seed 1: " in first and "seed 1: " not in run(tmp_path, *command).stdout
+    assert run(tmp_path, *command, "--overwrite").stdout.startswith("adam, seed 1: ")
+    numpy.savez(tmp_path / "data.npz", **make_arrays(seed=1))
+    lines = run(tmp_path, *command).stdout.splitlines()
+    assert lines[0] == (
+        "Trained again: adam with seed 1, 2: the content of dataset.path has changed"
+    )
+    assert lines[1].startswith("adam, seed 1: ")
+
+
 def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     adam = write_config(tmp_path, "adam", ADAM)
     unknown = write_config(tmp_path, "unknown", ADAM.replace("Adam", "Adamant"))
@@ -377,6 +410,19 @@ def test_a_failed_run_is_shown_and_the_others_are_there(tmp_path, run):
     assert not any(trace in result.stderr + result.stdout for trace in TRACES)
     report = (tmp_path / "output" / "results.md").read_text()
     assert "0, 2 failed" in report and "Adamant.v1" in report
+
+
+def test_results_that_cannot_be_written(tmp_path, run):
+    """The scores are shown, and kept in the logs."""
+    write_config(tmp_path, "adam", ADAM)
+    (tmp_path / "comparison" / "results.md").mkdir(parents=True)
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: The results could not be written to comparison: Is")
+    assert any(line.startswith("adam  ") for line in result.stdout.splitlines())
+    (tmp_path / "comparison" / "results.md").rmdir()
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 0 and (tmp_path / "comparison" / "results.md").is_file()
 
 
 def test_compare_the_digits(tmp_path, run):
@@ -393,6 +439,20 @@ def test_compare_the_digits(tmp_path, run):
     assert found["swa"]["plain"] == found["ema"]["plain"] == found["adam"]["plain"]
     # After step 1500 and then every 10 steps to 2000, and at every step.
     assert (found["swa"]["n_averaged"], found["ema"]["n_averaged"]) == (51, 2000)
+
+
+def test_the_results_are_there_when_a_picture_fails(tmp_path, run):
+    write_config(tmp_path, "adam", ADAM)
+    for kind in ("png", "svg"):
+        (tmp_path / "comparison" / f"learning_curves.{kind}").mkdir(parents=True)
+    result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "Error: The pictures could not be written to comparison: Is a"
+    )
+    assert len(result.stderr.splitlines()) == 1
+    assert "Saved to comparison: results.md, results.csv, results.json." in result.stdout
+    assert (tmp_path / "comparison" / "results.json").exists()
 
 
 # params
@@ -503,6 +563,12 @@ def prepare_errors(folder):
     (folder / "latin.cfg").write_bytes("[training]\nname = 'ä'\n".encode("latin1"))
     (folder / "variable.cfg").write_text("[training]\nmax_steps = ${no.thing}\n")
     (folder / "spacy.cfg").write_text('[nlp]\nlang = "en"\n')
+    (folder / "latin.cfg").write_bytes("[training]\nname = größe\n".encode("latin1"))
+    (folder / "binary.cfg").write_bytes(bytes(range(256)))
+    good = (folder / "good.cfg").read_text()
+    (folder / "variable.cfg").write_text(good.replace("start_step = 20", "start_step = ${a.b}"))
+    write_config(folder, "seed", ADAM, seed="one")
+    write_config(folder, "loss", ADAM, score="loss")
     (folder / "blocked").write_text("a file where a folder should be")
     empty = make_arrays()
     empty["train_X"], empty["train_Y"] = empty["train_X"][:0], empty["train_Y"][:0]
@@ -540,7 +606,18 @@ ERRORS = [
     ("compare good.cfg --seeds 0", 2, "--seeds"),
     ("compare good.cfg --jobs none", 2, "--jobs"),
     ("compare none.cfg", 1, "No such file or directory: none.cfg"),
-    ("compare syntax.cfg", 1, "File contains no section headers"),
+    ("compare syntax.cfg", 1, "syntax.cfg: "),
+    ("compare good.cfg syntax.cfg", 1, "Error: syntax.cfg: "),
+    ("compare good.cfg spacy.cfg", 1, "Error: spacy.cfg: The config has no section"),
+    ("compare good.cfg variable.cfg", 1, "Error: variable.cfg: "),
+    ("compare good.cfg seed.cfg", 1, "Error: seed.cfg: seed in [training] must be an int"),
+    ("compare good.cfg loss.cfg", 1, "compared: loss.cfg is for Thinc with the score 'loss'"),
+    ("compare good.cfg latin.cfg", 1, "Error: latin.cfg is not a text file in UTF-8"),
+    ("compare good.cfg --optimizers binary.cfg", 1, "binary.cfg is not a text file in UTF-8"),
+    ("compare good.cfg --optimizers=none.cfg", 1, "No such file or directory: none.cfg"),
+    ("compare done", 1, "Is a directory: done"),
+    ("compare good.cfg --code none.py", 1, "No such file or directory: none.py"),
+    ("params latin.cfg", 1, "Error: latin.cfg is not a text file in UTF-8"),
     ("compare good.cfg -o blocked/output", 1, "Not a directory: blocked/output"),
     ("compare good.cfg adam.cfg --optimizers adam.cfg", 1, "need one config to go into"),
     ("unknown", 2, "unknown"),

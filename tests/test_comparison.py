@@ -1,18 +1,20 @@
 """Many trainings in processes of their own, and what they leave in their folders."""
 
+import errno
 import json
 import subprocess
 import sys
 
+import numpy
 import pytest
 from helpers import require
 from thinc.api import Config
-from tiny import ADAM, SWA, write_config
+from tiny import ADAM, SWA, make_arrays, write_config
 
-from thinc_swa.comparison import make_runs, read_entries, train_runs
+from thinc_swa.comparison import Entry, make_runs, read_entries, train_runs
 from thinc_swa.logs import read_log
-from thinc_swa.results import summarize
-from thinc_swa.runs import is_spacy_config, with_seed
+from thinc_swa.results import describe_outdated, summarize
+from thinc_swa.runs import is_spacy_config, read_config, with_seed
 from thinc_swa.training import Training
 
 EMA_BLOCK = """
@@ -35,14 +37,25 @@ from thinc.api import registry
 def make_broken(how):
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "full":
+        # No file can grow beyond what the log has already.
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
     raise RuntimeError("no such\\ndata")
 """
 
 
-def compare(folder, paths, *, n_seeds=2, optimizers=(), overrides=None, **settings):
+def prepare(
+    folder, paths, *, n_seeds=2, optimizers=(), overrides=None, code=None, overwrite=False
+):
     entries = read_entries(paths, list(optimizers), overrides or {})
-    runs = make_runs(entries, n_seeds=n_seeds, output=folder)
-    train_runs(runs, **settings)
+    return make_runs(entries, n_seeds=n_seeds, output=folder, code=code, overwrite=overwrite)
+
+
+def compare(folder, paths, *, n_jobs=1, watch=lambda runs: None, **settings):
+    runs = prepare(folder, paths, **settings)
+    train_runs(runs, n_jobs=n_jobs, watch=watch)
     return runs
 
 
@@ -70,6 +83,15 @@ def broken(tmp_path, how):
     return path, code
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A config, and the output folder of a comparison of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_config(folder, "adam", ADAM)
+    compare(folder / "output", [path], n_seeds=1)
+    return path, folder / "output"
+
+
 # What is compared
 
 
@@ -81,6 +103,15 @@ def test_entries_are_named_after_their_files(tmp_path, adam, swa):
     same_name = write_config(tmp_path / "other", "adam", ADAM)
     names = [entry.name for entry in read_entries([adam, same_name], [], {})]
     assert names == [f"{tmp_path.name}-adam", "other-adam"]
+
+
+def test_as_many_folders_are_in_the_names_as_make_them_differ(tmp_path):
+    paths = []
+    for folder in ("a/x", "b/x", "b/y"):
+        (tmp_path / folder).mkdir(parents=True)
+        paths.append(write_config(tmp_path / folder, "adam", ADAM))
+    names = [entry.name for entry in read_entries(paths, [], {})]
+    assert names == ["a-x-adam", "b-x-adam", "y-adam"]
 
 
 def test_a_config_with_the_optimizers_of_other_files(tmp_path, adam, swa):
@@ -120,6 +151,21 @@ def test_wrong_entries(tmp_path, adam, swa):
     torn.write_text("[optimizer]\n@optimizers = 'Adam.v1'\n\n[initialize.after_init]\n")
     with pytest.raises(ValueError, match="torn.cfg cannot be read"):
         read_entries([adam], [torn], {})
+
+
+def test_runs_are_in_the_output_folder_whatever_their_names(tmp_path, monkeypatch):
+    """`compare /a.cfg x/a.cfg` wrote to /-a, and a config named "...cfg" to a folder above."""
+    (tmp_path / "x").mkdir()
+    names = ("a", "..", ".hidden", "Adam", "adam", "a b", "ä")
+    paths = [write_config(tmp_path, name, ADAM) for name in names]
+    paths.append(write_config(tmp_path / "x", "a", ADAM))
+    entries = [*read_entries(paths, [], {}), Entry("/-a", read_config(paths[0], {}))]
+    output = tmp_path / "deep" / "output"
+    runs = make_runs(entries, n_seeds=1, output=output)
+    folders = [run.folder.relative_to(output / "runs") for run in runs]
+    assert all(len(folder.parts) == 2 and folder.parts[1] == "seed-1" for folder in folders)
+    assert all(folder.parts[0].isascii() and folder.parts[0][0] != "." for folder in folders)
+    assert len({str(folder).casefold() for folder in folders}) == len(runs) == 9
 
 
 def test_what_refers_to_the_seed_has_that_of_the_run():
@@ -200,6 +246,174 @@ def test_a_run_that_was_cut_off_is_trained_again(tmp_path, adam):
     log.write_text("".join(lines[:3]) + lines[3][:20])
     (second,) = compare(tmp_path / "output", [adam], n_seeds=1)
     assert second.evaluations == first.evaluations
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [*lines, *lines],
+        lambda lines: lines[1:],
+        lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+        lambda lines: [*lines[:2], lines[1], *lines[2:]],
+        lambda lines: [*lines[:2], '{"type"\n', *lines[2:]],
+        lambda lines: [*lines[:2], "3\n", *lines[2:]],
+        lambda lines: [*lines[:2], '{"type": "evaluation"}\n', *lines[2:]],
+        lambda lines: [*lines, lines[1]],
+    ],
+)
+def test_a_damaged_log_is_not_believed(finished, damage):
+    """As two processes leave it that write to one log."""
+    adam, output = finished
+    (run,) = prepare(output, [adam], n_seeds=1)
+    assert (run.state, run.outdated) == ("done", None)
+    log = run.folder / "log.jsonl"
+    before = log.read_text()
+    lines = before.splitlines(keepends=True)
+    log.write_text("".join(damage(lines)))
+    (run,) = prepare(output, [adam], n_seeds=1)
+    log.write_text(before)
+    assert run.state == "waiting" and run.evaluations == []
+    assert run.outdated.startswith("its log is damaged (")
+
+
+DATA = """
+# {comment}
+from thinc.api import registry
+"""
+
+
+def test_other_inputs_are_trained_again(tmp_path, adam, monkeypatch):
+    """The text of the config is the same every time."""
+    code = tmp_path / "code.py"
+    code.write_text(DATA.format(comment="one"))
+    output = tmp_path / "output"
+
+    def state():
+        (run,) = prepare(output, [adam], n_seeds=1, code=code)
+        return run.state, run.outdated
+
+    assert state() == ("waiting", None)
+    (first,) = compare(output, [adam], n_seeds=1, code=code)
+    assert state() == ("done", None)
+    # Other data under the same path.
+    data = tmp_path / "data.npz"
+    before = data.read_bytes()
+    numpy.savez(data, **make_arrays(seed=1))
+    assert state() == ("waiting", "the content of dataset.path has changed")
+    (second,) = compare(output, [adam], n_seeds=1, code=code)
+    assert second.evaluations != first.evaluations and state() == ("done", None)
+    data.write_bytes(before)
+    (third,) = compare(output, [adam], n_seeds=1, code=code)
+    assert third.evaluations == first.evaluations
+    # Other code, and none.
+    code.write_text(DATA.format(comment="two"))
+    assert state() == ("waiting", "the content of code has changed")
+    code.write_text(DATA.format(comment="one"))
+    (run,) = prepare(output, [adam], n_seeds=1)
+    assert run.state == "waiting" and run.outdated.startswith("code was sha256:")
+    assert state() == ("done", None)
+    # Another version of the package, as it is written in the log.
+    log = third.folder / "log.jsonl"
+    text = log.read_text()
+    for name in ("thinc-swa", "thinc", "numpy"):
+        now = third.inputs[name]
+        changed = text.replace(f'"{name}": "{now}"', f'"{name}": "0.0.1"')
+        assert changed != text
+        log.write_text(changed)
+        assert state() == ("waiting", f"{name} was 0.0.1 and is {now} now")
+
+
+def test_settings_that_differ_are_named(finished):
+    adam, output = finished
+    overrides = {"training.eval_frequency": 30}
+    (run,) = prepare(output, [adam], n_seeds=1, overrides=overrides)
+    assert run.outdated == "training.eval_frequency was 10 and is 30 now"
+    assert list(describe_outdated([run])) == [
+        f"Trained again: adam with seed 1: {run.outdated}"
+    ]
+
+
+def test_overwrite_trains_everything_again(tmp_path, adam):
+    (first,) = compare(tmp_path / "output", [adam], n_seeds=1)
+    log = first.folder / "log.jsonl"
+    before = log.stat().st_mtime_ns
+    (run,) = prepare(tmp_path / "output", [adam], n_seeds=1)
+    assert run.state == "done"
+    (second,) = compare(tmp_path / "output", [adam], n_seeds=1, overwrite=True)
+    assert log.stat().st_mtime_ns > before
+    assert second.evaluations == first.evaluations
+
+
+# Only our own folders are deleted
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "log"])
+def test_what_no_comparison_has_made_is_refused(tmp_path, adam, kind):
+    output = tmp_path / "output"
+    (run,) = prepare(output, [adam], n_seeds=1)
+    run.folder.parent.mkdir(parents=True)
+    precious = run.folder / "precious.txt"
+    if kind == "file":
+        run.folder.write_text("precious")
+        precious = run.folder
+    elif kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        precious = tmp_path / "elsewhere" / ".thinc-swa-run"
+        run.folder.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        precious.write_text("precious")
+    else:
+        run.folder.mkdir()
+        precious.write_text("precious")
+        if kind == "log":
+            # Of `train -o`, or of anything else.
+            (run.folder / "log.jsonl").write_text('{"type": "start", "step": 0, "seed": 1}\n')
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=f"{run.folder} was not made by thinc-swa"):
+            compare(output, [adam], n_seeds=1, overwrite=overwrite)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["empty", "marked", "earlier version"])
+def test_what_a_comparison_has_made_is_replaced(tmp_path, adam, kind):
+    """Wherever it was killed."""
+    output = tmp_path / "output"
+    (run,) = prepare(output, [adam], n_seeds=1)
+    run.folder.mkdir(parents=True)
+    if kind == "marked":
+        (run.folder / ".thinc-swa-run").touch()
+        (run.folder / "of the user's code").mkdir()
+    elif kind == "earlier version":
+        (run.folder / "log.jsonl").write_text('{"type": "start", "fingerprint": "a1"}\n')
+    (run,) = compare(output, [adam], n_seeds=1)
+    assert run.state == "done"
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {".thinc-swa-run", "log.jsonl", "output.txt"}
+
+
+# Failures
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
+def test_a_full_disk_in_one_run_leaves_the_others_alone(tmp_path, adam, swa):
+    path, code = broken(tmp_path, "full")
+    runs = compare(tmp_path / "output", [adam, path, swa], n_seeds=1, code=code)
+    assert [run.state for run in runs] == ["done", "failed", "done"]
+    assert "could not be written: is the disk full?" in runs[1].error
+
+
+def test_a_run_that_cannot_be_started_leaves_the_others_alone(tmp_path, adam, swa, monkeypatch):
+    runs = prepare(tmp_path / "output", [adam, swa], n_seeds=1)
+    mkdir = type(runs[0].folder).mkdir
+
+    def full(path, *arguments, **settings):
+        if path == runs[0].folder:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        mkdir(path, *arguments, **settings)
+
+    monkeypatch.setattr(type(runs[0].folder), "mkdir", full)
+    train_runs(runs)
+    assert [run.state for run in runs] == ["failed", "done"]
+    assert runs[0].error == f"No space left on device: {runs[0].folder}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,28 @@ def test_files():
     assert "| swa " in text and "`a.b = 3`" in text and "learning_curves.png" in text
 
 
+ODD = ("a|b", "[red]", "$x^2_{$", "_under_", "<b>", "猫")
+
+
+def test_odd_names_in_markdown():
+    runs = [make_run(name, 0, [0.5, 0.6]) for name in ODD[:-1]]
+    runs.append(make_run(ODD[-1], 0, [], state="failed", error="no [x](y) | `z`"))
+    settings = {"a.b": "`x` | y"}
+    text = report(runs, summarize(runs), "accuracy", {**ABOUT, "changed_settings": settings})
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    names = [row.split(" ")[1] for row in rows[2:]]
+    assert names == [r"a\|b", r"\[red\]", r"\$x^2\_{\$", r"\_under\_", r"\<b\>", "猫"]
+    assert r"failed with seed 5: no \[x\](y) \| \`z\`" in text
+    assert "`` a.b = '`x` | y' ``" in text
+
+
+def test_errors_are_printable():
+    text = "byte \udcff\n\x1b[31m"
+    (line,) = describe_failures([make_run("a", 0, [], state="failed", error=text)])
+    assert line.startswith(r"a failed with seed 5: byte \xff\n\x1b[31m (more in ")
+
+
 # Pictures
 
 
@@ -204,6 +227,23 @@ def test_final_scores_are_bars_with_dots():
         pytest.approx([50, 60, 70]),
         pytest.approx([60, 60, 90]),
     ]
+
+
+def test_names_in_pictures_are_no_formulas(tmp_path):
+    require("matplotlib")
+    from thinc_swa.plots import plot_final_scores, plot_learning_curves, save_figure
+
+    for first in ODD:
+        names = [first, *(name for name in ODD if name != first)]
+        runs = [make_run(name, 0, [0.5, 0.1 * i]) for i, name in enumerate(names)]
+        curves = plot_learning_curves(runs, "accuracy")
+        assert [panel.get_title(loc="left") for panel in curves.axes] == names
+        assert curves.legends[0].get_texts()[-1].get_text() == first
+        scores = plot_final_scores(runs, summarize(runs), "accuracy")
+        save_figure(scores, tmp_path / "scores.of.it")
+        save_figure(curves, tmp_path / "curves")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"curves.png", "curves.svg", "scores.of.it.png", "scores.of.it.svg"}
 
 
 @pytest.mark.parametrize("score", ["accuracy", "loss"])

@@ -11,6 +11,8 @@ def main() -> None:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit('The command line needs more packages: pip install "thinc-swa[cli]"')
+    except KeyboardInterrupt:
+        sys.exit(130)
     run(sys.argv[1:])
 
 

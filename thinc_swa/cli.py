@@ -10,8 +10,8 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
-import tempfile
 import warnings
 from contextlib import contextmanager
 from datetime import date
@@ -37,26 +37,49 @@ from typing import (
 )
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from thinc.api import Config, get_current_ops
+from rich.text import Text
+from thinc.api import get_current_ops
 from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
 
 from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
-from .comparison import Run, make_runs, read_entries, train_runs
+from .comparison import Entry, Run, make_runs, read_entries, train_runs
 from .errors import TrainingWarning, describe_error, naming_config
+from .escaping import for_encoding, printable
 from .evaluation import format_score
 from .files import replace_text
 from .groups import ParameterRow, list_parameters
-from .results import Summary, describe_failures, report, summarize, table, to_csv, to_json
-from .runs import is_spacy_config, make_model, optimizer_section, prepare_process, score_of
+from .locks import lock_folder
+from .results import (
+    Summary,
+    describe_failures,
+    describe_outdated,
+    final_scores,
+    report,
+    summarize,
+    table,
+    to_csv,
+    to_json,
+)
+from .runs import (
+    is_spacy_config,
+    make_model,
+    optimizer_section,
+    prepare_process,
+    read_config,
+    score_of,
+)
 from .training import train as train_config
 
 DISTRIBUTION = "thinc-swa"
 # Shown by `info`.
 PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
 INTERRUPTED = 130
+# Columns in which tables are laid out where the output is no terminal.
+WIDTH_OF_FILES = 200
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., None])
 
@@ -94,6 +117,9 @@ ResumeT = Annotated[
 ]
 OverwriteT = Annotated[
     bool, typer.Option("--overwrite", help="Replace the training in the output folder.")
+]
+AgainT = Annotated[
+    bool, typer.Option("--overwrite", help="Train again what is complete in the folder.")
 ]
 CodeT = Annotated[
     Optional[Path], typer.Option("--code", "-c", help="A Python file with functions of yours.")
@@ -150,7 +176,7 @@ def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]
     """Take out what changes settings of the config: `--section.key value`, or with a "=".
 
     RETURNS (Tuple[List[str], Dict[str, Any]]): The other arguments, and the settings with their
-        values. A value is JSON or else a string.
+        values. A value is JSON or else a string. After "--" there are no settings.
     RAISES: ValueError if a value is missing.
     """
     others: List[str] = []
@@ -158,6 +184,8 @@ def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        if argument == "--":
+            return [*others, argument, *rest], overrides
         name, equals, value = argument.partition("=")
         if not name.startswith("--") or "." not in name:
             others.append(argument)
@@ -179,17 +207,23 @@ def spread(arguments: Sequence[str], option: str) -> List[str]:
     RAISES: ValueError if there is none.
     """
     spread: List[str] = []
-    is_open = False
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
-        if argument == option:
-            is_open = True
-            if following.startswith("-"):
-                raise ValueError(f"{option} needs a value")
-        elif argument.startswith("-"):
-            is_open = False
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*spread, argument, *rest]
+        name, equals, value = argument.partition("=")
+        if name != option:
             spread.append(argument)
-        else:
-            spread += [option, argument] if is_open else [argument]
+            continue
+        values = [value] if value else []
+        if not equals or value:
+            while rest and not rest[0].startswith("-"):
+                values.append(rest.pop(0))
+        if not values:
+            raise ValueError(f"{option} needs a value")
+        for value in values:
+            spread += [option, value]
     return spread
 
 
@@ -200,9 +234,9 @@ def reports_errors(command: FunctionT) -> FunctionT:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
-            _print_error("Stopped")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as error:
+            _print_error(str(error) or "Stopped")
+            raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
         except Exception as error:
             # Whoever reads the output may stop reading it; typer knows what to do then.
             known = (typer.Exit, typer.BadParameter, BrokenPipeError)
@@ -232,7 +266,45 @@ def _printing_warnings() -> Iterator[None]:
 
 
 def _print_error(text: str) -> None:
-    typer.secho(f"Error: {text}", err=True, fg=typer.colors.RED)
+    typer.secho(f"Error: {printable(text)}", err=True, fg=typer.colors.RED)
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised where the process is when it gets a signal.
+
+    number (int): The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Context manager in which SIGTERM and SIGHUP raise `Stopped`, as Ctrl-C raises
+    KeyboardInterrupt, so that processes are ended and results are written. Further ones are
+    ignored. A signal that is ignored, as with `nohup`, stays so. For the main thread only."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
+
+    def stop(number: int, frame: Any) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            # The terminal is gone: what is written to it would be an error.
+            with open(os.devnull, "r+") as nothing:
+                for descriptor in terminals:
+                    os.dup2(nothing.fileno(), descriptor)
+        raise Stopped(number)
+
+    handlers = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @app.command()
@@ -261,8 +333,7 @@ def train(
         raise typer.BadParameter("--resume and --overwrite need an --output")
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
-    with naming_config(config):
-        settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
+    settings = read_config(config, context.obj)
     if is_spacy_config(settings):
         raise ValueError(
             f"{config} is a config for spaCy: `spacy train` trains it with its optimizer, and "
@@ -306,6 +377,7 @@ def compare(
     seeds: SeedsT = 5,
     jobs: JobsT = 1,
     output: FolderT = Path("comparison"),
+    overwrite: AgainT = False,
     code: CodeT = None,
     gpu_id: GpuT = -1,
     debug: DebugT = False,
@@ -313,46 +385,92 @@ def compare(
     """Train configs with several seeds, and show which is better.
 
     They are for Thinc, as `train` takes them, or for spaCy. Their settings can be changed:
-    --paths.train corpus/train.spacy. What is done already in the folder is not done again.
+    --paths.train corpus/train.spacy. What is complete in the folder, with the same config,
+    data, code and versions, is not trained again.
     """
-    entries = read_entries(configs, optimizers or [], context.obj)
-    runs = make_runs(entries, n_seeds=seeds, output=output)
+    with stopping_on_signals():
+        entries = read_entries(configs, optimizers or [], context.obj)
+        with lock_folder(output):
+            _compare(
+                entries,
+                n_seeds=seeds,
+                n_jobs=jobs,
+                output=output,
+                overwrite=overwrite,
+                code=code,
+                gpu_id=gpu_id,
+                overrides=context.obj,
+            )
+
+
+def _compare(
+    entries: Sequence[Entry],
+    *,
+    n_seeds: int,
+    n_jobs: int,
+    output: Path,
+    overwrite: bool,
+    code: Optional[Path],
+    gpu_id: int,
+    overrides: Dict[str, Any],
+) -> None:
+    runs = make_runs(entries, n_seeds=n_seeds, output=output, code=code, overwrite=overwrite)
     score = score_of(entries[0].config)
-    _check_writable(output)
-    console = Console()
+    console = _console()
+    for line in describe_outdated(runs):
+        _print(console, line)
+    errors: List[str] = []
     try:
         with _progress(console, score) as watch:
-            train_runs(runs, n_jobs=jobs, gpu_id=gpu_id, code=code, watch=watch)
+            train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, watch=watch)
     finally:
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
-            files = _write_results(output, runs, summaries, score, context.obj)
-            console.print(rich_table(table(summaries, score), console.width))
-            console.print(
+            # First what has taken hours, then what can fail: the pictures, the terminal.
+            files: List[str] = []
+            for what, write in (("results", _write_results), ("pictures", _draw)):
+                try:
+                    files += write(output, runs, summaries, score, overrides)
+                except Exception as error:
+                    errors.append(
+                        f"The {what} could not be written to {output}: {describe_error(error)}"
+                    )
+            console.print(rich_table(table(summaries, score), console))
+            _print(
+                console,
                 f"Scores{' in %' if score == 'accuracy' else ''}, mean ± standard deviation "
                 "over seeds; swing: change between evaluations in the last quarter.",
-                highlight=False,
             )
-            console.print(f"Saved to {output}: {', '.join(files)}.", highlight=False)
-        for line in describe_failures(runs):
+            if files:
+                _print(console, f"Saved to {output}: {', '.join(files)}.")
+        errors += describe_failures(runs)
+        for line in errors:
             _print_error(line)
-    if any(run.state == "failed" for run in runs):
+    if errors:
         raise typer.Exit(1)
 
 
-def _check_writable(folder: Path) -> None:
-    """Before hours of training, and not after them. Raises an OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+def _console() -> Console:
+    """A console for the standard output. In a file or a pipe lines have no end."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=WIDTH_OF_FILES)
+
+
+def _print(console: Console, line: str) -> None:
+    """Print a line as it is: without markup, and without breaks that would be in the way of
+    copying a path."""
+    text = for_encoding(printable(line), console.encoding)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]], None]]:
     """Where the runs are: a table that changes, or in a file a line for each that is over."""
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            yield lambda runs: live.update(_progress_table(runs, score))
+            yield lambda runs: live.update(_progress_table(runs, score, console))
     else:
         told: List[Run] = []
 
@@ -361,7 +479,7 @@ def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]]
                 is_over = run.state in ("done", "failed")
                 if is_over and not any(run is other for other in told):
                     told.append(run)
-                    console.print(f"{run.name}, seed {run.seed}: {_outcome(run, score)}")
+                    _print(console, f"{run.name}, seed {run.seed}: {_outcome(run, score)}")
 
         yield tell
 
@@ -372,21 +490,29 @@ def _outcome(run: Run, score: str) -> str:
     return run.state
 
 
-def _progress_table(runs: Sequence[Run], score: str) -> Table:
-    rows = Table("optimizer", "seeds", "step", "score now", "mean of the done", box=None)
+def _progress_table(runs: Sequence[Run], score: str, console: Console) -> Table:
+    rows = [["optimizer", "seeds", "step", "score now", "mean of the done"]]
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
         marks = "".join(_MARKS[run.state] for run in own)
         now = [run for run in own if run.state == "running"]
         step, current = "", ""
         if now:
-            step = f"{now[-1].step}/{now[-1].total_steps or '?'}"
-            if now[-1].score is not None:
-                current = format_score(now[-1].score, score)
-        done = [run.evaluations[-1]["score"] for run in own if run.evaluations]
+            n_steps, total_steps = now[-1].progress
+            step = f"{n_steps}/{total_steps or '?'}"
+            scores = [record["score"] for record in now[-1].evaluations]
+            if scores and scores[-1] is not None:
+                current = format_score(scores[-1], score)
+        done = final_scores(runs, name)
         mean = format_score(sum(done) / len(done), score) if done else ""
-        rows.add_row(name, marks, step, current, mean)
-    return rows
+        rows.append([name, marks, step, current, mean])
+    header, *cells = ([Text(for_encoding(t, console.encoding)) for t in row] for row in rows)
+    shown = Table(box=None)
+    for text in header:
+        shown.add_column(text)
+    for row in cells:
+        shown.add_row(*row)
+    return shown
 
 
 # One letter for each seed.
@@ -397,24 +523,25 @@ _MARKS = {"waiting": "·", "running": "▸", "done": "■", "failed": "✗"}
 _DISPENSABLE = ("ms/step", "swing", "plain weights", "95 % interval")
 
 
-def rich_table(rows: Sequence[Sequence[str]], width: int) -> Table:
+def rich_table(rows: Sequence[Sequence[str]], console: Console) -> Table:
     """Its headers may take several lines, its cells may not."""
+    rows = [[for_encoding(text, console.encoding) for text in row] for row in rows]
     columns = {column[0]: list(column[1:]) for column in zip(*rows, strict=True)}
     widths = {
-        name: max(len(text) for text in (*cells, *name.split()))
+        name: max(cell_len(text) for text in (*cells, *name.split()))
         for name, cells in columns.items()
     }
     for name in _DISPENSABLE:
-        if _total(widths.values()) > width:
+        if _total(widths.values()) > console.width:
             del columns[name], widths[name]
-    whole = {name: max(widths[name], len(name)) for name in columns}
-    if _total(whole.values()) <= width:
+    whole = {name: max(widths[name], cell_len(name)) for name in columns}
+    if _total(whole.values()) <= console.width:
         widths = whole
     shown = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
-        shown.add_column(name, justify="right" if i else "left", width=widths[name])
+        shown.add_column(Text(name), justify="right" if i else "left", width=widths[name])
     for row in zip(*columns.values(), strict=True):
-        shown.add_row(*row)
+        shown.add_row(*(Text(text) for text in row))
     return shown
 
 
@@ -431,9 +558,7 @@ def _write_results(
     score: str,
     overrides: Dict[str, Any],
 ) -> List[str]:
-    """The tables and the pictures. RETURNS (List[str]): The names of the files."""
-    from .plots import plot_final_scores, plot_learning_curves, save_figure
-
+    """Write the tables. RETURNS (List[str]): The names of the files."""
     about = {
         "date": date.today().isoformat(),
         "score": score,
@@ -451,9 +576,22 @@ def _write_results(
     }
     for name, text in texts.items():
         replace_text(output / name, text)
+    return list(texts)
+
+
+def _draw(
+    output: Path,
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    score: str,
+    overrides: Dict[str, Any],
+) -> List[str]:
+    """Draw the pictures. RETURNS (List[str]): The names of the files."""
+    from .plots import plot_final_scores, plot_learning_curves, save_figure
+
     paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
     paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
-    return [*texts, *(path.name for path in paths)]
+    return [path.name for path in paths]
 
 
 @app.command()
@@ -470,7 +608,7 @@ def params(
     The config is for Thinc or for spaCy; the model is made and initialized, so the data must
     be there. The paths are what the globs of ParamGroups.v1 select by.
     """
-    settings = Config().from_disk(config, overrides=context.obj, interpolate=False)
+    settings = read_config(config, context.obj)
     optimizer_section(settings)
     prepare_process(gpu_id, code)
     model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)

@@ -1,43 +1,35 @@
 """Many trainings: each config with each seed, in processes of their own.
 
-Every run has a folder with its log. A run that is complete there, with the same config, is not
-done again.
+Every run has a folder with its log. A run that is complete there is not done again, if its
+config and everything that the config depends on are the same.
 """
 
-import hashlib
-import multiprocessing
+import json
 import os
 import shutil
-import signal
-import sys
-import time
-import traceback
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from thinc.api import Config, ConfigValidationError
-from thinc.compat import has_cupy
+from thinc.api import Config
 
 from .arguments import check_int
 from .errors import describe_error
+from .escaping import folder_name, printable
+from .executors import Executor, Job, make_executor
+from .fingerprints import describe_inputs, describe_settings, differences
 from .logs import Log, Record, read_log
-from .runs import (
-    is_spacy_config,
-    optimizer_section,
-    prepare_process,
-    score_of,
-    train_config,
-    with_seed,
-)
+from .run_worker import CANNOT_WRITE, LOG
+from .runs import is_spacy_config, optimizer_section, read_config, score_of, with_seed
 
-LOG = "log.jsonl"
-OUTPUT = "output.txt"
-# Seconds from one report of a run to the next.
+# In every folder that a comparison has made for a run. Nothing else is ever deleted.
+MARKER = ".thinc-swa-run"
+# Seconds from one look at the logs to the next.
 REPORT_INTERVAL = 0.2
 # For these many threads the libraries of the runs look, and each run would take all cores.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Differences that are listed of a run that is trained again.
+MAX_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -52,9 +44,13 @@ class Entry:
 class Run:
     """One training of a comparison, and how far it is.
 
-    seed_index (int): The how-manieth of the seeds it has: runs with the same belong together.
+    seed_index (int): Seed index: runs with the same one belong together.
+    text (str): The config, with the seed and without variables.
+    inputs (Dict[str, str]): Fingerprints of what the config depends on.
+    code (Optional[Path]): A Python file that registers what the config names.
     state (str): "waiting", "running", "done" or "failed".
-    records (List[Record]): The log's, once it is at its end.
+    outdated (Optional[str]): Why the complete run in the folder is not used.
+    records (List[Record]): The log, as far as it has been read.
     """
 
     name: str
@@ -62,15 +58,12 @@ class Run:
     seed: int
     text: str
     folder: Path
+    inputs: Dict[str, str] = field(default_factory=dict)
+    code: Optional[Path] = None
     state: str = "waiting"
-    step: int = 0
-    total_steps: int = 0
-    score: Optional[float] = None
+    outdated: Optional[str] = None
     records: List[Record] = field(default_factory=list)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.text.encode("utf8")).hexdigest()
+    _n_bytes: int = field(default=0, init=False, repr=False)
 
     @property
     def evaluations(self) -> List[Record]:
@@ -80,19 +73,115 @@ class Run:
     def error(self) -> Optional[str]:
         """Why it failed, in a line."""
         errors = [record["error"] for record in self.records if record["type"] == "error"]
-        return errors[-1] if errors else None
+        return printable(str(errors[-1])) if errors else None
+
+    @property
+    def progress(self) -> Tuple[int, int]:
+        """The last known step, and the number of steps; 0 if it is not known."""
+        step = total_steps = 0
+        for record in self.records:
+            step = record.get("step", step)
+            total_steps = record.get("total_steps", total_steps)
+        return step, total_steps
 
     def read(self) -> None:
-        """Take over what is in the folder, if it belongs to the same config."""
+        """Take over what is in the folder, if it is complete and has the same inputs."""
+        self.records, self.outdated = [], None
         try:
             records = list(read_log(self.folder / LOG))
-        except (OSError, ValueError):
+            check_records(records)
+        except FileNotFoundError:
             return
-        kinds = [record["type"] for record in records]
-        if kinds and records[0].get("fingerprint") == self.fingerprint:
+        except (OSError, ValueError) as error:
+            self.outdated = f"its log is damaged ({describe_error(error)})"
+            return
+        if not records:
+            return
+        is_done = records[-1]["type"] == "end"
+        changes = self._differences(records[0])
+        if not changes:
             self.records = records
-            if "end" in kinds:
+            if is_done:
                 self.state = "done"
+        elif is_done:
+            more = len(changes) - MAX_DIFFERENCES
+            self.outdated = "; ".join(changes[:MAX_DIFFERENCES])
+            if more > 0:
+                self.outdated += f"; and {more} more"
+
+    def _differences(self, start: Record) -> List[str]:
+        """How the config and its inputs differ from those of a log."""
+        if "config" not in start:
+            return ["it is of an earlier version of thinc-swa"]
+        changes = differences(start["inputs"], self.inputs)
+        if start["config"] != self.text:
+            before, now = (
+                describe_settings(Config().from_str(text), skip=())
+                for text in (start["config"], self.text)
+            )
+            # Where only the order of sections has changed, that may matter too.
+            changes = differences(before, now) + changes or ["the order of the config"]
+        return changes
+
+    def follow(self) -> None:
+        """Read what has been added to the log of a run that is in progress."""
+        try:
+            with (self.folder / LOG).open("rb") as file:
+                file.seek(self._n_bytes)
+                data = file.read()
+        except OSError:
+            return
+        complete, _, _ = data.rpartition(b"\n")
+        for line in complete.splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "type" in record:
+                self.records.append(record)
+        if complete:
+            self._n_bytes += len(complete) + 1
+
+    def fail(self, error: str) -> None:
+        """Note an error that the process of the run could not log itself."""
+        self.state = "failed"
+        self.records.append({"type": "error", "error": error, "traceback": None})
+        try:
+            log = Log(self.folder / LOG)
+            try:
+                log.write("error", error=error, traceback=None)
+            finally:
+                log.close()
+        except OSError:
+            # Where the disk is full, it is known as long as this process runs.
+            pass
+
+
+def check_records(records: Sequence[Any]) -> None:
+    """Check that a log is that of one run from its start on.
+
+    RAISES: ValueError if it has more than one start, steps out of order, or anything after its
+        end, as the logs of two processes in one file.
+    """
+    step = -1
+    for i, record in enumerate(records):
+        if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+            raise ValueError(f"line {i + 1} is not a record")
+        kind = record["type"]
+        if (kind == "start") != (i == 0):
+            raise ValueError("more than one start" if i else "no start")
+        if i and records[i - 1]["type"] == "end":
+            raise ValueError("records after the end")
+        needed = {"evaluation": ("step", "plain", "averages", "score", "n_averaged")}.get(
+            kind, {"end": ("seconds_per_step",), "error": ("error",)}.get(kind, ())
+        )
+        missing = [name for name in needed if name not in record]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)} in line {i + 1}")
+        if kind == "evaluation":
+            if not isinstance(record["step"], int) or record["step"] <= step:
+                raise ValueError("steps are out of order")
+            step = record["step"]
 
 
 def read_entries(
@@ -117,15 +206,15 @@ def read_entries(
                 f"{name} would be changed in {configs[0]} alone, and not in the optimizers "
                 "that replace its own: change it in the files"
             )
-    entries = [
-        Entry(name, Config().from_disk(path, overrides=overrides, interpolate=False))
-        for name, path in _names(configs)
-    ]
-    for entry in entries:
-        optimizer_section(entry.config)
+    entries = []
+    for name, path in _names(configs):
+        config = read_config(path, overrides)
+        _check_entry(config, path)
+        entries.append(Entry(name, config))
     for name, path in _names(optimizers):
         config = entries[0].config.copy()
         optimizer_section(config)["optimizer"] = _read_optimizer(path)
+        _check_entry(config, path)
         entries.append(Entry(name if name != entries[0].name else f"{name}-2", config))
     names = [entry.name for entry in entries]
     for name in names:
@@ -133,20 +222,42 @@ def read_entries(
             raise ValueError(
                 f"Every entry needs a name of its own, but two have the name {name}"
             )
-    if len({(is_spacy_config(entry.config), score_of(entry.config)) for entry in entries}) > 1:
-        raise ValueError("Configs with different scores cannot be compared")
+    first = _kind(entries[0])
+    for entry, path in zip(entries, [*configs, *optimizers], strict=True):
+        if _kind(entry) != first:
+            raise ValueError(
+                f"Configs with different scores cannot be compared: {path} is for "
+                f"{_kind(entry)}, {configs[0]} for {first}"
+            )
     return entries
+
+
+def _kind(entry: Entry) -> str:
+    library = "spaCy" if is_spacy_config(entry.config) else "Thinc"
+    return f"{library} with the score {score_of(entry.config)!r}"
+
+
+def _check_entry(config: Config, path: Path) -> None:
+    """RAISES: ValueError that names the file if no run can be made of the config."""
+    try:
+        optimizer_section(config)
+        with_seed(config, 0)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_optimizer(path: Path) -> Any:
     """Only the optimizer of a file matters, in either place."""
-    text = path.read_text(encoding="utf8")
+    try:
+        text = path.read_text(encoding="utf8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
     if "[training.optimizer]" in text and "[training]" not in text:
         # As it is copied from a config of spaCy. No section can be without the one around it.
         text = f"[training]\n{text}"
     try:
         config = Config().from_str(text, interpolate=False)
-    except ConfigValidationError as error:
+    except Exception as error:
         raise ValueError(f"{path} cannot be read: {describe_error(error)}") from error
     for section in (config, config.get("training", {})):
         if "optimizer" in section:
@@ -154,30 +265,110 @@ def _read_optimizer(path: Path) -> Any:
     raise ValueError(f"{path} has no section [optimizer] or [training.optimizer]")
 
 
-def _names(paths: Sequence[Path]) -> Iterator[Any]:
-    """The paths with names: without the folder where that is enough."""
+def _names(paths: Sequence[Path]) -> Iterator[Tuple[str, Path]]:
+    """The paths with names: as many of the folders around them as make the names differ."""
     for path in paths:
-        is_unique = sum(other.stem == path.stem for other in paths) == 1
-        yield path.stem if is_unique else "-".join(path.with_suffix("").parts[-2:]), path
+        parts = _parts(path)
+        others = [_parts(other) for other in paths]
+        longest = max(len(other) for other in others)
+        lengths = (
+            n
+            for n in range(1, longest + 1)
+            if sum(other[-n:] == parts[-n:] for other in others) == 1
+        )
+        # A file that is given twice is refused under this name.
+        yield printable("-".join(parts[-next(lengths, 2) :])), path
 
 
-def make_runs(entries: Sequence[Entry], *, n_seeds: int, output: Path) -> List[Run]:
+def _parts(path: Path) -> List[str]:
+    """Without suffix and root."""
+    path = path.with_suffix("")
+    return [part for part in path.parts if part != path.anchor]
+
+
+def make_runs(
+    entries: Sequence[Entry],
+    *,
+    n_seeds: int,
+    output: Path,
+    code: Optional[Path] = None,
+    overwrite: bool = False,
+) -> List[Run]:
     """All runs, those of one seed beside each other.
 
     n_seeds (int): From each config's own seed on.
     output (Path): The folder that they go to. What is there already is read.
+    code (Optional[Path]): A Python file that registers what the configs name.
+    overwrite (bool): Train also what is complete in the folder.
+    RAISES: OSError if a file that a config depends on cannot be read; FileExistsError if the
+        folder of a run holds something else.
     """
     check_int("seeds", n_seeds, minimum=1)
     runs = []
+    known: Dict[str, Dict[str, str]] = {}
     for i in range(n_seeds):
         for entry in entries:
             config = with_seed(entry.config, i)
             seed = config["training"]["seed"]
-            folder = output / "runs" / entry.name / f"seed-{seed}"
-            runs.append(Run(entry.name, i, seed, config.to_str(), folder))
+            text = config.to_str()
+            # Data are not read again for every seed, unless the seed is in their path.
+            key = _without_seed(config)
+            if key not in known:
+                known[key] = describe_inputs(config, code=code)
+            folder = output / "runs" / folder_name(entry.name) / f"seed-{seed}"
+            runs.append(Run(entry.name, i, seed, text, folder, dict(known[key]), code))
     for run in runs:
-        run.read()
+        if not overwrite:
+            run.read()
+        if run.state != "done":
+            check_folder(run.folder)
     return runs
+
+
+def _without_seed(config: Config) -> str:
+    config = config.copy()
+    for section in ("training", "system"):
+        if "seed" in config.get(section, {}):
+            config[section]["seed"] = None
+    return config.to_str()
+
+
+def check_folder(folder: Path) -> None:
+    """RAISES: FileExistsError if there is anything in the place of a run that no comparison
+    has made."""
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise FileExistsError(
+            f"{folder} was not made by thinc-swa, so it is not deleted: move it away, or "
+            "choose another output folder"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    if (folder / MARKER).is_file() or not any(folder.iterdir()):
+        return True
+    # Earlier versions left no marker.
+    try:
+        first = next(read_log(folder / LOG), None)
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and first.keys() == {"type", "fingerprint"}
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make the folder of a run, or delete what an earlier one has left in it. The marker is
+    there from the first moment to the last."""
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    for path in folder.iterdir():
+        if path.name == MARKER:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def train_runs(
@@ -185,122 +376,73 @@ def train_runs(
     *,
     n_jobs: int = 1,
     gpu_id: int = -1,
-    code: Optional[Path] = None,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
     """Train what is not done yet. Runs that fail leave the others alone.
 
     n_jobs (int): Processes at a time.
     gpu_id (int): Which GPU; -1 for the CPU.
-    code (Optional[Path]): A Python file that registers what the configs name.
     watch (Callable): Called with the runs now and then.
     """
     check_int("jobs", n_jobs, minimum=1)
-    waiting = [run for run in runs if run.state != "done"]
-    context = _process_context(is_spacy=any("[nlp]" in run.text for run in waiting))
-    working: Dict[Connection, Any] = {}
     environment = dict(os.environ)
     if n_jobs > 1:
         for name in THREADS:
-            os.environ.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
+            environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
+    waiting = [run for run in runs if run.state != "done"]
+    jobs = {
+        str(run.folder): Job(
+            run.text,
+            run.inputs,
+            str(run.folder),
+            gpu_id,
+            None if run.code is None else str(run.code),
+        )
+        for run in waiting
+    }
+    working: Dict[str, Run] = {}
+    executor = make_executor(list(jobs.values()), environment=environment)
     try:
         while waiting or working:
             while waiting and len(working) < n_jobs:
                 run = waiting.pop(0)
-                receiver, process = _start(context, run, gpu_id, code)
-                working[receiver] = (run, process)
+                if _start(executor, run, jobs[str(run.folder)]):
+                    working[str(run.folder)] = run
                 watch(runs)
-            for receiver in wait(list(working), timeout=REPORT_INTERVAL):
-                run, process = working[receiver]  # type: ignore[index]
-                try:
-                    run.step, run.total_steps, run.score = receiver.recv()  # type: ignore
-                except EOFError:
-                    # It has closed its end: it is over, in whatever way.
-                    del working[receiver]  # type: ignore[arg-type]
-                    _finish(run, process)
+            if working:
+                for folder, exit_code in executor.poll(REPORT_INTERVAL).items():
+                    _finish(working.pop(folder), exit_code)
+            for run in working.values():
+                run.follow()
             watch(runs)
     finally:
-        for _, process in working.values():
-            process.terminate()
-        for run, process in working.values():
-            process.join()
+        executor.close()
+        for run in working.values():
             run.state = "waiting"
-        os.environ.clear()
-        os.environ.update(environment)
 
 
-def _process_context(is_spacy: bool) -> Any:
-    """How processes are made. Each run has a new one, for what a run does must not depend on
-    those before: Thinc gives seeds to some layers by counting them. On Linux they are split off
-    from one that has imported everything; a GPU cannot be used in such ones."""
-    if not sys.platform.startswith("linux") or has_cupy:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    modules = ["thinc_swa.runs", "sklearn.datasets", "sklearn.model_selection"]
-    context.set_forkserver_preload([*modules, *(["spacy"] if is_spacy else [])])
-    return context
-
-
-def _start(context: Any, run: Run, gpu_id: int, code: Optional[Path]) -> Any:
-    if run.folder.exists():
-        shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_work,
-        args=(run.text, run.fingerprint, run.folder, sender, gpu_id, code),
-        daemon=True,
-    )
-    process.start()
-    sender.close()
-    run.state, run.records = "running", []
-    return receiver, process
-
-
-def _finish(run: Run, process: Any) -> None:
-    process.join()
-    run.read()
-    if run.state != "done":
-        run.state = "failed"
-        if run.error is None:
-            # It could not say so itself: killed, or out of memory.
-            how = f"the process ended with exit code {process.exitcode}"
-            log = Log(run.folder / LOG)
-            log.write("error", error=how, traceback=None)
-            log.close()
-            run.records.append({"type": "error", "error": how, "traceback": None})
-
-
-def _work(
-    text: str,
-    fingerprint: str,
-    folder: Path,
-    sender: Connection,
-    gpu_id: int,
-    code: Optional[Path],
-) -> None:
-    """What the process of a run does."""
-    # Ctrl-C reaches all processes of a terminal. The first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with (folder / OUTPUT).open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    log = Log(folder / LOG)
-    log.write("start", fingerprint=fingerprint)
-    log.flush()
-    last_report = 0.0
-
-    def report(step: int, total_steps: int, score: Optional[float]) -> None:
-        nonlocal last_report
-        now = time.monotonic()
-        if now - last_report > REPORT_INTERVAL or step == total_steps:
-            last_report = now
-            sender.send((step, total_steps, score))
-
+def _start(executor: Executor, run: Run, job: Job) -> bool:
+    """RETURNS (bool): Whether it could be started; else it has failed."""
+    run.state, run.records, run._n_bytes = "running", [], 0
     try:
-        prepare_process(gpu_id, code)
-        train_config(Config().from_str(text), log, report, gpu_id=gpu_id)
-    except Exception as error:
-        log.write("error", error=describe_error(error), traceback=traceback.format_exc())
-    finally:
-        log.close()
+        _prepare_folder(run.folder)
+        executor.start(job)
+    except OSError as error:
+        run.fail(describe_error(error))
+        return False
+    return True
+
+
+def _finish(run: Run, exit_code: int) -> None:
+    run.state = "failed"
+    run.read()
+    if run.state == "done" or run.error is not None:
+        return
+    # It could not log the error itself: killed, out of memory, or the disk is full.
+    if exit_code == CANNOT_WRITE:
+        error = f"the log in {run.folder} could not be written: is the disk full?"
+    else:
+        error = f"the process ended with exit code {exit_code}"
+    if run.outdated is not None:
+        error += f"; {run.outdated}"
+    run.fail(error)

@@ -1,5 +1,6 @@
 """Pictures of a comparison. matplotlib is needed, and imported here."""
 
+import warnings
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Dict, List, Sequence, Tuple
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 
 from .comparison import Run
 from .evaluation import format_score
+from .files import replacing
 from .results import Summary, complete, final_scores
 from .schedule_plots import COLOURS
 
@@ -37,7 +39,7 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
             continue
         name = names[i]
         _panel(panel, curves, name, names[0], _color(i))
-        panel.set_title(name, loc="left", fontsize=10)
+        panel.set_title(name, loc="left", fontsize=10, parse_math=False)
         if i + n_columns >= len(names):
             panel.set_xlabel("steps")
             panel.tick_params(labelbottom=True)
@@ -45,9 +47,13 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
             panel.set_ylabel(_label(score))
     if names:
         panels[0][0].set_ylim(_limits(curves))
-        figure.legend(
-            *_legend(curves, names[0]), loc="outside lower center", ncols=4, frameon=False
+        handles, labels = _legend(curves)
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=4, frameon=False
         )
+        if len(names) > 1:
+            # Afterwards, because a label may not begin with an underscore.
+            legend.get_texts()[-1].set(text=names[0], parse_math=False)
     return figure
 
 
@@ -67,7 +73,7 @@ def _panel(panel: Any, curves: Dict[str, Any], name: str, first: str, color: str
     panel.plot(steps, middle, color=color, linewidth=1.8)
 
 
-def _legend(curves: Dict[str, Any], first: str) -> Tuple[List[Any], List[str]]:
+def _legend(curves: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -81,7 +87,7 @@ def _legend(curves: Dict[str, Any], first: str) -> Tuple[List[Any], List[str]]:
     labels.append("± standard deviation over seeds")
     if len(curves) > 1:
         handles.append(Line2D([], [], color=GREY, linewidth=1.0))
-        labels.append(first)
+        labels.append("first entry")
     return handles, labels
 
 
@@ -142,7 +148,8 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     margin = 0.15 * (high - low) or 1.0
     panel.set_xlim(low - margin, high + margin)
     panel.set_ylim(len(shown) - 0.4, -0.6)
-    panel.set_yticks(range(len(shown)), [_bar_label(summary, score) for summary in shown])
+    labels = [_bar_label(summary, score) for summary in shown]
+    panel.set_yticks(range(len(shown)), labels, parse_math=False)
     panel.tick_params(left=False)
     hollow = "; hollow: plain weights" if any(s.has_averages for s in shown) else ""
     panel.set_xlabel(
@@ -171,11 +178,14 @@ def save_figure(figure: Figure, path: Path) -> List[Path]:
     path (Path): Without a suffix.
     RETURNS (List[Path]): The files.
     """
-    paths = [path.with_suffix(f".{name}") for name in FORMATS]
+    paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
     for file in paths:
         # The same picture is the same file: no date in it.
         metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=150, metadata=metadata)
+        with replacing(file) as temporary, warnings.catch_warnings():
+            # Names may have characters that the font has not.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)
     return paths
 
 

@@ -9,6 +9,7 @@ from statistics import mean, median, stdev
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .comparison import Run
+from .escaping import as_code, for_markdown, printable
 from .evaluation import format_score
 
 # Of the confidence interval.
@@ -215,6 +216,7 @@ def _row(summary: Summary, score: str) -> List[str]:
 
 def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown. The columns are padded, so that it is one as plain text too."""
+    rows = [[for_markdown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -270,7 +272,22 @@ def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
             failures.setdefault((run.name, run.error), []).append(run)
     for (name, error), failed in failures.items():
         seeds = ", ".join(str(run.seed) for run in failed)
-        yield f"{name} failed with seed {seeds}: {error} (more in {failed[0].folder})"
+        folder = printable(str(failed[0].folder))
+        yield f"{name} failed with seed {seeds}: {error} (more in {folder})"
+
+
+def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
+    """In words, which complete runs are not used and why; the same reason once."""
+    outdated: Dict[str, Dict[str, List[str]]] = {}
+    for run in runs:
+        if run.outdated is not None:
+            names = outdated.setdefault(run.outdated, {})
+            names.setdefault(run.name, []).append(str(run.seed))
+    for reason, names in outdated.items():
+        which = "; ".join(
+            f"{name} with seed {', '.join(seeds)}" for name, seeds in names.items()
+        )
+        yield printable(f"Trained again: {which}: {reason}")
 
 
 def report(
@@ -280,10 +297,13 @@ def report(
 
     about (Dict[str, Any]): "date", "machine", "versions" and "changed_settings".
     """
-    first = summaries[0].name
+    first = for_markdown(summaries[0].name)
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items())
-    settings = [f"`{name} = {value!r}`" for name, value in about["changed_settings"].items()]
-    failures = [f"- {line}" for line in describe_failures(runs)]
+    settings = [
+        as_code(printable(f"{name} = {value!r}"))
+        for name, value in about["changed_settings"].items()
+    ]
+    failures = [f"- {for_markdown(line)}" for line in describe_failures(runs)]
     blocks = [
         "# Comparison of optimizers",
         to_markdown(table(summaries, score)).rstrip(),

@@ -9,19 +9,22 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from thinc.api import Config, Optimizer
 
+from .arguments import check_int
 from .callbacks import Callback
 from .checkpoints import get_random_state, set_random_state
+from .errors import describe_error
 from .evaluation import Evaluation
 from .learn_rate import current_rate
 from .logs import Log
 from .training import Training, count_snapshots
 
-# Told how far a run is: the step, the last step (0 if it is not known), and the last score.
-ReportT = Callable[[int, int, Optional[float]], None]
+# Seconds from one progress record in a log to the next: a hundredth of the time that the run
+# has taken so far, within these limits, so that the logs of long runs stay small.
+MIN_INTERVAL, MAX_INTERVAL = 0.2, 10.0
 
 
 def is_spacy_config(config: Config) -> bool:
@@ -40,9 +43,33 @@ def optimizer_section(config: Config) -> Dict[str, Any]:
     return found
 
 
+def read_config(path: Path, overrides: Dict[str, Any]) -> Config:
+    """Read a config file. Variables are not filled in.
+
+    overrides (Dict[str, Any]): Settings to change: {"training.max_steps": 100}.
+    RAISES: OSError if it cannot be read; ValueError that names the file if it is not a config.
+    """
+    try:
+        return Config().from_disk(path, overrides=overrides, interpolate=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: {describe_error(error)}") from error
+
+
 def with_seed(config: Config, i: int) -> Config:
-    """The config of the i-th run: with the i-th seed from its own on, and without variables."""
-    seed = (config.interpolate().get("training", {}).get("seed") or 0) + i
+    """The config of the i-th run: with the i-th seed from its own on, and without variables.
+
+    RAISES: ValueError if a variable cannot be filled in, or the seed is not an int.
+    """
+    try:
+        settings = config.interpolate().get("training", {})
+    except Exception as error:
+        raise ValueError(describe_error(error)) from error
+    seed = settings.get("seed") if isinstance(settings, dict) else None
+    seed = check_int("seed in [training]", 0 if seed is None else seed, minimum=0) + i
     config = config.copy()
     config.setdefault("training", {})["seed"] = seed
     if is_spacy_config(config) and "seed" in config.get("system", {}):
@@ -58,18 +85,17 @@ def score_of(config: Config) -> str:
     return str(config.get("training", {}).get("score", "accuracy"))
 
 
-def train_config(config: Config, log: Log, report: ReportT, *, gpu_id: int = -1) -> None:
+def train_config(config: Config, log: Log, *, gpu_id: int = -1) -> None:
     """Train what a config describes.
 
     config (Config): With its seed, and without variables.
-    log (Log): For a record of each evaluation, and of the end.
-    report (Callable): Told how far it is.
+    log (Log): For records of evaluations, of the progress between them, and of the end.
     gpu_id (int): Which GPU; -1 for the CPU.
     """
     if is_spacy_config(config):
-        _run_spacy(config, log, report, gpu_id)
+        _run_spacy(config, log, gpu_id)
     else:
-        _run_thinc(config, log, report)
+        _run_thinc(config, log)
 
 
 def prepare_process(gpu_id: int, code: Optional[Path]) -> None:
@@ -120,14 +146,33 @@ def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
     return nlp, resolved["optimizer"]
 
 
-class _Recorder(Callback):
-    def __init__(self, log: Log, report: ReportT) -> None:
+class _Progress:
+    """Logs how far a run is, now and then.
+
+    log (Log): Where to.
+    """
+
+    def __init__(self, log: Log) -> None:
         self._log = log
-        self._report = report
+        self._start = self._last = time.monotonic()
+
+    def update(self, step: int, total_steps: int) -> None:
+        """total_steps (int): The last step; 0 if it is not known."""
+        now = time.monotonic()
+        interval = min(max(0.01 * (now - self._start), MIN_INTERVAL), MAX_INTERVAL)
+        if now - self._last >= interval:
+            self._last = now
+            self._log.write("progress", step=step, total_steps=total_steps)
+            self._log.flush()
+
+
+class _Recorder(Callback):
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._progress = _Progress(log)
 
     def on_step(self, training: Training) -> None:
-        score = training.evaluations[-1].score if training.evaluations else None
-        self._report(training.step, training.total_steps, score)
+        self._progress.update(training.step, training.total_steps)
 
     def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
         _log_evaluation(self._log, evaluation)
@@ -162,8 +207,8 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
     log.flush()
 
 
-def _run_thinc(config: Config, log: Log, report: ReportT) -> None:
-    training = Training.from_config(config, [_Recorder(log, report)])
+def _run_thinc(config: Config, log: Log) -> None:
+    training = Training.from_config(config, [_Recorder(log)])
     training.run()
     _refuse_diverged(training.evaluations[-1])
     log.write(
@@ -174,13 +219,13 @@ def _run_thinc(config: Config, log: Log, report: ReportT) -> None:
     )
 
 
-def _run_spacy(config: Config, log: Log, report: ReportT, gpu_id: int) -> None:
+def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
     _check_spacy()
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train
     from spacy.util import registry
 
-    recorder = _SpacyRecorder(config, log, report)
+    recorder = _SpacyRecorder(config, log)
     # Only this process has them, and they end up in no file.
     registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
     registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
@@ -208,13 +253,12 @@ def _check_spacy() -> None:
 class _SpacyRecorder:
     """Watches spaCy's loop from where a logger stands."""
 
-    def __init__(self, config: Config, log: Log, report: ReportT) -> None:
+    def __init__(self, config: Config, log: Log) -> None:
         self._config = config
         self._log = log
-        self._report = report
+        self._progress = _Progress(log)
         self._optimizer: Any = None
         self._evaluate: Any = None
-        self._last_score: Optional[float] = None
         self._last_time: Optional[float] = None
         # Of the step that is under way.
         self._learn_rate = 0.0
@@ -247,16 +291,15 @@ class _SpacyRecorder:
         else:
             self.step = info["step"]
             self._log_evaluation(info)
-        self._report(self.step, self._config["training"]["max_steps"], self._last_score)
+        self._progress.update(self.step, self._config["training"]["max_steps"])
         self._learn_rate = current_rate(self._optimizer)
         self._last_time = time.perf_counter()
 
     def _log_evaluation(self, info: Dict[str, Any]) -> None:
-        self._last_score = float(info["score"])
-        plain, averages = self._last_score, None
+        plain, averages = float(info["score"]), None
         if self._optimizer.averages:
             # spaCy has evaluated with these. The plain weights are those that are there now.
-            averages = self._last_score
+            averages = plain
             state = get_random_state()
             plain = float(self._evaluate()[0])
             set_random_state(state)

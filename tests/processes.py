@@ -1,0 +1,50 @@
+"""Waiting for processes, and looking for those that are left."""
+
+import os
+import sys
+import time
+
+IS_LINUX = sys.platform.startswith("linux")
+
+
+def wait_for_files(*paths, timeout=60.0):
+    end = time.monotonic() + timeout
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert time.monotonic() < end, f"no {paths}"
+        time.sleep(0.02)
+    return [int(path.read_text()) for path in paths]
+
+
+def is_alive(pid):
+    """Also of a process that nothing has waited for."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def assert_end(pids, seconds=2.0):
+    end = time.monotonic() + seconds
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < end, f"{[pid for pid in pids if is_alive(pid)]} are alive"
+        time.sleep(0.02)
+
+
+def descendants(pid):
+    """Ids of a process and of all that descend from it. (Linux)"""
+    found = [pid]
+    parents = {other: int(fields[1]) for other, fields in _processes()}
+    for ancestor in found:
+        found += [other for other, parent in parents.items() if parent == ancestor]
+    return found
+
+
+def _processes():
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    yield int(name), file.read().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                pass

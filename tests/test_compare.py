@@ -1,0 +1,326 @@
+"""`compare` as a process of its own: signals, locks, terminals, and odd names."""
+
+import csv
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from helpers import require, run_command
+from processes import IS_LINUX, assert_end, descendants, is_alive, wait_for_files
+from thinc.api import Config
+from tiny import ADAM, SWA, write_config
+
+for package in ("typer", "tqdm", "matplotlib", "scipy", "filelock"):
+    require(package)
+if not IS_LINUX:
+    pytest.skip("processes are looked up in /proc", allow_module_level=True)
+
+# Stands still while its data are loaded, with processes of its own.
+CODE = """
+import multiprocessing, os, subprocess, sys, time
+from pathlib import Path
+from thinc.api import registry
+
+@registry.datasets("slow.v1")
+def make(folder):
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(100,))
+    process.start()
+    Path(folder, "child").write_text(str(process.pid))
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    Path(folder, "grandchild").write_text(str(process.pid))
+    Path(folder, "run").write_text(str(os.getpid()))
+    time.sleep(100)
+"""
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
+
+
+def start(folder, *arguments, **settings):
+    """Start the command in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "thinc_swa", *map(str, arguments)],
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **settings},
+    )
+
+
+def make_slow(folder):
+    config = Config().from_disk(write_config(folder, "adam", ADAM))
+    config["dataset"] = {"@datasets": "slow.v1", "folder": str(folder)}
+    config.to_disk(folder / "slow.cfg")
+    (folder / "code.py").write_text(CODE)
+    return ("compare", "adam.cfg", "slow.cfg", "-c", "code.py", "--seeds", "1", "-o", "output")
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A comparison with one complete run and one that has processes, and all their ids."""
+    process = start(tmp_path, *make_slow(tmp_path))
+    names = ("child", "grandchild", "run")
+    try:
+        pids = wait_for_files(*(tmp_path / name for name in names))
+        yield process, sorted({*pids, *descendants(process.pid)} - {process.pid})
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+)
+def test_all_processes_end_with_the_command(tmp_path, slow, number, code):
+    process, pids = slow
+    assert len(pids) >= 4  # The three, and the one that they are forked from.
+    process.send_signal(number)
+    assert_end(pids, seconds=2.0)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    results = tmp_path / "output" / "results.json"
+    if number == signal.SIGKILL:
+        assert not results.exists()
+        return
+    # The summary of what is complete.
+    content = json.loads(results.read_text())
+    assert [summary["n_runs"] for summary in content["summaries"]] == [1, 0]
+    assert [run["state"] for run in content["runs"]] == ["done", "waiting"]
+    name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    assert stderr == f"Error: Stopped{name}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_in_the_first_moments(tmp_path, number):
+    """While processes are started and import their libraries: no traceback, nothing left."""
+    arguments = make_slow(tmp_path)
+    process = start(tmp_path, *arguments)
+    try:
+        end = time.monotonic() + 60
+        while len(pids := descendants(process.pid)) < 2:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert_end(pids[1:], seconds=2.0)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+    assert stdout == "" and "Traceback" not in stderr and len(stderr.splitlines()) <= 1
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    """As with `nohup`."""
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", ignoring, "-m", "thinc_swa", *make_slow(tmp_path)]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for_files(tmp_path / "run")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None and is_alive(int((tmp_path / "run").read_text()))
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+# Two at once
+
+
+def test_two_comparisons_in_one_folder(tmp_path, slow):
+    process, pids = slow
+    second = start(tmp_path, "compare", "adam.cfg", "--seeds", "1", "-o", "output")
+    _, stderr = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert stderr.startswith(
+        f"Error: output is in use by another thinc-swa process (pid {process.pid} on "
+    )
+    assert len(stderr.splitlines()) == 1
+    # The first one has lost nothing, and its lock ends with it.
+    assert is_alive(pids[-1])
+    process.kill()
+    process.communicate(timeout=20)
+    result = run_command(tmp_path, "compare", "adam.cfg", "--seeds", "1", "-o", "output")
+    assert result.returncode == 0, result.stderr
+
+
+# Streams and terminals
+
+
+def test_closed_streams(tmp_path):
+    write_config(tmp_path, "adam", ADAM)
+    command = '"$0" -m thinc_swa compare adam.cfg --seeds 2 <&- >&- 2>&-'
+    result = subprocess.run(
+        ["bash", "-c", command, sys.executable],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.returncode == 0
+    output = tmp_path / "comparison"
+    content = json.loads((output / "results.json").read_text())
+    assert content["summaries"][0]["n_runs"] == 2
+    # Nothing has been written into a file that took the place of a stream.
+    for path in (output / "runs").rglob("output.txt"):
+        assert path.read_bytes() == b""
+
+
+def test_an_ascii_terminal(tmp_path):
+    write_config(tmp_path, "adam", ADAM)
+    write_config(tmp_path, "größe", SWA)
+    result = run_command(
+        tmp_path,
+        *("compare", "adam.cfg", "größe.cfg", "--seeds", "2"),
+        PYTHONIOENCODING="ascii",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "+/-" in result.stdout and "gr\\xf6\\xdfe" in result.stdout
+    lines = [line for line in result.stdout.splitlines() if "+/-" in line]
+    assert lines[0].index("+/-") == lines[1].index("+/-")
+    assert "±" in (tmp_path / "comparison" / "results.md").read_text(encoding="utf8")
+
+
+def read_terminal(tmp_path, *arguments, columns=80, hang_up_at=None, **more):
+    """Run the command in a terminal. RETURNS: What it wrote, and its exit code."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    settings = environment(**{"TERM": "xterm", **more})
+    del settings["COLUMNS"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thinc_swa", *arguments],
+        cwd=tmp_path,
+        env=settings,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        # The terminal that it gets a SIGHUP from.
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    text = b""
+    end = time.monotonic() + 120
+    try:
+        while time.monotonic() < end:
+            if select.select([master], [], [], 0.1)[0]:
+                try:
+                    data = os.read(master, 4096)
+                except OSError:
+                    break
+                text += data
+            if hang_up_at is not None and hang_up_at.exists():
+                break
+        os.close(master)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+    return text.decode(), process.returncode
+
+
+def test_a_terminal(tmp_path):
+    write_config(tmp_path, "adam", ADAM)
+    write_config(tmp_path, "[red]", SWA)
+    command = ("compare", "adam.cfg", "[red].cfg", "--seeds", "2")
+    text, code = read_terminal(tmp_path, *command)
+    assert code == 0
+    # A table that changes, and goes.
+    assert "■" in text and "mean of the done" in text and "\x1b[2K" in text
+    last = text.replace("\r\n", "\n").rpartition("\x1b")[2].splitlines()
+    assert max(map(len, last)) <= 80
+    assert any(line.startswith("[red]") for line in last)
+    # All are complete; without cursor movements.
+    text, code = read_terminal(tmp_path, *command, "--overwrite", TERM="dumb")
+    assert code == 0 and "\x1b" not in text and "[red], seed 1: " in text
+
+
+def test_the_terminal_is_closed(tmp_path):
+    text, code = read_terminal(tmp_path, *make_slow(tmp_path), hang_up_at=tmp_path / "run")
+    assert code == 129
+    pids = [int((tmp_path / name).read_text()) for name in ("child", "grandchild", "run")]
+    assert_end(pids)
+    content = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert [summary["n_runs"] for summary in content["summaries"]] == [1, 0]
+
+
+# Names and messages
+
+ODD_NAMES = ["$x^2_{$", "[bold]", "a|b", "_under_", "..", "`tick`", "Adam", ":cat:"]
+RAISES = """
+import os
+from thinc.api import registry
+
+@registry.datasets("odd.v1")
+def make():
+    raise ValueError(os.fsdecode(b"byte \\xff, [/red], $x^2_{$ | \\x1b[31m"))
+"""
+
+
+def test_odd_names_and_messages(tmp_path):
+    paths = [os.fsencode(write_config(tmp_path, "adam", ADAM))]
+    for name in ODD_NAMES:
+        paths.append(os.fsencode(write_config(tmp_path, name, ADAM)))
+    odd = os.fsencode(tmp_path) + b"/byte\xff.cfg"
+    os.rename(paths[0], odd)
+    config = Config().from_disk(os.fsdecode(paths[1]))
+    config["dataset"] = {"@datasets": "odd.v1"}
+    config.to_disk(tmp_path / "raises.cfg")
+    (tmp_path / "code.py").write_text(RAISES)
+    command = ["compare", odd, *paths[1:], "raises.cfg", "-c", "code.py", "--seeds", "1"]
+    process = subprocess.run(
+        [sys.executable, "-m", "thinc_swa", *command, "--training.max_steps", "10"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+    )
+    stderr = process.stderr.decode()
+    error = "raises failed with seed 1: byte \\xff, [/red], $x^2_{$ | \\x1b[31m (more in "
+    assert stderr.startswith(f"Error: {error}") and len(stderr.splitlines()) == 1
+    names = ["byte\\xff", *ODD_NAMES, "raises"]
+    output = tmp_path / "comparison"
+    lines = process.stdout.decode().splitlines()
+    for name in names:
+        assert any(line.startswith(f"{name}, seed 1: ") for line in lines)
+        assert any(line.startswith(f"{name}  ") for line in lines)
+    with (output / "results.csv").open(encoding="utf8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == names
+    content = json.loads((output / "results.json").read_text(encoding="utf8"))
+    assert [summary["name"] for summary in content["summaries"]] == names
+    text = (output / "results.md").read_text(encoding="utf8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    # All rows have as many cells as the header.
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert len(rows) == len(names) + 2
+    for name in ("learning_curves", "final_scores"):
+        assert (output / f"{name}.png").stat().st_size > 5000
+    # One folder each, inside of the output folder.
+    folders = [path.name for path in (output / "runs").iterdir()]
+    assert len(folders) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) for name in folders)
