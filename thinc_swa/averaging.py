@@ -31,10 +31,6 @@ BLOCK_SIZE = 32768
 TORCH_BLOCK_SIZE = 2 * BLOCK_SIZE
 TORCH_WHOLE_SIZE = 16 * TORCH_BLOCK_SIZE
 
-# The weights are checked a block at a time, right before they are added: the addition finds
-# them in the cache. Smaller blocks keep the memory from being read ahead.
-CHECK_BLOCK_SIZE = 8 * BLOCK_SIZE
-
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of
 # float32. What a smaller decay would leave is below the precision of any float.
@@ -404,9 +400,7 @@ class RunningAverage:
             factor = self.weight / (self._n_averaged + self.weight)
         else:
             factor = 1.0
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            is_added = self._add(weights, factor, shrinks)
-        if is_added:
+        if self._add(weights, factor, shrinks):
             self.scale = scale
             self._n_averaged += 1
             self.weight = _add_weight(self.weight, factor, shrinks)
@@ -469,10 +463,11 @@ class RunningAverage:
         self._n_averaged += 1
 
     def _is_finite(self, weights: Dict[KeyT, Array]) -> bool:
-        for key, array in weights.items():
-            if not is_finite(array):
-                self._skipped.skip(key)
-                return False
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            for key, array in weights.items():
+                if not _is_finite(array):
+                    self._skipped.skip(key)
+                    return False
         return True
 
     def _add(self, weights: Dict[KeyT, Array], factor: float, shrinks: bool) -> bool:
@@ -482,8 +477,8 @@ class RunningAverage:
         shrinks (bool): Whether the total is multiplied by 1 - factor before.
         RETURNS (bool): False if it was left out, which is only known of NumPy arrays.
         """
-        on_cpu: List[Tuple[KeyT, Array, Array]] = []
-        on_gpu: List[Tuple[KeyT, Array, Array]] = []
+        on_cpu: List[Tuple[Array, Array]] = []
+        on_gpu: List[Tuple[Array, Array]] = []
         for key, array in weights.items():
             total = self.totals.get(key)
             if total is None:
@@ -491,13 +486,14 @@ class RunningAverage:
                 total = self.totals[key] = zeros_like(as_average(array))
                 self.missed[key] = self.weight
             is_on_cpu = isinstance(array, numpy.ndarray)
-            (on_cpu if is_on_cpu else on_gpu).append((key, total, array))
-        if on_cpu and on_gpu and self.check_finite:
-            # What is on the host cannot wait for what the GPU finds out.
-            if not self._is_finite({key: array for key, _, array in on_gpu}):
-                return False
-        if not self._add_on_cpu(on_cpu, factor, shrinks):
+            (on_cpu if is_on_cpu else on_gpu).append((total, array))
+        # Before anything is added: a sum of float32 numbers cannot be taken back exactly. What
+        # is on the host cannot wait for what the GPU finds out later.
+        if on_cpu and self.check_finite and not self._is_finite(weights):
             return False
+        add = interpolate if shrinks else add_scaled
+        for total, array in on_cpu:
+            add(total, array, factor)
         if on_gpu:
             is_checked = self.check_finite and not on_cpu
             self._add_on_gpu(on_gpu, factor, shrinks, is_checked)
@@ -514,37 +510,15 @@ class RunningAverage:
             elif missed and shrinks:
                 self.missed[key] = (1.0 - factor) * missed
 
-    def _add_on_cpu(
-        self, triples: List[Tuple[KeyT, Array, Array]], factor: float, shrinks: bool
-    ) -> bool:
-        add = interpolate if shrinks else add_scaled
-        if not self.check_finite:
-            for _, total, array in triples:
-                add(total, array, factor)
-            return True
-        added: List[Tuple[Array, Array]] = []
-        for key, total, array in triples:
-            for pair in _blocks(total, array, CHECK_BLOCK_SIZE):
-                if not _is_finite(pair[1]):
-                    # Take back what was added before it.
-                    inverse = -factor / (1.0 - factor) if shrinks else -factor
-                    for total_block, block in added:
-                        add(total_block, block, inverse)
-                    self._skipped.skip(key)
-                    return False
-                add(*pair, factor)
-                added.append(pair)
-        return True
-
     def _add_on_gpu(
         self,
-        triples: List[Tuple[KeyT, Array, Array]],
+        pairs: List[Tuple[Array, Array]],
         factor: float,
         shrinks: bool,
         is_checked: bool,
     ) -> None:
-        totals = [total for _, total, _ in triples]
-        weights = [array for _, _, array in triples]
+        totals = [total for total, _ in pairs]
+        weights = [array for _, array in pairs]
         if self._launch is None or not self._launch.takes(totals, weights):
             self._launch = _cupy_kernels().AddTogether(totals, weights)
         flag = None
