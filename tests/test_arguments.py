@@ -109,6 +109,7 @@ BAD = [
         ("EMA", {"half_life": value}, ["half_life must be a number > 0, but was", repr(value)])
         for value in [0, -3, True, "long"]
     ],
+    ("EMA", {"half_life": 2e17}, ["half_life must be short enough", "2e+17"]),
     ("EMA", {"decay": 0.9, "half_life": 5}, ["Only one of decay and half_life", "0.9", "5"]),
     *[
         ("EMA", {"warmup": value}, ["warmup must be true or false, but was", repr(value)])

@@ -149,6 +149,16 @@ def test_the_mean_of_many_snapshots_of_moving_weights(noise):
     assert error.max() < 2e-5
 
 
+def test_the_mean_of_many_snapshots_of_weights_that_wander():
+    """In a random walk, consecutive roundings are alike. The errors are twice as large."""
+    random = numpy.random.RandomState(1)
+    steps = iter(CENTRES + 2 + 1e-4 * random.standard_normal((100_000, 500)).cumsum(axis=0))
+    mean, exact = many_snapshots(100_000, lambda k: next(steps))
+    error = abs(mean / exact - 1)
+    assert numpy.sqrt((error**2).mean()) < 1.5e-5
+    assert error.max() < 5e-5
+
+
 @pytest.mark.parametrize("dtypes", [("float32", "float16"), ("float64", "float64")])
 def test_many_snapshots_of_other_precisions(dtypes):
     random = numpy.random.RandomState(0)

@@ -292,9 +292,10 @@ def test_labels_added_in_mid_training(wrap, name, is_named, tmp_path):
     other_nlp, other = make()
     CHANGES[name](other_nlp)
     resume(optimizer, nlp, other, other_nlp, tmp_path)
+    # Of models with registered parameters, saving drops the state.
+    assert forget_missing(optimizer, nlp) == 0
     train_spacy(nlp, optimizer, 7, 11, after)
     train_spacy(other_nlp, other, 7, 11, after)
-    forget_missing(optimizer, nlp)
     assert_same(state_of(other, other_nlp), state_of(optimizer, nlp))
 
 

@@ -115,16 +115,29 @@ def rates_of_torch():
     return rates
 
 
+def by_formula(first):
+    """The formula of an exponential moving average from its first value on."""
+    averages, average = [], first
+    for value in WEIGHTS:
+        average = value if average is None else 0.5 * average + 0.5 * value
+        averages.append(average)
+    return averages
+
+
 ROWS = {
-    "thinc-swa `EMA`": lambda: by_thinc(EMA(SGD(0.1), decay=0.5)),
+    "thinc-swa `EMA`, `SWA`": lambda: by_thinc(EMA(SGD(0.1), decay=0.5)),
     "torch `AveragedModel`": by_torch,
+    "Keras `use_ema`": lambda: by_formula(None),
+    "TensorFlow Addons `MovingAverage`": lambda: by_formula(1.0),
     "timm `ModelEmaV3`": by_timm,
-    "torch_ema": by_torch_ema,
+    "torch_ema, `use_num_updates=False`": by_torch_ema,
     "optax `ema`": by_optax,
-    "thinc-swa `EMA`, `warmup=True`": lambda: by_thinc(
+    "Thinc `use_averages=True`, decay at most 0.9999": lambda: by_thinc(
+        SGD(0.1, use_averages=True)
+    ),
+    "thinc-swa `EMA`, `decay=0.9999`, `warmup=True`": lambda: by_thinc(
         EMA(SGD(0.1), decay=0.9999, warmup=True)
     ),
-    "Thinc `use_averages=True`": lambda: by_thinc(SGD(0.1, use_averages=True)),
     "thinc-swa `SWA`": rates_of_thinc,
     "torch `SWALR`": rates_of_torch,
 }

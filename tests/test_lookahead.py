@@ -174,6 +174,20 @@ def test_a_parameter_that_is_first_seen_after_the_end():
     assert not optimizer.averages
 
 
+def test_weights_that_are_not_finite_when_they_are_first_seen():
+    """Counted and warned about at every pullback, which leaves the moments alone too."""
+    optimizer = Lookahead(Adam(0.1), freq=1, inner_state="reset")
+    weights = numpy.full((2,), numpy.nan, dtype="f")
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        optimizer((1, "W"), weights, numpy.ones((2,), dtype="f"))
+    optimizer((1, "W"), weights, numpy.ones((2,), dtype="f"))
+    assert optimizer.n_skipped == 2 and not optimizer.averages
+    assert optimizer.nr_update[1, "W"] == 2
+    weights[...] = 1.0
+    optimizer((1, "W"), weights, numpy.ones((2,), dtype="f"))
+    assert_close(optimizer.averages, {(1, "W"): weights})
+
+
 def test_lookahead_and_then_swa():
     lookahead = Lookahead(Adam(0.1), freq=3, end_step=6)
     optimizer = SWA(lookahead, start_step=6, freq=2)

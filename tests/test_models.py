@@ -198,6 +198,20 @@ def test_training_under_the_averages_does_not_train_them():
         numpy.testing.assert_array_equal(array, other)
 
 
+def test_averages_applied_to_a_part_of_the_model():
+    """Lookahead's slow weights of the other part stay."""
+    model = make_model()
+    optimizer = SWA(Lookahead(SGD(0.1, use_averages=False), freq=2), start_step=1)
+    train(model, optimizer)
+    slow = {key: array.copy() for key, array in optimizer.optimizer.averages.items()}
+    apply_averages(model.layers[0], optimizer)
+    for key, array in optimizer.optimizer.averages.items():
+        if key[0] == model.layers[0].id:
+            assert_equal({key: array}, {key: optimizer.averages[key]})
+        else:
+            assert_equal({key: array}, {key: slow[key]})
+
+
 def test_applied_averages_are_copies_in_place(optimizer):
     model = make_model()
     train(model, optimizer)

@@ -1156,6 +1156,15 @@ def test_numbers_are_those_of_the_file(name, when, wrap, tmp_path):
     assert_same(state_of(other, other_model), state_of(optimizer, model))
 
 
+def test_a_rate_that_swa_has_not_replaced_yet_is_the_files(tmp_path):
+    model, optimizer = trained(lambda: SWA(Adam(0.1), start_step=10, learn_rate=0.3), 2)
+    save_optimizer(tmp_path / "optimizer", optimizer, model)
+    other = SWA(Adam(0.2), start_step=10, learn_rate=0.3)
+    with pytest.warns(UserWarning, match="those of the file: learn_rate = 0.1, not 0.2"):
+        load_optimizer(tmp_path / "optimizer", other, model)
+    assert current_rate(other) == 0.1
+
+
 @pytest.mark.parametrize("name", ["decaying", "warmup_linear", "ours", "phases", "generator"])
 def test_a_rate_set_by_hand_over_a_schedule(name, tmp_path):
     """It is in force until the next step, on Thinc 9.1 for good: other kinds do not fit."""

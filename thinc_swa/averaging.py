@@ -439,12 +439,15 @@ class RunningAverage:
                 means[key] = mean
         return means
 
-    def write_to(self, weights: Dict[KeyT, Array]) -> None:
-        """Overwrite the weights with the averages."""
+    def write_to(self, weights: Dict[KeyT, Array]) -> List[KeyT]:
+        """Overwrite the weights with the averages. RETURNS (List[KeyT]): Whose."""
+        written = []
         for key, total in self.totals.items():
             weight = self._weight_of(key)
             if weight and key in weights:
                 scale_to(weights[key], total, 1.0 / weight)
+                written.append(key)
+        return written
 
     def clear(self) -> None:
         """Let go of the arrays. The counts stay, as those of what was done."""

@@ -84,6 +84,11 @@ class EMA(OptimizerWrapper):
         if half_life is not None:
             steps = check_number("half_life", half_life, above=0.0)
             self.decay = 2.0 ** (-self.freq / steps)
+            if self.decay == 1.0:
+                raise ValueError(
+                    "half_life must be short enough for weights to enter the average, but was "
+                    f"{half_life!r}"
+                )
         elif decay is not None:
             self.decay = check_number("decay", decay, minimum=0.0, below=1.0)
         else:
@@ -131,8 +136,7 @@ class EMA(OptimizerWrapper):
                 decay = min(decay, (1.0 + t) / (10.0 + t))
             self._average.add_snapshot(self._weights, decay)
         if self._overwrites_after(step) and self._average.n_averaged:
-            self._average.write_to(self._weights)
-            self._on_overwritten()
+            self._on_overwritten(self._average.write_to(self._weights))
 
     def _on_steps_merged(self) -> None:
         self._average.reset()

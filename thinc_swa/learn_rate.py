@@ -96,14 +96,26 @@ class LearnRate:
     def is_schedule(self) -> bool:
         return self._target is None
 
+    @property
+    def has_taken_over(self) -> bool:
+        """Whether it is the optimizer's learning rate now."""
+        return self._position > 0
+
     def take_over(self, optimizer: Any) -> None:
         """Become the optimizer's learning rate, in place of the one that it has."""
         rate = current_rate(optimizer) if self.rate_used is None else self.rate_used
         self._rate_before = rate
-        schedule = optimizer.schedules.pop("learn_rate", None) if Schedule is None else None
-        self._displaced = (optimizer.learn_rate, schedule)
+        self.note_displaced(optimizer)
+        if Schedule is None:
+            optimizer.schedules.pop("learn_rate", None)
         self._position = 1
         self._set(optimizer)
+
+    def note_displaced(self, optimizer: Any) -> None:
+        """Remember the optimizer's own rate. If this one is in its place, that is known."""
+        if not self.has_taken_over:
+            schedule = optimizer.schedules.get("learn_rate") if Schedule is None else None
+            self._displaced = (optimizer.learn_rate, schedule)
 
     def give_back(self, optimizer: Any) -> None:
         """Undo `take_over`, and begin anew with the next one."""

@@ -1,6 +1,6 @@
 """Lookahead: k steps forward, one step back."""
 
-from typing import Any, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Collection, Dict, Iterator, Optional, Tuple, Union
 
 from thinc.api import Optimizer
 
@@ -133,6 +133,9 @@ class Lookahead(OptimizerWrapper):
         elif is_finite(weights):
             # They were not when the parameter was first seen.
             self._slow[key] = as_average(weights, copy=True)
+        else:
+            self._skipped.skip(key)
+            return
         if self.inner_state == "reset":
             for _, moment in self._moments(key):
                 moment[...] = 0
@@ -158,14 +161,14 @@ class Lookahead(OptimizerWrapper):
                 key: as_average(weights, copy=True) for key, weights in self._weights.items()
             }
 
-    def _on_overwritten(self) -> None:
-        for key in list(self._slow):
+    def _on_overwritten(self, keys: Collection[KeyT]) -> None:
+        for key in self._slow.keys() & keys:
             if key in self._weights:
                 self._slow[key][...] = self._weights[key]
             else:
                 del self._slow[key]  # Its next update begins at the overwritten weights.
         self._averages = None
-        super()._on_overwritten()
+        super()._on_overwritten(keys)
 
     def _moments(self, key: KeyT) -> Iterator[Tuple[str, Array]]:
         """The wrapped optimizer's moments of a parameter. Plain SGD has none."""

@@ -48,13 +48,14 @@ def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
     keep that belongs to the old weights, the slow weights of `Lookahead` for example, is set to
     the averages too. Takes and raises what `use_averages` does."""
     matches = _match(model, optimizer)
+    averages = optimizer.averages or {}
     with _reserved([parameter for parameter, _ in matches]):
         for parameter, average in matches:
             parameter.write(average)
     # Of an OptimizerWrapper, whose module imports this one.
     on_overwritten = getattr(optimizer, "_on_overwritten", None)
     if matches and on_overwritten is not None:
-        on_overwritten()
+        on_overwritten({key for _, key, _ in named_parameters(model)} & averages.keys())
 
 
 def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool = False) -> None:

@@ -44,7 +44,8 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
             f"The position of the schedule of {', '.join(unknown)} is not known: its values "
             "are drawn from a generator, and the draws were not counted from the first one "
             "on. Wrap the optimizer before its first update, OptimizerWrapper(optimizer), or "
-            "use a number, a list, or a schedule of Thinc or thinc_swa"
+            "use a number, a list, or a schedule of Thinc or thinc_swa, but no list in "
+            "constant_then"
         )
     return description
 
@@ -224,12 +225,12 @@ def _peek(attrs: Dict[str, Any], step: int) -> Any:
 
 
 def number_differences(
-    saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
+    saved: Dict[str, Any], optimizer: Any, is_rate_replaced: bool
 ) -> Iterator[str]:
     """In words, which numbers the saved one will replace: the hyperparameters without a
     schedule that are others. A learning rate that a wrapper has set is none of these."""
     for name, value in saved["values"].items():
-        if name == "learn_rate" and has_own_rate:
+        if name == "learn_rate" and is_rate_replaced:
             continue
         now = getattr(optimizer, name)
         if Schedule is None:

@@ -49,7 +49,7 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     """Save the whole state of an optimizer: moments, counts, averages, slow weights, and
     the positions of schedules. Save the model beside it.
 
-    State of parameters that the model no longer has is left out, if it had them when
+    State of parameters that the model no longer has is dropped, if it had them when
     `name_parameters` was called with it. Otherwise call `forget_missing` after the model has
     changed.
 
@@ -67,14 +67,14 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     path = Path(path)
     parameters = _parameters_by_key(model)
     names = {key: name for key, (name, _) in parameters.items()}
-    removed = removed_parameters(model)
     levels = _levels(optimizer)
+    _forget(levels, removed_parameters(model))
     arrays: Dict[str, Array] = {}
     header = {
         "thinc": thinc_version,
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
         "optimizers": [
-            _describe_level(level, f"{index}.{type(level).__name__}", names, removed, arrays)
+            _describe_level(level, f"{index}.{type(level).__name__}", names, arrays)
             for index, level in enumerate(levels)
         ],
     }
@@ -88,8 +88,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     saved optimizer. Hyperparameters that are numbers are part of the state, like PyTorch's:
     `learn_rate`, `L2`, `b1`, `b2`, `eps` and `grad_clip` may be changed during the training,
     so the numbers of the file replace those of the optimizer. Where they differ, a warning
-    names both, except for the `learn_rate` if a wrapper has one of its own. To train on with
-    other numbers, set them after loading.
+    names both, except for the `learn_rate` if a wrapper has put its own in place of it. To
+    train on with other numbers, set them after loading.
 
     path (Union[str, Path]): The file.
     optimizer (Optimizer): An optimizer that was made like the saved one, from the same
@@ -117,13 +117,16 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
             )
         arrays = reader.read_arrays()
     innermost = header["optimizers"][-1]["schedules"]
-    numbers = list(number_differences(innermost, levels[-1], _has_own_rate(header)))
+    numbers = list(number_differences(innermost, levels[-1], _is_rate_replaced(header, levels)))
     restore = _Restoring(path, reader.version, parameters, arrays)
     for level, saved in zip(levels, header["optimizers"], strict=True):
         restore.fields(level, saved["state"])
     restore.changes += restore_schedules(
         levels[-1], innermost, header.get("n_calls", 0), is_counted=len(levels) > 1
     )
+    for level in levels:
+        if isinstance(level, OptimizerWrapper):
+            level._before_load()
     restore.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
     for level in reversed(levels):
@@ -163,13 +166,19 @@ def forget_missing(optimizer: Optimizer, model: ModelT) -> int:
             f"The optimizer knows {len(known)} parameters, but none of them is in this model: "
             "pass the model that it trains"
         )
+    _forget(levels, missing)
+    return len(missing)
+
+
+def _forget(levels: List[Optimizer], keys: Set[KeyT]) -> None:
+    if not keys:
+        return
     for level in levels:
         if isinstance(level, OptimizerWrapper):
-            level._forget(missing)
+            level._forget(keys)
         else:
             for name in _fields(level):
-                forget_keys(getattr(level, name), missing)
-    return len(missing)
+                forget_keys(getattr(level, name), keys)
 
 
 def _known_keys(value: Any) -> Iterator[KeyT]:
@@ -190,14 +199,13 @@ def _describe_level(
     level: Optimizer,
     path: str,
     names: Dict[KeyT, str],
-    removed: Set[KeyT],
     arrays: Dict[str, Array],
 ) -> Dict[str, Any]:
     """One optimizer of the nesting. Its arrays go to `arrays`."""
     description = {
         "class": type(level).__name__,
         "arguments": _arguments(level),
-        "state": _describe(level, path, names, removed, arrays),
+        "state": _describe(level, path, names, arrays),
     }
     if not isinstance(level, OptimizerWrapper):
         description["schedules"] = describe_schedules(level)
@@ -208,7 +216,6 @@ def _describe(
     value: Any,
     path: str,
     names: Dict[KeyT, str],
-    removed: Set[KeyT],
     arrays: Dict[str, Array],
 ) -> Any:
     """A value of the state in JSON. `_Restoring` reads it."""
@@ -218,17 +225,16 @@ def _describe(
     if fields:
         parts = {name: getattr(value, name) for name in fields}
         return {
-            name: _describe(part, f"{path}/{name.strip('_')}", names, removed, arrays)
+            name: _describe(part, f"{path}/{name.strip('_')}", names, arrays)
             for name, part in parts.items()
         }
     if value and all(isinstance(key, str) for key in value):
         return {
             "parts": {
-                name: _describe(part, f"{path}/{name}", names, removed, arrays)
+                name: _describe(part, f"{path}/{name}", names, arrays)
                 for name, part in value.items()
             }
         }
-    value = {key: part for key, part in value.items() if key not in removed}
     unknown = [key for key in value if key not in names]
     if unknown:
         raise ValueError(
@@ -315,6 +321,16 @@ def _differences(
 def _has_own_rate(header: Dict[str, Any]) -> bool:
     """Whether a wrapper has a learning rate of its own."""
     return any("learn_rate" in outer["arguments"] for outer in header["optimizers"][:-1])
+
+
+def _is_rate_replaced(header: Dict[str, Any], levels: List[Optimizer]) -> bool:
+    """Whether a wrapper has put its own learning rate in place of the optimizer's, in the file
+    or in memory."""
+    saved = [outer["state"].get("_learn_rate") for outer in header["optimizers"][:-1]]
+    now = [getattr(level, "_learn_rate", None) for level in levels]
+    return any(isinstance(rate, dict) and rate.get("_position") for rate in saved) or any(
+        rate is not None and rate.has_taken_over for rate in now
+    )
 
 
 class _Restoring:

@@ -158,7 +158,7 @@ class SWA(OptimizerWrapper):
                 self._average.add_snapshot(self._weights)
                 self._averages = None
                 self._awaited = dict.fromkeys(self._weights, 1)
-                self._forget_memory()
+                self._forget_memory(self._awaited)
 
     def _start(self) -> None:
         self._is_started = True
@@ -169,9 +169,9 @@ class SWA(OptimizerWrapper):
     def _end(self) -> None:
         self._is_ended = True
         if self._average.n_averaged:
-            self._average.write_to(self._weights)
+            written = self._average.write_to(self._weights)
             self._average.clear()
-            super()._on_overwritten()
+            self._on_overwritten(written)
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
         if self._is_ended:
@@ -225,11 +225,13 @@ class SWA(OptimizerWrapper):
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
         return self._average.means()
 
+    def _before_load(self) -> None:
+        if self._learn_rate is not None:
+            self._learn_rate.note_displaced(self.optimizer)
+
     def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
-        for key in self._awaited:
-            self._average.replace_parameter(key, weights[key].copy())
-        self._awaited = {}
+        self._forget_memory(self._awaited)
         if self._is_started and self._learn_rate is not None:
             self._learn_rate.resume(self.optimizer)
 

@@ -1,7 +1,7 @@
 """The base class of all optimizers of this package."""
 
 import warnings
-from typing import Any, ClassVar, Collection, Dict, List, Optional, Set, Tuple
+from typing import Any, ClassVar, Collection, Dict, List, Optional, Tuple
 
 from thinc.api import Optimizer
 
@@ -56,6 +56,7 @@ class OptimizerWrapper(Optimizer):
         "_most_updates",
         "_most_updates_before",
         "_is_warned",
+        "_unfinished",
     )
 
     __slots__ = [
@@ -112,8 +113,8 @@ class OptimizerWrapper(Optimizer):
         if isinstance(optimizer, OptimizerWrapper):
             optimizer._is_wrapped = True
         # In a loop that does not call it, the parameters that are still to be updated in a step
-        # whose end cannot wait for the next one to begin.
-        self._unfinished: Optional[Set[KeyT]] = None
+        # whose end cannot wait for the next one to begin: a set, in a form that can be saved.
+        self._unfinished: Dict[KeyT, int] = {}
         # At the last call of step_schedules().
         self._most_updates_before = 0
         self._is_warned = False
@@ -158,7 +159,7 @@ class OptimizerWrapper(Optimizer):
             if not self._is_stepped:
                 self._is_settled = False
                 if self._n_steps and not self._is_wrapped and self._overwrites_next():
-                    self._unfinished = set(self._n_updates)
+                    self._unfinished = dict.fromkeys(self._n_updates, 1)
         self._is_open = True
         self._averages = None
         self._weights[key] = weights
@@ -166,8 +167,8 @@ class OptimizerWrapper(Optimizer):
             self._shapes.pop(key, None)
             self._on_new_parameter(key, initial)
         self._on_update(key, weights)
-        if self._unfinished is not None:
-            self._unfinished.discard(key)
+        if self._unfinished:
+            self._unfinished.pop(key, None)
             if not self._unfinished:
                 self._settle()
         return weights, gradient
@@ -233,12 +234,15 @@ class OptimizerWrapper(Optimizer):
         """Whether this wrapper overwrites the weights with averages after a step."""
         return False
 
-    def _on_overwritten(self) -> None:
-        """Called when the weights have been overwritten with averages from outside, by a
-        wrapper further out or by `apply_averages`: what belongs to the old weights is taken
-        from the new ones."""
+    def _on_overwritten(self, keys: Collection[KeyT]) -> None:
+        """Called when weights have been overwritten with averages from outside, by a wrapper
+        further out or by `apply_averages`: what belongs to the old weights is taken from the
+        new ones.
+
+        keys (Collection[KeyT]): Their parameters. Some may be unknown here.
+        """
         if isinstance(self.optimizer, OptimizerWrapper):
-            self.optimizer._on_overwritten()
+            self.optimizer._on_overwritten(keys)
 
     def _is_frozen(self, key: KeyT) -> bool:
         """Whether a wrapper further in never updates this parameter. It is only asked about
@@ -253,19 +257,22 @@ class OptimizerWrapper(Optimizer):
         """The averages of this optimizer alone, in arrays of their own."""
         return {}
 
+    def _before_load(self) -> None:
+        """Called before the state is replaced by that of a file."""
+
     def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
         """Called when the state has been loaded from a file.
 
         weights (Dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
         """
         self._weights = {key: weights[key] for key in self._n_updates}
+        self._shapes = {}
         self._averages = None
-        self._unfinished = None
 
-    def _forget_memory(self) -> None:
-        """Let the next update of each parameter tell where its weights are."""
-        self._shapes = self._known_shapes()
-        self._weights = {}
+    def _forget_memory(self, keys: Collection[KeyT]) -> None:
+        """Let the next update of each of these parameters tell where its weights are."""
+        for key in list(keys):
+            self._shapes[key] = tuple(self._weights.pop(key).shape)
 
     def _known_shapes(self) -> Dict[KeyT, Tuple[int, ...]]:
         shapes = {key: tuple(array.shape) for key, array in self._weights.items()}
@@ -287,7 +294,6 @@ class OptimizerWrapper(Optimizer):
         for key in keys:
             self._weights.pop(key, None)
             self._shapes.pop(key, None)
-        self._unfinished = None
         forget_keys(self, keys)
         # In a loop that never calls step_schedules(), the others tell where a step ends.
         self._most_updates = max(self._n_updates.values(), default=0)
@@ -302,7 +308,7 @@ class OptimizerWrapper(Optimizer):
             self._on_step_end()
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._settle()
-        self._unfinished = None
+        self._unfinished = {}
         if is_due:
             self._is_settled = True
             self._complete_step()
@@ -311,7 +317,7 @@ class OptimizerWrapper(Optimizer):
     def _merge_steps(self) -> None:
         """The first step_schedules(): all updates before it belong to one step."""
         self._is_stepped = True
-        self._unfinished = None
+        self._unfinished = {}
         # A step that was only completed early, by reading the averages, stays as it is.
         if self._n_steps > 1 or (self._n_steps and self._is_open):
             self._n_steps = 0
