@@ -51,6 +51,8 @@ from .training_folder import CHANGEABLE, TrainingFolder
 from .wrapper import nesting
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
+# Batches that BatchNorm statistics of averages are estimated on, if the config does not say.
+BATCH_NORM_BATCHES = 50
 
 
 class Training:
@@ -91,7 +93,7 @@ class Training:
         eval_frequency: int = 100,
         patience: int = 0,
         score: str = "accuracy",
-        batch_norm_batches: int = 50,
+        batch_norm_batches: int = BATCH_NORM_BATCHES,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.seed = check_int("seed", seed, minimum=0)
