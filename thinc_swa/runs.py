@@ -21,6 +21,7 @@ from .callbacks import Callback
 from .checkpoints import keeping_random_state
 from .errors import describe_error
 from .evaluation import Evaluation
+from .fingerprints import describe_dataset
 from .learn_rate import current_rate
 from .logs import Log
 from .models import get_batch_norm, set_batch_norm, update_batch_norm
@@ -213,8 +214,19 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
     log.flush()
 
 
+def log_dataset(config: Config, log: Log) -> None:
+    """Log the fingerprint of the data of a Thinc config, loaded as for a training."""
+    _log_dataset(log, Training.from_config(config))
+
+
+def _log_dataset(log: Log, training: Training) -> None:
+    log.write("dataset", content=describe_dataset(training.dataset))
+    log.flush()
+
+
 def _run_thinc(config: Config, log: Log) -> None:
     training = Training.from_config(config, [_Recorder(log)])
+    _log_dataset(log, training)
     training.run()
     _refuse_diverged(training.evaluations[-1])
     log.write(
