@@ -280,6 +280,8 @@ def test_folders_of_any_files(tmp_path, monkeypatch, name):
     before = describe_files(config)
     assert set(before) == {"dataset.folder", "model.vectors"}
     (tmp_path / "data" / ".hidden").write_text("mine")
+    (tmp_path / "data" / "__pycache__").mkdir()
+    (tmp_path / "data" / "__pycache__" / "a.pyc").write_text("of an import")
     assert describe_files(config) == before
     (tmp_path / "data" / name).write_text("other")
     assert differences(before, describe_files(config)) == [

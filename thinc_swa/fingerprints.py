@@ -146,7 +146,8 @@ def describe_files(
     Settings count that are an existing file, or an existing folder. A folder without a
     separator in its name counts only in the sections `PATH_SECTIONS`, or if it has .spacy files
     anywhere in it (a corpus) or is a saved pipeline (vectors, sourced components). Relative
-    paths are relative to the current folder. Of a folder all files count, except hidden ones.
+    paths are relative to the current folder. Of a folder all files count, except hidden ones and
+    those in __pycache__.
 
     config (Config): Paths in variables are found where they are defined, so the config need not
         be interpolated.
@@ -220,7 +221,10 @@ def _walk(folder: Path, output: Optional[Path]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # Importing a module writes to __pycache__.
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__pycache__"
+        )
         for name in sorted(names):
             # Not a pipe, of which nobody may be at the other end.
             if not name.startswith(".") and os.path.isfile(os.path.join(root, name)):
