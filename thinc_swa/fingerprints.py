@@ -146,8 +146,8 @@ def describe_files(
     Settings count that are an existing file, or an existing folder. A folder without a
     separator in its name counts only in the sections `PATH_SECTIONS`, or if it has .spacy files
     anywhere in it (a corpus) or is a saved pipeline (vectors, sourced components). Relative
-    paths are relative to the current folder. Of a folder all files count, except hidden ones and
-    those in __pycache__.
+    paths are relative to the current folder. Of a folder all files count, except hidden ones
+    and those in __pycache__.
 
     config (Config): Paths in variables are found where they are defined, so the config need not
         be interpolated.
