@@ -164,7 +164,7 @@ def test_a_checkpoint_that_came_later_is_not_taken_for_the_own_one(tmp_path):
             {"dataset": make_dataset(n_train=20)},
             "train_X was 50 rows, .* and is 20 rows",
         ),
-        ({"dataset": make_dataset(seed=1)}, "train_X was 50 rows, sha256:.* now"),
+        ({"dataset": make_dataset(seed=1)}, "the content of train_X has changed"),
         ({"model": Softmax()}, "model was 4 parameters, .* and is 2 parameters"),
     ],
 )

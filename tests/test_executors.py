@@ -97,7 +97,8 @@ def test_runs_write_logs(tmp_path, executor):
             60,
         ]
         assert log[-1]["type"] == "end"
-    assert logs[0][1] != logs[1][1]
+    evaluations = [[r for r in log if r["type"] == "evaluation"] for log in logs]
+    assert evaluations[0] != evaluations[1]
     assert executor.poll(0.0) == {}
 
 

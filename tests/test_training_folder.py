@@ -330,6 +330,30 @@ def test_a_training_with_other_code_is_not_resumed(tmp_path):
     assert_refused(output, ValueError, "code was sha256:.* absent now", config, resume=True)
 
 
+def test_a_training_with_other_imported_modules_is_not_resumed(tmp_path):
+    code = tmp_path / "code.py"
+    code.write_text("def load():\n    import beside_the_code\n")
+    (tmp_path / "beside_the_code.py").write_text("x = 1")
+    config = config_of(tmp_path, max_steps=20)
+    output = tmp_path / "output"
+    train(config, output=output, code=code)
+    (tmp_path / "beside_the_code.py").write_text("x = 2")
+    message = "the content of module beside_the_code has changed"
+    assert_refused(output, ValueError, message, config, resume=True, code=code)
+
+
+def test_a_training_with_other_files_in_a_folder_is_not_resumed(tmp_path):
+    """The output folder, which is in it, is no input."""
+    config = config_of(tmp_path, max_steps=20)
+    config["paths"] = {"data": str(tmp_path)}
+    output = tmp_path / "output"
+    train(config, output=output)
+    assert train(config, output=output, resume=True).step == 20
+    (tmp_path / "more.jsonl").write_text("{}")
+    message = "the content of paths.data has changed"
+    assert_refused(output, ValueError, message, config, resume=True)
+
+
 def test_other_versions_of_packages_are_a_warning(output, monkeypatch):
     monkeypatch.setattr("thinc_swa.about.__version__", "99")
     with pytest.warns(TrainingWarning, match="thinc-swa was .* and is 99 now"):

@@ -414,7 +414,14 @@ def _compare(
     gpu_id: int,
     overrides: Dict[str, Any],
 ) -> None:
-    runs = make_runs(entries, n_seeds=n_seeds, output=output, code=code, overwrite=overwrite)
+    runs = make_runs(
+        entries,
+        n_seeds=n_seeds,
+        output=output,
+        code=code,
+        overwrite=overwrite,
+        gpu_id=gpu_id,
+    )
     score = score_of(entries[0].config)
     console = _console()
     for line in describe_outdated(runs):

@@ -7,6 +7,7 @@ config and everything that the config depends on are the same.
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -17,7 +18,7 @@ from .arguments import check_int
 from .errors import describe_error
 from .escaping import folder_name, printable
 from .executors import Executor, Job, make_executor
-from .fingerprints import describe_inputs, describe_settings, differences
+from .fingerprints import describe_inputs, describe_settings, differences, is_exact
 from .logs import Log, Record, read_log
 from .run_worker import CANNOT_WRITE, LOG
 from .runs import is_spacy_config, optimizer_section, read_config, score_of, with_seed
@@ -30,6 +31,7 @@ REPORT_INTERVAL = 0.2
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Differences that are listed of a run that is trained again.
 MAX_DIFFERENCES = 3
+EARLIER_VERSION = "it is of an earlier version of thinc-swa"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Run:
     text (str): The config, with the seed and without variables.
     inputs (Dict[str, str]): Fingerprints of what the config depends on.
     code (Optional[Path]): A Python file that registers what the config names.
+    dataset (Optional[str]): The section [dataset] as JSON; None for spaCy configs.
     state (str): "waiting", "running", "done" or "failed".
     outdated (Optional[str]): Why the complete run in the folder is not used.
     records (List[Record]): The log, as far as it has been read.
@@ -60,6 +63,7 @@ class Run:
     folder: Path
     inputs: Dict[str, str] = field(default_factory=dict)
     code: Optional[Path] = None
+    dataset: Optional[str] = None
     state: str = "waiting"
     outdated: Optional[str] = None
     records: List[Record] = field(default_factory=list)
@@ -84,8 +88,16 @@ class Run:
             total_steps = record.get("total_steps", total_steps)
         return step, total_steps
 
+    @property
+    def data(self) -> Optional[Dict[str, str]]:
+        """The fingerprint of the dataset that it was trained with, if it has logged that."""
+        found = [record for record in self.records if record["type"] == "dataset"]
+        content = found[0].get("content") if found else None
+        return content if isinstance(content, dict) else None
+
     def read(self) -> None:
-        """Take over what is in the folder, if it is complete and has the same inputs."""
+        """Take over what is in the folder, if it is complete and has the same inputs. The
+        dataset is compared by `_check_data`."""
         self.records, self.outdated = [], None
         try:
             records = list(read_log(self.folder / LOG))
@@ -98,22 +110,39 @@ class Run:
         if not records:
             return
         is_done = records[-1]["type"] == "end"
+        self.records = records
         changes = self._differences(records[0])
         if not changes:
-            self.records = records
             if is_done:
                 self.state = "done"
         elif is_done:
-            more = len(changes) - MAX_DIFFERENCES
-            self.outdated = "; ".join(changes[:MAX_DIFFERENCES])
-            if more > 0:
-                self.outdated += f"; and {more} more"
+            self.discard(changes)
+        else:
+            self.records = []
+
+    def discard(self, changes: Sequence[str]) -> None:
+        """Have the run trained again, although it is complete.
+
+        changes (Sequence[str]): What differs from it.
+        """
+        more = len(changes) - MAX_DIFFERENCES
+        self.state, self.records = "waiting", []
+        self.outdated = "; ".join(changes[:MAX_DIFFERENCES])
+        if more > 0:
+            self.outdated += f"; and {more} more"
 
     def _differences(self, start: Record) -> List[str]:
         """How the config and its inputs differ from those of a log."""
         if "config" not in start:
-            return ["it is of an earlier version of thinc-swa"]
-        changes = differences(start["inputs"], self.inputs)
+            return [EARLIER_VERSION]
+        inputs = [start["inputs"], self.inputs]
+        if self.data is not None and is_exact(self.data):
+            # The content of the dataset decides, and not that of the file that it comes from.
+            inputs = [
+                {name: value for name, value in found.items() if not _is_dataset(name)}
+                for found in inputs
+            ]
+        changes = differences(*inputs)
         if start["config"] != self.text:
             before, now = (
                 describe_settings(Config().from_str(text), skip=())
@@ -155,6 +184,10 @@ class Run:
         except OSError:
             # Where the disk is full, it is known as long as this process runs.
             pass
+
+
+def _is_dataset(name: str) -> bool:
+    return name.startswith("dataset.")
 
 
 def check_records(records: Sequence[Any]) -> None:
@@ -293,6 +326,7 @@ def make_runs(
     output: Path,
     code: Optional[Path] = None,
     overwrite: bool = False,
+    gpu_id: int = -1,
 ) -> List[Run]:
     """All runs, those of one seed beside each other.
 
@@ -300,6 +334,7 @@ def make_runs(
     output (Path): The folder that they go to. What is there already is read.
     code (Optional[Path]): A Python file that registers what the configs name.
     overwrite (bool): Train also what is complete in the folder.
+    gpu_id (int): Which GPU; -1 for the CPU.
     RAISES: OSError if a file that a config depends on cannot be read; FileExistsError if the
         folder of a run holds something else.
     """
@@ -314,15 +349,77 @@ def make_runs(
             # Data are not read again for every seed, unless the seed is in their path.
             key = _without_seed(config)
             if key not in known:
-                known[key] = describe_inputs(config, code=code)
+                known[key] = describe_inputs(config, code=code, output=output)
             folder = output / "runs" / folder_name(entry.name) / f"seed-{seed}"
-            runs.append(Run(entry.name, i, seed, text, folder, dict(known[key]), code))
-    for run in runs:
-        if not overwrite:
+            dataset = None if is_spacy_config(config) else json.dumps(config.get("dataset"))
+            inputs = dict(known[key])
+            runs.append(Run(entry.name, i, seed, text, folder, inputs, code, dataset))
+    if not overwrite:
+        for run in runs:
             run.read()
+        _check_data(runs, gpu_id)
+    for run in runs:
         if run.state != "done":
             check_folder(run.folder)
     return runs
+
+
+def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
+    """Discard what is done with another dataset than the one that its config loads now."""
+    sections: Dict[str, List[Run]] = {}
+    for run in runs:
+        if run.state == "done" and run.dataset is not None:
+            if run.data is None:
+                run.discard([EARLIER_VERSION])
+            else:
+                sections.setdefault(run.dataset, []).append(run)
+    # What the same section loads is loaded once, except where it was different for every seed:
+    # a loader may draw random numbers.
+    groups: Dict[Tuple[str, int], List[Run]] = {}
+    for section, found in sections.items():
+        is_same = all(run.data == found[0].data for run in found)
+        for run in found:
+            groups.setdefault((section, 0 if is_same else run.seed), []).append(run)
+    records = _load_datasets([group[0] for group in groups.values()], gpu_id)
+    for group, record in zip(groups.values(), records, strict=True):
+        for run in group:
+            if record["type"] != "dataset":
+                error = record.get("error", "the process was killed")
+                run.discard([f"its data cannot be loaded ({error})"])
+            elif changes := differences(run.data or {}, record["content"]):
+                run.discard(changes)
+
+
+def _load_datasets(runs: Sequence[Run], gpu_id: int) -> List[Record]:
+    """Load the datasets of runs in processes of their own, one after another.
+
+    RETURNS (List[Record]): For each run the last record of its process.
+    """
+    if not runs:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = []
+        for i, run in enumerate(runs):
+            path = Path(folder, str(i))
+            path.mkdir()
+            code = None if run.code is None else str(run.code)
+            jobs.append(Job(run.text, {}, str(path), gpu_id, code, only_dataset=True))
+        executor = make_executor(jobs, environment=os.environ)
+        try:
+            for job in jobs:
+                executor.start(job)
+                while job.folder not in executor.poll(REPORT_INTERVAL):
+                    pass
+        finally:
+            executor.close()
+        return [_last_record(Path(job.folder, LOG)) for job in jobs]
+
+
+def _last_record(log: Path) -> Record:
+    try:
+        return list(read_log(log))[-1]
+    except (OSError, ValueError, IndexError):
+        return {"type": "none"}
 
 
 def _without_seed(config: Config) -> str:

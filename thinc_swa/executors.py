@@ -23,8 +23,12 @@ from .run_worker import _kill_group
 POLL_INTERVAL = 0.05
 # Seconds that a server has to end its processes.
 GRACE = 1.0
-# What the runs import. spaCy is imported only where a run needs it.
-MODULES = ("thinc_swa.runs", "sklearn.datasets", "sklearn.model_selection")
+# What the runs import: always, and where a config has the text. Each takes a second or more.
+MODULES = (
+    ("", ["thinc_swa.runs"]),
+    ("[nlp]", ["spacy"]),
+    ("digits.v1", ["sklearn.datasets", "sklearn.model_selection"]),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Job:
     folder (str): An existing folder for the log and the output.
     gpu_id (int): Which GPU; -1 for the CPU.
     code (Optional[str]): A Python file that registers what the config names.
+    only_dataset (bool): Log the fingerprint of the dataset, and do not train.
     """
 
     config: str
@@ -43,10 +48,7 @@ class Job:
     folder: str
     gpu_id: int = -1
     code: Optional[str] = None
-
-    @property
-    def is_spacy(self) -> bool:
-        return "[nlp]" in self.config
+    only_dataset: bool = False
 
 
 class Executor(Protocol):
@@ -77,7 +79,12 @@ def make_executor(jobs: Sequence[Job], *, environment: Mapping[str, str]) -> Exe
     # in one.
     if not sys.platform.startswith("linux") or has_cupy:
         return SubprocessExecutor(environment=environment)
-    modules = [*MODULES, *(["spacy"] if any(job.is_spacy for job in jobs) else [])]
+    modules = [
+        name
+        for text, names in MODULES
+        if any(text in job.config for job in jobs)
+        for name in names
+    ]
     return ForkExecutor(modules, environment=environment)
 
 

@@ -8,8 +8,13 @@ import hashlib
 import json
 import os
 import re
+import sys
+import sysconfig
 from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -27,9 +32,16 @@ torch: Any = thinc.compat.torch
 # Settings that have no influence on the result, and may name files that the training writes:
 # callbacks of a Thinc config and the logger of a spaCy config.
 SKIPPED = ("callbacks", "training.logger")
+# Sections in which a name without "/" can be a folder. Elsewhere it is mostly something else: a
+# language, a component, a score.
+PATH_SECTIONS = ("paths", "corpora", "dataset", "initialize")
 # Bytes that are read at a time.
 CHUNK_SIZE = 1 << 20
+# Bytes of a file that is not digested again as long as its size and time are the same.
+LARGE = 1 << 20
 DIGEST = "sha256:"
+# The type of packages among modules, which `modulefinder` does not export.
+PACKAGE = 5
 
 
 @dataclass(frozen=True)
@@ -47,16 +59,19 @@ class TrainingFingerprint:
     packages: Dict[str, str]
 
 
-def describe_inputs(config: Config, *, code: Optional[Path] = None) -> Dict[str, str]:
+def describe_inputs(
+    config: Config, *, code: Optional[Path] = None, output: Optional[Path] = None
+) -> Dict[str, str]:
     """Fingerprint everything that a config depends on, without loading the data.
 
     config (Config): For Thinc or for spaCy.
     code (Optional[Path]): The Python file that registers what the config names.
+    output (Optional[Path]): The output folder, which is no input.
     RETURNS (Dict[str, str]): See `describe_files`, `describe_code` and `describe_packages`.
     RAISES: OSError if a file cannot be read.
     """
     return {
-        **describe_files(config),
+        **describe_files(config, output=output),
         **describe_code(code),
         **describe_packages(is_spacy="nlp" in config),
     }
@@ -76,11 +91,15 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> List[str]:
             found.append(f"{name} was absent and is {_shorten(new)} now")
         elif new is None:
             found.append(f"{name} was {_shorten(old)} and is absent now")
-        elif old.startswith(DIGEST) and new.startswith(DIGEST):
+        elif DIGEST in old and _without_digest(old) == _without_digest(new):
             found.append(f"the content of {name} has changed")
         else:
             found.append(f"{name} was {_shorten(old)} and is {_shorten(new)} now")
     return found
+
+
+def _without_digest(value: str) -> str:
+    return re.sub(rf"{DIGEST}\w+", DIGEST, value)
 
 
 def _shorten(value: Optional[str]) -> str:
@@ -119,27 +138,33 @@ def _is_skipped(name: str, skip: Tuple[str, ...]) -> bool:
 # Files
 
 
-def describe_files(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dict[str, str]:
+def describe_files(
+    config: Config, *, skip: Tuple[str, ...] = SKIPPED, output: Optional[Path] = None
+) -> Dict[str, str]:
     """Fingerprint the files and folders that a config names.
 
-    Settings count that are an existing file, a folder with .spacy files anywhere in it (a
-    corpus), or the folder of a saved pipeline (vectors, sourced components). Relative paths
-    are relative to the current folder.
+    Settings count that are an existing file, or an existing folder. A folder without a
+    separator in its name counts only in the sections `PATH_SECTIONS`, or if it has .spacy files
+    anywhere in it (a corpus) or is a saved pipeline (vectors, sourced components). Relative
+    paths are relative to the current folder. Of a folder all files count, except hidden ones
+    and those in __pycache__.
 
     config (Config): Paths in variables are found where they are defined, so the config need not
         be interpolated.
     skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    output (Optional[Path]): A folder to leave out, also inside others.
     RETURNS (Dict[str, str]): A digest of the content under the name of each such setting:
         {"paths.train": "sha256:…"}.
     """
     found: Dict[str, str] = {}
-    known: Dict[str, Optional[str]] = {}
+    known: Dict[Tuple[str, bool], Optional[str]] = {}
     for name, value in _strings(config, ""):
         if _is_skipped(name, skip):
             continue
-        if value not in known:
-            known[value] = _digest_path(value)
-        content = known[value]
+        is_path = "/" in value or os.sep in value or _is_skipped(name, PATH_SECTIONS)
+        if (value, is_path) not in known:
+            known[value, is_path] = _digest_path(value, is_path, output)
+        content = known[value, is_path]
         if content is not None:
             found[name] = content
     return found
@@ -158,7 +183,10 @@ def _strings(value: Any, name: str) -> Iterator[Tuple[str, str]]:
         yield from _strings(item, f"{name}.{key}" if name else str(key))
 
 
-def _digest_path(value: str) -> Optional[str]:
+def _digest_path(value: str, is_path: bool, output: Optional[Path]) -> Optional[str]:
+    """
+    is_path (bool): Whether it is a path and nothing else, if there is a folder with this name.
+    """
     # Punctuation is a setting of tokenizers and the like, but "." and "/" are folders too.
     if not re.search(r"\w", value):
         return None
@@ -172,8 +200,10 @@ def _digest_path(value: str) -> Optional[str]:
     if not is_folder:
         return None
     is_pipeline = (path / "config.cfg").is_file() and (path / "meta.json").is_file()
-    files = [file for file in _walk(path) if is_pipeline or file.suffix == ".spacy"]
-    if not files:
+    files = list(_walk(path, output))
+    if not files or not (
+        is_path or is_pipeline or any(file.suffix == ".spacy" for file in files)
+    ):
         return None
     content = hashlib.sha256()
     for file in files:
@@ -181,22 +211,45 @@ def _digest_path(value: str) -> Optional[str]:
     return DIGEST + content.hexdigest()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files in a folder and those inside it in a fixed order, without hidden ones, as
-    spaCy's readers see them."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _walk(folder: Path, output: Optional[Path]) -> Iterator[Path]:
+    """The files in a folder and those inside it in a fixed order, without hidden ones and those
+    of the output folder. Links are followed, as spaCy's readers do."""
+    seen = set() if output is None else {os.path.realpath(output)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # Importing a module writes to __pycache__.
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__pycache__"
+        )
         for name in sorted(names):
-            if not name.startswith("."):
+            # Not a pipe, of which nobody may be at the other end.
+            if not name.startswith(".") and os.path.isfile(os.path.join(root, name)):
                 yield Path(root) / name
 
 
 def digest_file(path: Path) -> str:
-    """Digest the content of a file, however large it is.
+    """Digest the content of a file, however large it is. In one process a large file that seems
+    to be unchanged, by its size and time, is not read again.
 
     RETURNS (str): "sha256:…".
     RAISES: OSError if it cannot be read.
     """
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _read_digest(path)
+    return _digest_large(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _digest_large(path: Path, size: int, time: int) -> str:
+    return _read_digest(path)
+
+
+def _read_digest(path: Path) -> str:
     content = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK_SIZE))
     with path.open("rb", buffering=0) as file:
@@ -205,12 +258,64 @@ def digest_file(path: Path) -> str:
     return DIGEST + content.hexdigest()
 
 
-def describe_code(code: Optional[Path]) -> Dict[str, str]:
-    """Fingerprint the file that `--code` names. What it imports is not covered.
+# Code
 
-    RETURNS (Dict[str, str]): {"code": "sha256:…"}; empty without a file.
+
+def describe_code(code: Optional[Path]) -> Dict[str, str]:
+    """Fingerprint the file that `--code` names and the local modules that it imports: those on
+    the module path or beside the file that are neither of the standard library nor installed
+    in site-packages, and what they import. They are found without executing anything, by the
+    import statements, also those in functions.
+
+    RETURNS (Dict[str, str]): {"code": "sha256:…", "module helper": "sha256:…"}; empty without a
+        file.
+    RAISES: OSError if a file cannot be read.
     """
-    return {} if code is None else {"code": digest_file(code)}
+    if code is None:
+        return {}
+    found = {"code": digest_file(code)}
+    finder = _LocalModuleFinder([*_local_paths(), str(code.parent)], excludes=["thinc_swa"])
+    try:
+        finder.run_script(str(code))
+    except Exception:
+        # A file that is no Python, for example. Importing it will say what is wrong.
+        pass
+    for name, module in sorted(finder.modules.items()):
+        path: Optional[str] = getattr(module, "__file__", None)
+        if name != "__main__" and path is not None and os.path.isfile(path):
+            found[f"module {name}"] = digest_file(Path(path))
+    return found
+
+
+def _local_paths() -> List[str]:
+    """The folders of the module path that are neither the standard library's nor for installed
+    packages."""
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    return [
+        folder
+        for folder in sys.path
+        if not {"site-packages", "dist-packages"} & set(Path(folder).parts)
+        and not any(Path(folder).is_relative_to(path) for path in library)
+    ]
+
+
+class _LocalModuleFinder(ModuleFinder):
+    """A finder that also finds packages without __init__.py, for which that of the standard
+    library fails."""
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        spec = None
+        if name != "__init__":
+            spec = PathFinder.find_spec(name, self.path if path is None else path)
+        if spec is not None and spec.origin is None and spec.submodule_search_locations:
+            return None, list(spec.submodule_search_locations)[0], ("", "", PACKAGE)
+        return super().find_module(name, path, parent)
+
+    def load_package(self, fqname: str, pathname: str) -> Any:
+        try:
+            return super().load_package(fqname, pathname)
+        except ImportError:
+            return self.modules[fqname]
 
 
 def describe_packages(*, is_spacy: bool = False) -> Dict[str, str]:

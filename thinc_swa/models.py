@@ -7,7 +7,19 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Set, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Hashable,
+    Iterable,
+    Iterator,
+    List,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 import numpy
 from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
@@ -58,7 +70,13 @@ def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
         on_overwritten({key for _, key, _ in named_parameters(model)} & averages.keys())
 
 
-def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool = False) -> None:
+def update_batch_norm(
+    model: ModelT,
+    batches: Iterable[Any],
+    *,
+    progress: bool = False,
+    exclude: Sequence[str] = (),
+) -> None:
     """Estimate the running statistics of all BatchNorm layers anew, from data. Averaged
     weights need it: nothing in the training has computed the statistics that belong to them
     (arXiv:1803.05407, section 3.2).
@@ -72,10 +90,12 @@ def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool =
     batches (Iterable[Any]): What `model.predict` takes; for a spaCy pipeline, lists of texts
         or Docs.
     progress (bool): Show a progress bar, if tqdm is installed.
+    exclude (Sequence[str]): Components of a pipeline that keep their statistics, as those that
+        are not trained.
     RAISES: TypeError for something that is no model; ValueError for no batches, or for a
         batch that the model cannot take: the old statistics are in place then.
     """
-    layers = _batch_norm_layers(model)
+    layers = _batch_norm_layers(model, exclude)
     if not layers:
         return
     backups = [(layer, layer.momentum, layer.training, _statistics(layer)) for layer in layers]
@@ -110,22 +130,26 @@ def update_batch_norm(model: ModelT, batches: Iterable[Any], *, progress: bool =
                 layer.training = training
 
 
-def get_batch_norm(model: ModelT) -> List[Dict[str, Any]]:
+def get_batch_norm(model: ModelT, *, exclude: Sequence[str] = ()) -> List[Dict[str, Any]]:
     """Copies of the running statistics of all BatchNorm layers.
 
     model (Union[Model, Language]): A Thinc model or a spaCy pipeline.
+    exclude (Sequence[str]): Components of a pipeline to leave out.
     RETURNS (List[Dict[str, Any]]): One dict of tensors per layer; empty without such layers.
     """
-    return [_statistics(layer) for layer in _batch_norm_layers(model)]
+    return [_statistics(layer) for layer in _batch_norm_layers(model, exclude)]
 
 
-def set_batch_norm(model: ModelT, statistics: List[Dict[str, Any]]) -> None:
+def set_batch_norm(
+    model: ModelT, statistics: List[Dict[str, Any]], *, exclude: Sequence[str] = ()
+) -> None:
     """Write running statistics into a model, bit for bit.
 
     model (Union[Model, Language]): The model that the statistics were read from.
     statistics (List[Dict[str, Any]]): As `get_batch_norm` returned them.
+    exclude (Sequence[str]): The components that were left out there.
     """
-    for layer, values in zip(_batch_norm_layers(model), statistics, strict=True):
+    for layer, values in zip(_batch_norm_layers(model, exclude), statistics, strict=True):
         for name, value in values.items():
             getattr(layer, name).copy_(value)
 
@@ -357,10 +381,11 @@ def _predict(model: ModelT, batch: Any) -> None:
         model.predict(batch)
 
 
-def _batch_norm_layers(model: ModelT) -> List[Any]:
+def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> List[Any]:
     return [
         layer
-        for _, root in component_models(model)
+        for component, root in component_models(model)
+        if component not in exclude
         for node in root.walk()
         for shim in node.shims
         if isinstance(shim, PyTorchShim) and shim._model is not None

@@ -114,11 +114,15 @@ def _train(job: Dict[str, Any], log: Any) -> None:
 
     from thinc.api import Config
 
-    from thinc_swa.runs import prepare_process, train_config
+    from thinc_swa.runs import log_dataset, prepare_process, train_config
 
     code = None if job["code"] is None else Path(job["code"])
     prepare_process(job["gpu_id"], code)
-    train_config(Config().from_str(job["config"]), log, gpu_id=job["gpu_id"])
+    config = Config().from_str(job["config"])
+    if job["only_dataset"]:
+        log_dataset(config, log)
+    else:
+        train_config(config, log, gpu_id=job["gpu_id"])
 
 
 # One process that has imported everything, from which those of the runs are forked (Linux)

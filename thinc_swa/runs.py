@@ -6,21 +6,26 @@ What it found goes to a log of JSON lines, in the same form for both. No models 
 import importlib.util
 import io
 import math
+import random
 import sys
 import time
+from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
+import numpy
 from thinc.api import Config, Optimizer
 
 from .arguments import check_int
 from .callbacks import Callback
-from .checkpoints import get_random_state, set_random_state
+from .checkpoints import keeping_random_state
 from .errors import describe_error
 from .evaluation import Evaluation
+from .fingerprints import describe_dataset
 from .learn_rate import current_rate
 from .logs import Log
-from .training import Training, count_snapshots
+from .models import get_batch_norm, set_batch_norm, update_batch_norm
+from .training import BATCH_NORM_BATCHES, Training, count_snapshots
 
 # Seconds from one progress record in a log to the next: a hundredth of the time that the run
 # has taken so far, within these limits, so that the logs of long runs stay small.
@@ -141,6 +146,8 @@ def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
 
+    config = config.copy()
+    _take_batch_norm_batches(config)
     nlp = init_nlp(config, use_gpu=gpu_id)
     resolved = registry.resolve({"optimizer": optimizer_section(config)["optimizer"]})
     return nlp, resolved["optimizer"]
@@ -207,8 +214,19 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
     log.flush()
 
 
+def log_dataset(config: Config, log: Log) -> None:
+    """Log the fingerprint of the data of a Thinc config, loaded as for a training."""
+    _log_dataset(log, Training.from_config(config))
+
+
+def _log_dataset(log: Log, training: Training) -> None:
+    log.write("dataset", content=describe_dataset(training.dataset))
+    log.flush()
+
+
 def _run_thinc(config: Config, log: Log) -> None:
     training = Training.from_config(config, [_Recorder(log)])
+    _log_dataset(log, training)
     training.run()
     _refuse_diverged(training.evaluations[-1])
     log.write(
@@ -225,7 +243,7 @@ def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
     from spacy.training.loop import train
     from spacy.util import registry
 
-    recorder = _SpacyRecorder(config, log)
+    recorder = _SpacyRecorder(config, log, _take_batch_norm_batches(config))
     # Only this process has them, and they end up in no file.
     registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
     registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
@@ -250,11 +268,32 @@ def _check_spacy() -> None:
         raise ImportError("The config is for spaCy, which is not installed: pip install spacy")
 
 
-class _SpacyRecorder:
-    """Watches spaCy's loop from where a logger stands."""
+def _take_batch_norm_batches(config: Config) -> int:
+    """Remove `batch_norm_batches` from a spaCy config, as spaCy refuses settings in [training]
+    that it does not know.
 
-    def __init__(self, config: Config, log: Log) -> None:
+    RETURNS (int): Its value, or the default.
+    RAISES: ValueError if it is not an int from 0 on.
+    """
+    value = config["training"].pop("batch_norm_batches", BATCH_NORM_BATCHES)
+    return check_int("batch_norm_batches in [training]", value, minimum=0)
+
+
+class _SpacyRecorder:
+    """Watches spaCy's loop from where a logger stands.
+
+    config (Config): As spaCy gets it.
+    log (Log): For the records.
+    n_batches (int): Number of training batches on which the BatchNorm statistics of the
+        averages are estimated; 0 to keep those of the raw weights, as spaCy does.
+    """
+
+    def __init__(self, config: Config, log: Log, n_batches: int) -> None:
         self._config = config
+        self._n_batches = n_batches
+        # The batches, once they are needed.
+        self._sample: List[List[Any]] = []
+        self._nlp: Any = None
         self._log = log
         self._progress = _Progress(log)
         self._optimizer: Any = None
@@ -275,6 +314,9 @@ class _SpacyRecorder:
         from spacy.training.loop import create_evaluation_callback
         from spacy.util import resolve_dot_names
 
+        self._nlp = nlp
+        # With spaCy's defaults for what the config leaves out.
+        self._config = nlp.config.interpolate()
         settings = self._config["training"]
         (corpus,) = resolve_dot_names(self._config, [settings["dev_corpus"]])
         self._evaluate = create_evaluation_callback(nlp, corpus, settings["score_weights"])
@@ -300,9 +342,10 @@ class _SpacyRecorder:
         if self._optimizer.averages:
             # spaCy has evaluated with these. The plain weights are those that are there now.
             averages = plain
-            state = get_random_state()
-            plain = float(self._evaluate()[0])
-            set_random_state(state)
+            with keeping_random_state():
+                plain = float(self._evaluate()[0])
+                if self._n_batches:
+                    averages = self._evaluate_averages(averages)
         evaluation = Evaluation(
             step=info["step"],
             epoch=info["epoch"],
@@ -314,3 +357,51 @@ class _SpacyRecorder:
         )
         _log_evaluation(self._log, evaluation)
         _refuse_diverged(evaluation)
+
+    def _evaluate_averages(self, score: float) -> float:
+        """Evaluate the averages with BatchNorm statistics of their own. Weights and statistics
+        are restored bit for bit.
+
+        score (float): That with the statistics of the raw weights.
+        RETURNS (float): The new score; without BatchNorm layers, the old one.
+        """
+        frozen = self._config["training"]["frozen_components"]
+        raw = get_batch_norm(self._nlp, exclude=frozen)
+        if not raw:
+            return score
+        self._sample = self._sample or self._read_sample()
+        try:
+            # As spaCy does it.
+            with self._nlp.use_params(self._optimizer.averages):
+                # Predictions add annotations to the Docs, so these are copies.
+                batches = ([doc.copy() for doc in batch] for batch in self._sample)
+                update_batch_norm(self._nlp, batches, exclude=frozen)
+                return float(self._evaluate()[0])
+        finally:
+            set_batch_norm(self._nlp, raw, exclude=frozen)
+
+    def _read_sample(self) -> List[List[Any]]:
+        """Batches of Docs as the layers are trained with: always the same random sample, so
+        that differences between evaluations come from the weights. Changes random states."""
+        from spacy.training import loop
+        from spacy.util import registry, resolve_dot_names
+
+        subdivide_batch: Any = loop.subdivide_batch
+        settings = self._config["training"]
+        (corpus,) = resolve_dot_names(self._config, [settings["train_corpus"]])
+        batcher = registry.resolve({"batcher": settings["batcher"]})["batcher"]
+        # Of augmenters and batchers, which draw from these generators.
+        random.seed(settings["seed"])
+        numpy.random.seed(settings["seed"])
+        examples = corpus(self._nlp)
+        if settings["max_epochs"] >= 0:  # Else it is streamed and may be endless.
+            examples = list(examples)
+            random.shuffle(examples)
+        # Without the last batch, which may be what is left over at the end of the data.
+        batches = list(islice(batcher(examples), self._n_batches + 1))
+        n_parts = settings["accumulate_gradient"]
+        return [
+            [example.predicted for example in part]
+            for batch in batches[:-1] or batches
+            for part in subdivide_batch(batch, n_parts)
+        ]

@@ -51,6 +51,8 @@ from .training_folder import CHANGEABLE, TrainingFolder
 from .wrapper import nesting
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
+# Batches that BatchNorm statistics of averages are estimated on, if the config does not say.
+BATCH_NORM_BATCHES = 50
 
 
 class Training:
@@ -91,7 +93,7 @@ class Training:
         eval_frequency: int = 100,
         patience: int = 0,
         score: str = "accuracy",
-        batch_norm_batches: int = 50,
+        batch_norm_batches: int = BATCH_NORM_BATCHES,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.seed = check_int("seed", seed, minimum=0)
@@ -140,6 +142,8 @@ class Training:
         # See `from_config`.
         self._config: Optional[Config] = None
         self._code: Optional[Path] = None
+        # The output folder, which is no input of the training.
+        self._output: Optional[Path] = None
 
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
@@ -158,6 +162,7 @@ class Training:
         callbacks: Sequence[Callback] = (),
         *,
         code: Optional[Path] = None,
+        output: Optional[Path] = None,
     ) -> "Training":
         """Make a training from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
@@ -165,6 +170,7 @@ class Training:
         callbacks (Sequence[Callback]): Further callbacks, which come first.
         code (Optional[Path]): The Python file that registers what the config names. It is not
             executed here, but belongs to the `fingerprint`.
+        output (Optional[Path]): The output folder, which does not belong to it.
         """
         missing = [name for name in SECTIONS if name not in config]
         if missing:
@@ -200,7 +206,7 @@ class Training:
             callbacks=[*callbacks, *extra.values()],
             **resolved["training"],
         )
-        training._config, training._code = config, code
+        training._config, training._code, training._output = config, code, output
         return training
 
     @cached_property
@@ -219,7 +225,7 @@ class Training:
             settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
             # The file of a dataset may be written again with the same content.
             skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
-            inputs.update(describe_files(config, skip=skip))
+            inputs.update(describe_files(config, skip=skip, output=self._output))
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     def _describe_arguments(self) -> Dict[str, str]:
@@ -505,7 +511,9 @@ def train(
         folder.check(source=source, resume=resume, overwrite=overwrite)
         checkpoint = folder.find_checkpoint() if resume else None
         # First the callbacks that save, so that nothing is lost if another one fails.
-        training = Training.from_config(config, [*folder.callbacks(), *callbacks], code=code)
+        training = Training.from_config(
+            config, [*folder.callbacks(), *callbacks], code=code, output=output
+        )
         if checkpoint is None:
             check_names(output, training)
             folder.begin()
