@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pickle
 import random
@@ -63,7 +64,7 @@ from thinc_swa import (
 )
 from thinc_swa.learn_rate import current_rate
 from thinc_swa.schedules import Schedule
-from thinc_swa.state_file import StateReader, write_state
+from thinc_swa.state_file import DTYPES, StateReader, write_arrays, write_state
 
 # Where curated transformers are installed, this is what the import of spaCy warns of.
 pytestmark = pytest.mark.filterwarnings(
@@ -1281,6 +1282,36 @@ def assert_clear(error, path):
     assert path.name in str(error) or "position of the schedules" in str(error)
     # No second traceback, from inside safetensors.
     assert error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
+
+
+# The format
+
+
+def test_arrays_are_written_as_safetensors_reads_them(tmp_path):
+    shapes = {"scalar": (), "empty": (0, 3), "odd": (5,), "matrix": (3, 7)}
+    arrays = {
+        f"{dtype} {name} \u00fc": (numpy.arange(21)[: math.prod(shape)] % 2)
+        .astype(dtype)
+        .reshape(shape)
+        for dtype in DTYPES.values()
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / "arrays"
+    with path.open("wb") as file:
+        write_arrays(file, arrays, {"format": "a \u00fc"})
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+    with safetensors.safe_open(path, framework="numpy") as opened:
+        assert opened.metadata() == {"format": "a \u00fc"}
+
+
+def test_no_arrays(tmp_path):
+    with (tmp_path / "arrays").open("wb") as file:
+        write_arrays(file, {})
+    assert safetensors.numpy.load_file(tmp_path / "arrays") == {}
 
 
 # Damaged files
