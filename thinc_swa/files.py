@@ -56,9 +56,11 @@ def replacing(path: Path) -> Iterator[Path]:
         if os.name != "nt":  # Windows opens no folders.
             _flush(path.parent, os.O_RDONLY)
     except OSError as error:
-        if error.filename is None:  # Of a write, when the disk is full.
-            error.filename = str(path)
-        raise
+        if error.filename is not None:
+            raise
+        # Of a write, when the disk is full. Closing the file may have failed once more.
+        error.filename = str(path)
+        raise error from None
     finally:
         temporary.unlink(missing_ok=True)
 
