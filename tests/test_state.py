@@ -1649,6 +1649,38 @@ def test_altered_headers_with_a_right_checksum(name, tmp_path):
     assert n_refused > 200
 
 
+@pytest.mark.parametrize("value", [True, "x", 3, [1], {"by parameter": {}}, {"arrays": {}}])
+def test_a_forged_value_in_place_of_none_changes_nothing(value, tmp_path):
+    def change(state):
+        saved = state["optimizers"][0]["state"]
+        assert saved["_learn_rate"] is None
+        saved["_learn_rate"] = value
+
+    def make():
+        return SWA(Adam(0.1), start_step=5)
+
+    model, optimizer = trained(make)
+    path = tmp_path / "optimizer"
+    save_optimizer(path, optimizer, model)
+    path.write_bytes(forge(path.read_bytes(), state=change))
+    model, optimizer = trained(make)
+    with untouched(optimizer, model):
+        with pytest.raises(ValueError, match="_learn_rate has another form"):
+            load_optimizer(path, optimizer, model)
+
+
+def test_values_that_are_none_in_one_of_the_two_are_loaded(tmp_path):
+    """The rate that annealing begins with is there only before the start."""
+    model = make_model()
+    saved, other = (SWA(Adam(0.1), start_step=5, learn_rate=0.01) for _ in range(2))
+    train(model, saved, 0, 8)
+    train(model, other, 0, 3)
+    assert saved._learn_rate.rate_used is None and other._learn_rate.rate_used == 0.1
+    save_optimizer(tmp_path / "optimizer", saved, model)
+    load_optimizer(tmp_path / "optimizer", other, model)
+    assert_same(state_of(other, model), state_of(saved, model))
+
+
 MUTATIONS = st.lists(
     st.tuples(
         st.sampled_from(["flip", "insert", "delete", "truncate", "repeat"]),
