@@ -342,9 +342,11 @@ def train(
     if seed is not None:
         settings.setdefault("training", {})["seed"] = seed
     prepare_process(gpu_id, code)
-    with naming_config(config), _printing_warnings():
+    with naming_config(config):
+        settings = settings.interpolate()
+    with _printing_warnings():
         training = train_config(
-            settings.interpolate(),
+            settings,
             output=output,
             resume=resume,
             overwrite=overwrite,
@@ -609,15 +611,16 @@ def params(
     be there. The paths are what the globs of ParamGroups.v1 select by.
     """
     settings = read_config(config, context.obj)
-    optimizer_section(settings)
     prepare_process(gpu_id, code)
-    model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
-    try:
-        rows = list_parameters(model, optimizer)
-    except ValueError as error:
-        # Of a group that selects nothing. Here are the paths that it could select.
-        _print_parameters(list_parameters(model))
-        raise ValueError(str(error).partition(" The model has")[0]) from error
+    with naming_config(config):
+        optimizer_section(settings)
+        model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
+        try:
+            rows = list_parameters(model, optimizer)
+        except ValueError as error:
+            # Of a group that selects nothing. Here are the paths that it could select.
+            _print_parameters(list_parameters(model))
+            raise ValueError(str(error).partition(" The model has")[0]) from error
     _print_parameters(rows)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from thinc.api import Config
 
 from .arguments import check_int
-from .errors import describe_error
+from .errors import describe_error, naming_config
 from .escaping import folder_name, printable
 from .executors import Executor, Job, make_executor
 from .fingerprints import describe_inputs, describe_settings, differences
@@ -239,11 +239,9 @@ def _kind(entry: Entry) -> str:
 
 def _check_entry(config: Config, path: Path) -> None:
     """RAISES: ValueError that names the file if no run can be made of the config."""
-    try:
+    with naming_config(path):
         optimizer_section(config)
         with_seed(config, 0)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_optimizer(path: Path) -> Any:
@@ -282,7 +280,8 @@ def _names(paths: Sequence[Path]) -> Iterator[Tuple[str, Path]]:
 
 def _parts(path: Path) -> List[str]:
     """Without suffix and root."""
-    path = path.with_suffix("")
+    if path.name:  # The current folder has none.
+        path = path.with_suffix("")
     return [part for part in path.parts if part != path.anchor]
 
 

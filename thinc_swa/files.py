@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     RETURNS (Iterator[Path]): The temporary name. The file exists, and is empty.
     RAISES: OSError with a name if it cannot be written, or is something else than a file.
     """
-    path = _follow(path)
+    path = follow_link(path)
     mode = _mode_of(path)
     remove_stale_files(path.parent, name=path.name)
     temporary = path.with_name(f".{_shorten(path.name)}.{_writer()}.tmp")
@@ -135,7 +135,7 @@ def _shorten(name: str) -> str:
     return name if len(data) <= MAX_NAME_BYTES else hashlib.sha256(data).hexdigest()
 
 
-def _follow(path: Path) -> Path:
+def follow_link(path: Path) -> Path:
     """The file that a symbolic link stands for, which need not exist."""
     if not path.is_symlink():
         return path
