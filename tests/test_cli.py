@@ -302,7 +302,8 @@ def test_compare(tmp_path):
         for name in ("learning_curves", "final_scores")
         for kind in ("png", "svg")
     }
-    assert {path.name for path in output.iterdir()} == names | {"runs", ".thinc-swa.lock"}
+    names |= {"runs", ".thinc-swa.lock", ".thinc-swa-comparison"}
+    assert {path.name for path in output.iterdir()} == names
     content = json.loads((output / "results.json").read_text())
     assert [summary["n_runs"] for summary in content["summaries"]] == [2, 2]
     # The table that is printed has the numbers of the files.

@@ -46,7 +46,7 @@ from thinc.api import get_current_ops
 from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
 
 from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
-from .comparison import Entry, Run, make_runs, read_entries, train_runs
+from .comparison import Entry, Run, make_runs, mark_output, read_entries, train_runs
 from .errors import TrainingWarning, describe_error, naming_config
 from .escaping import for_encoding, printable
 from .evaluation import format_score
@@ -78,6 +78,10 @@ DISTRIBUTION = "thinc-swa"
 # Shown by `info`.
 PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
 INTERRUPTED = 130
+# Files that `compare` writes.
+TABLES = ("results.md", "results.csv", "results.json")
+PICTURES = ("learning_curves", "final_scores")
+RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")))
 # Columns in which tables are laid out where the output is no terminal.
 WIDTH_OF_FILES = 200
 
@@ -417,6 +421,7 @@ def _compare(
     overrides: Dict[str, Any],
 ) -> None:
     runs = make_runs(entries, n_seeds=n_seeds, output=output, code=code, overwrite=overwrite)
+    mark_output(output, RESULTS)
     score = score_of(entries[0].config)
     console = _console()
     for line in describe_outdated(runs):
@@ -571,14 +576,14 @@ def _write_results(
             f"{platform.python_version()}"
         ),
     }
-    texts = {
-        "results.md": report(runs, summaries, score, about),
-        "results.csv": to_csv(summaries),
-        "results.json": to_json(summaries, runs, **about),
-    }
-    for name, text in texts.items():
+    texts = (
+        report(runs, summaries, score, about),
+        to_csv(summaries),
+        to_json(summaries, runs, **about),
+    )
+    for name, text in zip(TABLES, texts, strict=True):
         replace_text(output / name, text)
-    return list(texts)
+    return list(TABLES)
 
 
 def _draw(
@@ -591,9 +596,12 @@ def _draw(
     """Draw the pictures. RETURNS (List[str]): The names of the files."""
     from .plots import plot_final_scores, plot_learning_curves, save_figure
 
-    paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
-    paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
-    return [path.name for path in paths]
+    figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))
+    return [
+        path.name
+        for name, figure in zip(PICTURES, figures, strict=True)
+        for path in save_figure(figure, output / name)
+    ]
 
 
 @app.command()
