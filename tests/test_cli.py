@@ -447,6 +447,7 @@ def test_the_results_are_there_when_a_picture_fails(tmp_path, run):
     write_config(tmp_path, "adam", ADAM)
     for kind in ("png", "svg"):
         (tmp_path / "comparison" / f"learning_curves.{kind}").mkdir(parents=True)
+    (tmp_path / "comparison" / ".thinc-swa-comparison").touch()
     result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
     assert result.returncode == 1
     assert result.stderr.startswith(
