@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -600,7 +601,7 @@ ERRORS = [
     ("train good.cfg --training.max_steps=x", 1, "good.cfg: max_steps must be an int >= 0"),
     ("train seed.cfg", 1, "Error: seed.cfg: seed must be an int"),
     ("train none.cfg", 1, "No such file or directory: none.cfg"),
-    ("train unknown.cfg", 1, "unknown.cfg: Cant't find 'Adamant.v1' in registry thinc -> optimizers"),
+    ("train unknown.cfg", 1, "unknown.cfg: Cant't find 'Adamant.v1' in registry"),
     ("train freq.cfg", 1, "Error: freq.cfg: freq must be an int >= 1, but was 5.7"),
     ("train argument.cfg", 1, "Error: argument.cfg: "),
     ("train setting.cfg", 1, "setting.cfg: [training] has the unknown settings ['epochs']"),
@@ -612,7 +613,11 @@ ERRORS = [
     ("train good.cfg -o done", 1, "There is a training in done already"),
     ("train good.cfg --code none.py", 1, "No such file or directory"),
     ("train breaking.cfg -c code.py", 1, "Breaking.on_evaluate failed after step 30: KeyError"),
-    ("train no_callback.cfg -c code.py", 1, "no_callback.cfg: TypeError: [callbacks.mine] must make a Callback"),
+    (
+        "train no_callback.cfg -c code.py",
+        1,
+        "no_callback.cfg: TypeError: [callbacks.mine] must",
+    ),
     ("train spacy.cfg", 1, "spacy.cfg is a config for spaCy"),
     ("train good.cfg --nothing.here 3", 1, "nothing"),
     ("train good.cfg --training.max_steps", 2, "--training.max_steps needs a value"),
@@ -674,6 +679,44 @@ def test_results_of_others_are_refused_before_the_training(folder, run):
     assert result.returncode == 1
     contents = {path.name: path.read_text() for path in (folder / "own").glob("[!.]*")}
     assert contents == {"results.csv": "mine", "final_scores.svg": "mine"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("program", ["module", "script"])
+def test_ctrl_c_while_the_program_starts(tmp_path, program, interruptible):
+    """While Thinc is imported: one line, and no traceback."""
+    (tmp_path / "thinc").mkdir()
+    (tmp_path / "thinc" / "__init__.py").write_text(
+        "import time; print('importing', flush=True); time.sleep(60)"
+    )
+    script = tmp_path / "thinc-swa"
+    script.write_text("from thinc_swa.__main__ import main; main()")
+    command = [script] if program == "script" else ["-m", "thinc_swa"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "info"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr) == (130, "Error: Stopped\n")
+
+
+def test_an_import_by_another_program_leaves_ctrl_c_alone():
+    code = """
+import signal, sys
+handler = signal.getsignal(signal.SIGINT)
+import thinc_swa
+assert signal.getsignal(signal.SIGINT) is handler
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_debug_shows_where(folder):

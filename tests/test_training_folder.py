@@ -450,8 +450,9 @@ def test_a_damaged_log_is_refused(output, change, message):
         lambda content: content + b"\xff",
         lambda content: content.replace(b"batch_size = 8", b"batch_size = 9"),
         # Of an earlier version.
-        lambda content: b"".join(content.splitlines(True)[:1] + content.splitlines(True)[2:])
-        * 2,
+        lambda content: (
+            b"".join(content.splitlines(True)[:1] + content.splitlines(True)[2:]) * 2
+        ),
     ],
 )
 def test_a_damaged_config_is_written_again(output, damage):

@@ -126,7 +126,8 @@ def _train(job: Dict[str, Any], log: Any) -> None:
 
 def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
     """Fork a process for each job that comes in a line of the standard input. Processes that
-    start and end are reported on the standard output. When the standard input is closed, all are killed.
+    start and end are reported on the standard output. When the standard input is closed, all
+    are killed.
 
     modules (List[str]): Modules to import before.
     RETURNS (Optional[Dict[str, Any]]): In a forked process its job; None in the server.

@@ -9,7 +9,12 @@ from .schedules import Schedule
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
 # Attributes that may be None before or after loading, with an example of their other form. All
 # others that are None stay None.
-OPTIONAL: Dict[str, Any] = {"averages": {}, "start_step": 0, "rate_used": 0.0, "_last_score": (0, 0.0)}
+OPTIONAL: Dict[str, Any] = {
+    "averages": {},
+    "start_step": 0,
+    "rate_used": 0.0,
+    "_last_score": (0, 0.0),
+}
 
 
 def has_form(header: Any) -> bool:
