@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -302,7 +303,8 @@ def test_compare(tmp_path):
         for name in ("learning_curves", "final_scores")
         for kind in ("png", "svg")
     }
-    assert {path.name for path in output.iterdir()} == names | {"runs", ".thinc-swa.lock"}
+    names |= {"runs", ".thinc-swa.lock", ".thinc-swa-comparison"}
+    assert {path.name for path in output.iterdir()} == names
     content = json.loads((output / "results.json").read_text())
     assert [summary["n_runs"] for summary in content["summaries"]] == [2, 2]
     # The table that is printed has the numbers of the files.
@@ -416,6 +418,7 @@ def test_results_that_cannot_be_written(tmp_path, run):
     """The scores are shown, and kept in the logs."""
     write_config(tmp_path, "adam", ADAM)
     (tmp_path / "comparison" / "results.md").mkdir(parents=True)
+    (tmp_path / "comparison" / ".thinc-swa-comparison").touch()
     result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
     assert result.returncode == 1
     assert result.stderr.startswith("Error: The results could not be written to comparison: Is")
@@ -445,6 +448,7 @@ def test_the_results_are_there_when_a_picture_fails(tmp_path, run):
     write_config(tmp_path, "adam", ADAM)
     for kind in ("png", "svg"):
         (tmp_path / "comparison" / f"learning_curves.{kind}").mkdir(parents=True)
+    (tmp_path / "comparison" / ".thinc-swa-comparison").touch()
     result = run(tmp_path, "compare", "adam.cfg", "--seeds", "1")
     assert result.returncode == 1
     assert result.stderr.startswith(
@@ -491,7 +495,7 @@ def test_params_shows_the_paths_that_a_group_could_select(tmp_path, run):
     result = run(tmp_path, "params", path)
     assert result.returncode == 1
     assert "relu/W" in result.stdout
-    assert result.stderr.startswith("Error: Nothing in the model is selected by group 'first'")
+    assert result.stderr.startswith(f"Error: {path}: Nothing in the model is selected by")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -567,6 +571,13 @@ def prepare_errors(folder):
     (folder / "binary.cfg").write_bytes(bytes(range(256)))
     good = (folder / "good.cfg").read_text()
     (folder / "variable.cfg").write_text(good.replace("start_step = 20", "start_step = ${a.b}"))
+    (folder / "truncated.cfg").write_text(good[: len(good) // 2])
+    (folder / "nothing.cfg").write_text("")
+    (folder / "no_loss.cfg").write_text(good.replace("[loss]", "[lose]"))
+    (folder / "twice.cfg").write_text(good + good)
+    (folder / "own").mkdir()
+    for name in ("results.csv", "final_scores.svg"):
+        (folder / "own" / name).write_text("mine")
     write_config(folder, "seed", ADAM, seed="one")
     write_config(folder, "loss", ADAM, score="loss")
     (folder / "blocked").write_text("a file where a folder should be")
@@ -581,12 +592,20 @@ ERRORS = [
     ("train syntax.cfg", 1, "File contains no section headers"),
     ("train latin.cfg", 1, "latin.cfg is not a text file in UTF-8"),
     ("train variable.cfg", 1, "Error: variable.cfg: "),
+    ("train truncated.cfg", 1, "Error: truncated.cfg: "),
+    ("train nothing.cfg", 1, "Error: nothing.cfg: A config for a Thinc model needs the sect"),
+    ("train no_loss.cfg", 1, "Error: no_loss.cfg: A config for a Thinc model needs the sect"),
+    ("train no_loss.cfg -o new", 1, "Error: no_loss.cfg: A config for a Thinc model needs"),
+    ("train twice.cfg", 1, "Error: twice.cfg: DuplicateSectionError"),
+    ("train good.cfg --training.max_steps=-3", 1, "good.cfg: max_steps must be an int >= 0"),
+    ("train good.cfg --training.max_steps=x", 1, "good.cfg: max_steps must be an int >= 0"),
+    ("train seed.cfg", 1, "Error: seed.cfg: seed must be an int"),
     ("train none.cfg", 1, "No such file or directory: none.cfg"),
-    ("train unknown.cfg", 1, "Cant't find 'Adamant.v1' in registry thinc -> optimizers"),
-    ("train freq.cfg", 1, "freq must be an int >= 1, but was 5.7"),
-    ("train argument.cfg", 1, "frequency"),
-    ("train setting.cfg", 1, "unknown settings ['epochs']"),
-    ("train no_steps.cfg", 1, "max_steps or max_epochs must be at least 1"),
+    ("train unknown.cfg", 1, "unknown.cfg: Cant't find 'Adamant.v1' in registry"),
+    ("train freq.cfg", 1, "Error: freq.cfg: freq must be an int >= 1, but was 5.7"),
+    ("train argument.cfg", 1, "Error: argument.cfg: "),
+    ("train setting.cfg", 1, "setting.cfg: [training] has the unknown settings ['epochs']"),
+    ("train no_steps.cfg", 1, "no_steps.cfg: max_steps or max_epochs must be at least 1"),
     ("train good.cfg --dataset.path none.npz", 1, "No such file or directory: none.npz"),
     ("train good.cfg --dataset.path empty.npz", 1, "has no rows in train_X"),
     ("train good.cfg --dataset.path code.py", 1, "code.py is no .npz file"),
@@ -594,7 +613,11 @@ ERRORS = [
     ("train good.cfg -o done", 1, "There is a training in done already"),
     ("train good.cfg --code none.py", 1, "No such file or directory"),
     ("train breaking.cfg -c code.py", 1, "Breaking.on_evaluate failed after step 30: KeyError"),
-    ("train no_callback.cfg -c code.py", 1, "[callbacks.mine] must make a Callback"),
+    (
+        "train no_callback.cfg -c code.py",
+        1,
+        "no_callback.cfg: TypeError: [callbacks.mine] must",
+    ),
     ("train spacy.cfg", 1, "spacy.cfg is a config for spaCy"),
     ("train good.cfg --nothing.here 3", 1, "nothing"),
     ("train good.cfg --training.max_steps", 2, "--training.max_steps needs a value"),
@@ -617,6 +640,11 @@ ERRORS = [
     ("compare good.cfg --optimizers=none.cfg", 1, "No such file or directory: none.cfg"),
     ("compare done", 1, "Is a directory: done"),
     ("compare good.cfg --code none.py", 1, "No such file or directory: none.py"),
+    ("compare .", 1, "Error: Is a directory: ."),
+    ("compare good.cfg --optimizers .", 1, "Error: Is a directory: ."),
+    ("compare good.cfg -o own", 1, "There is results.csv, final_scores.svg in own, which no"),
+    ("params freq.cfg", 1, "Error: freq.cfg: freq must be an int >= 1"),
+    ("params nothing.cfg", 1, "Error: nothing.cfg: The config has no section [optimizer]"),
     ("params latin.cfg", 1, "Error: latin.cfg is not a text file in UTF-8"),
     ("compare good.cfg -o blocked/output", 1, "Not a directory: blocked/output"),
     ("compare good.cfg adam.cfg --optimizers adam.cfg", 1, "need one config to go into"),
@@ -644,6 +672,51 @@ def test_an_error_is_one_line(folder, command, code, message, run):
     assert code == 2 or len(lines) == 1
     # What was written before is as it was.
     assert {path: path.read_bytes() for path in (folder / "done").rglob("*.*")} == before
+
+
+def test_results_of_others_are_refused_before_the_training(folder, run):
+    result = run(folder, "compare", "good.cfg", "-o", "own")
+    assert result.returncode == 1
+    contents = {path.name: path.read_text() for path in (folder / "own").glob("[!.]*")}
+    assert contents == {"results.csv": "mine", "final_scores.svg": "mine"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("program", ["module", "script"])
+def test_ctrl_c_while_the_program_starts(tmp_path, program, interruptible):
+    """While Thinc is imported: one line, and no traceback."""
+    (tmp_path / "thinc").mkdir()
+    (tmp_path / "thinc" / "__init__.py").write_text(
+        "import time; print('importing', flush=True); time.sleep(60)"
+    )
+    script = tmp_path / "thinc-swa"
+    script.write_text("from thinc_swa.__main__ import main; main()")
+    command = [script] if program == "script" else ["-m", "thinc_swa"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "info"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr) == (130, "Error: Stopped\n")
+
+
+def test_an_import_by_another_program_leaves_ctrl_c_alone():
+    code = """
+import signal, sys
+handler = signal.getsignal(signal.SIGINT)
+import thinc_swa
+assert signal.getsignal(signal.SIGINT) is handler
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_debug_shows_where(folder):

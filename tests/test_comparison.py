@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from helpers import require
 from thinc.api import Config
 from tiny import ADAM, SWA, make_arrays, write_config
 
-from thinc_swa.comparison import Entry, make_runs, read_entries, train_runs
+from thinc_swa.comparison import Entry, make_runs, mark_output, read_entries, train_runs
 from thinc_swa.logs import read_log
 from thinc_swa.results import describe_outdated, summarize
 from thinc_swa.runs import is_spacy_config, read_config, with_seed
@@ -91,6 +92,24 @@ def finished(tmp_path_factory):
     path = write_config(folder, "adam", ADAM)
     compare(folder / "output", [path], n_seeds=1)
     return path, folder / "output"
+
+
+DELETED = object()
+
+
+def change_record(number, name, value):
+    """What changes one value of a line in a log."""
+
+    def change(lines):
+        record = json.loads(lines[number])
+        record[name] = value
+        if value is DELETED:
+            del record[name]
+        changed = list(lines)
+        changed[number] = json.dumps(record) + "\n"
+        return changed
+
+    return change
 
 
 # What is compared
@@ -260,21 +279,40 @@ def test_a_run_that_was_cut_off_is_trained_again(tmp_path, adam):
         lambda lines: [*lines[:2], "3\n", *lines[2:]],
         lambda lines: [*lines[:2], '{"type": "evaluation"}\n', *lines[2:]],
         lambda lines: [*lines, lines[1]],
+        lambda lines: [*lines[:3], *lines[4:]],
+        lambda lines: [*lines[:-2], lines[-1]],
+        *(
+            change_record(number, name, value)
+            for number, name, values in (
+                (0, "inputs", [DELETED, 3, {"thinc": 3}, None]),
+                (0, "config", [7, "[[[", "[a]\n[a]\n", "[a]\nx = ${b.c}\n"]),
+                (2, "score", [None, "high", True, math.nan, 10**400, []]),
+                (2, "plain", [None, "high"]),
+                (2, "averages", ["high", {}]),
+                (2, "n_averaged", ["x", 0.5, -1]),
+                (2, "step", [True, 20.0, "20"]),
+                (2, "loss", ["low", DELETED]),
+                (-1, "seconds_per_step", [None, "x"]),
+                (-1, "n_records", [DELETED, 3, None]),
+            )
+            for value in values
+        ),
     ],
 )
 def test_a_damaged_log_is_not_believed(finished, damage):
-    """As two processes leave it that write to one log."""
+    """As two processes leave it that write to one log, or a disk with errors."""
     adam, output = finished
     (run,) = prepare(output, [adam], n_seeds=1)
     assert (run.state, run.outdated) == ("done", None)
     log = run.folder / "log.jsonl"
     before = log.read_text()
-    lines = before.splitlines(keepends=True)
+    lines = [line for line in before.splitlines(keepends=True) if '"progress"' not in line]
+    assert len(lines) == 8
     log.write_text("".join(damage(lines)))
     (run,) = prepare(output, [adam], n_seeds=1)
     log.write_text(before)
     assert run.state == "waiting" and run.evaluations == []
-    assert run.outdated.startswith("its log is damaged (")
+    assert run.outdated.startswith(f"its log is damaged ({log} is damaged: ")
 
 
 DATA = """
@@ -530,6 +568,34 @@ def test_what_a_comparison_has_made_is_replaced(tmp_path, adam, kind):
     assert run.state == "done"
     names = {path.name for path in run.folder.iterdir()}
     assert names == {".thinc-swa-run", "log.jsonl", "output.txt"}
+
+
+# Only our own results are overwritten
+
+RESULTS = ("results.csv", "learning_curves.png")
+
+
+@pytest.mark.parametrize("present", [RESULTS, RESULTS[:1]])
+def test_results_that_no_comparison_has_written_are_refused(tmp_path, present):
+    for name in present:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "runs" / "a" / "b").mkdir(parents=True)
+    message = f"There is {', '.join(present)} in {tmp_path}, which no comparison has written"
+    with pytest.raises(FileExistsError, match=message):
+        mark_output(tmp_path, RESULTS)
+    assert {path.name for path in tmp_path.iterdir()} == {*present, "runs"}
+
+
+@pytest.mark.parametrize("kind", ["marked", "earlier version"])
+def test_results_of_a_comparison_are_written_again(tmp_path, kind):
+    if kind == "marked":
+        mark_output(tmp_path, RESULTS)
+    else:
+        (tmp_path / "runs" / "adam" / "seed-1").mkdir(parents=True)
+        (tmp_path / "runs" / "adam" / "seed-1" / ".thinc-swa-run").touch()
+    (tmp_path / "results.csv").write_text("old")
+    mark_output(tmp_path, RESULTS)
+    assert (tmp_path / ".thinc-swa-comparison").is_file()
 
 
 # Failures

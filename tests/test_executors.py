@@ -1,10 +1,11 @@
 """Processes of runs, with both executors."""
 
 import os
+import signal
 import time
 
 import pytest
-from processes import IS_LINUX, assert_end, is_alive, wait_for_files
+from processes import IS_LINUX, assert_end, wait_for_files
 from thinc.api import Config
 from tiny import ADAM, write_config
 
@@ -166,16 +167,26 @@ def test_runs_end_with_the_server_and_a_new_one_is_started(tmp_path):
     try:
         jobs = [make_job(tmp_path, "sleeps"), make_job(tmp_path, seed=2)]
         executor.start(jobs[0])
-        (pid,) = wait_for_files(tmp_path / "run")
+        pids = wait_for_files(*(tmp_path / name for name in ("run", "child", "grandchild")))
         executor._server.kill()
-        assert_end([pid])
         assert wait_for(executor) == {jobs[0].folder: -9}
+        assert_end(pids)
         executor.start(jobs[1])
         assert wait_for(executor) == {jobs[1].folder: 0}
     finally:
         executor.close()
-        for name in ("child", "grandchild"):
-            if (tmp_path / name).exists():
-                pid = int((tmp_path / name).read_text())
-                if is_alive(pid):
-                    os.kill(pid, 9)
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="forks")
+@pytest.mark.parametrize("is_polled", [True, False])
+def test_runs_end_with_a_server_that_hangs(tmp_path, is_polled):
+    executor = make_fork_executor()
+    try:
+        executor.start(make_job(tmp_path, "sleeps"))
+        pids = wait_for_files(*(tmp_path / name for name in ("run", "child", "grandchild")))
+        if is_polled:
+            assert executor.poll(0.0) == {}
+        executor._server.send_signal(signal.SIGSTOP)
+    finally:
+        executor.close()
+    assert_end(pids)

@@ -183,6 +183,28 @@ def test_files_of_killed_processes_are_removed_at_a_start(tmp_path):
     remove_stale_files(tmp_path / "none")
 
 
+KILLED_SAVING = """
+import resource, signal, sys
+from pathlib import Path
+import numpy
+from thinc_swa.state_file import write_state
+# A file that grows beyond it ends the process at once.
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+write_state(Path(sys.argv[1]), {}, {"W": numpy.zeros(1 << 20, dtype="float32")})
+"""
+
+
+def test_a_state_that_was_killed_while_being_saved_is_removed_at_the_next_write(tmp_path):
+    path = tmp_path / "state"
+    process = subprocess.run([sys.executable, "-c", KILLED_SAVING, str(path)], timeout=60)
+    assert process.returncode == -signal.SIGXFSZ
+    (left,) = os.listdir(tmp_path)
+    assert files.TEMPORARY.fullmatch(left)
+    save_state(path)
+    assert os.listdir(tmp_path) == ["state"]
+
+
 def test_files_of_running_processes_stay(tmp_path):
     path = tmp_path / "file"
     process = start_writer(path)

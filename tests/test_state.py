@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pickle
 import random
@@ -63,7 +64,7 @@ from thinc_swa import (
 )
 from thinc_swa.learn_rate import current_rate
 from thinc_swa.schedules import Schedule
-from thinc_swa.state_file import StateReader, write_state
+from thinc_swa.state_file import DTYPES, StateReader, write_arrays, write_state
 
 # Where curated transformers are installed, this is what the import of spaCy warns of.
 pytestmark = pytest.mark.filterwarnings(
@@ -1292,6 +1293,36 @@ def assert_clear(error, path):
     assert error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
 
 
+# The format
+
+
+def test_arrays_are_written_as_safetensors_reads_them(tmp_path):
+    shapes = {"scalar": (), "empty": (0, 3), "odd": (5,), "matrix": (3, 7)}
+    arrays = {
+        f"{dtype} {name} \u00fc": (numpy.arange(21)[: math.prod(shape)] % 2)
+        .astype(dtype)
+        .reshape(shape)
+        for dtype in DTYPES.values()
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / "arrays"
+    with path.open("wb") as file:
+        write_arrays(file, arrays, {"format": "a \u00fc"})
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+    with safetensors.safe_open(path, framework="numpy") as opened:
+        assert opened.metadata() == {"format": "a \u00fc"}
+
+
+def test_no_arrays(tmp_path):
+    with (tmp_path / "arrays").open("wb") as file:
+        write_arrays(file, {})
+    assert safetensors.numpy.load_file(tmp_path / "arrays") == {}
+
+
 # Damaged files
 
 
@@ -1625,6 +1656,38 @@ def test_altered_headers_with_a_right_checksum(name, tmp_path):
             else:
                 other = make()
     assert n_refused > 200
+
+
+@pytest.mark.parametrize("value", [True, "x", 3, [1], {"by parameter": {}}, {"arrays": {}}])
+def test_a_forged_value_in_place_of_none_changes_nothing(value, tmp_path):
+    def change(state):
+        saved = state["optimizers"][0]["state"]
+        assert saved["_learn_rate"] is None
+        saved["_learn_rate"] = value
+
+    def make():
+        return SWA(Adam(0.1), start_step=5)
+
+    model, optimizer = trained(make)
+    path = tmp_path / "optimizer"
+    save_optimizer(path, optimizer, model)
+    path.write_bytes(forge(path.read_bytes(), state=change))
+    model, optimizer = trained(make)
+    with untouched(optimizer, model):
+        with pytest.raises(ValueError, match="_learn_rate has another form"):
+            load_optimizer(path, optimizer, model)
+
+
+def test_values_that_are_none_in_one_of_the_two_are_loaded(tmp_path):
+    """The rate that annealing begins with is there only before the start."""
+    model = make_model()
+    saved, other = (SWA(Adam(0.1), start_step=5, learn_rate=0.01) for _ in range(2))
+    train(model, saved, 0, 8)
+    train(model, other, 0, 3)
+    assert saved._learn_rate.rate_used is None and other._learn_rate.rate_used == 0.1
+    save_optimizer(tmp_path / "optimizer", saved, model)
+    load_optimizer(tmp_path / "optimizer", other, model)
+    assert_same(state_of(other, model), state_of(saved, model))
 
 
 MUTATIONS = st.lists(

@@ -28,7 +28,7 @@ from thinc_swa.checkpoints import (  # noqa: E402
 from thinc_swa.errors import TrainingWarning  # noqa: E402
 from thinc_swa.logs import read_log  # noqa: E402
 from thinc_swa.training import Training, train  # noqa: E402
-from thinc_swa.training_folder import MARKER  # noqa: E402
+from thinc_swa.training_folder import MARKER, TrainingFolder  # noqa: E402
 
 # What is saved
 
@@ -101,7 +101,7 @@ def test_an_earlier_training_is_overwritten_on_request_only(tmp_path):
     assert (tmp_path / "output" / "log.jsonl").read_bytes() == before
     training = train(config, output=tmp_path / "output", overwrite=True)
     assert training.step == 10
-    assert len(list(read_log(tmp_path / "output" / "log.jsonl"))) == 13
+    assert len(list(read_log(tmp_path / "output" / "log.jsonl"))) == 14
 
 
 # Resuming
@@ -372,12 +372,35 @@ def test_a_training_whose_checkpoints_are_lost_is_not_begun_anew(output):
     log = output / "log.jsonl"
     log.rename(output.parent / "log.jsonl")
     message = (
-        "There is model-best, model-last in .*output, but neither a checkpoint nor log.jso"
+        "There is model-best, model-last in .*output, but no checkpoint, and log.jsonl is miss"
     )
+    assert_refused(output, FileNotFoundError, message, config, resume=True)
+    message = message.replace("is miss", "has no evaluation: restore")
+    log.touch()
     assert_refused(output, FileNotFoundError, message, config, resume=True)
     # Both are restored.
     (output.parent / "log.jsonl").rename(log)
     (output.parent / "step-00000020").rename(output / "step-00000020")
+    assert train(config, output=output, resume=True).step == 60
+
+
+def test_a_training_that_was_killed_after_its_first_checkpoint_is_not_begun_anew(tmp_path):
+    """Records of the steps since then are still in the memory of the process."""
+    config = config_of(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_STEPS], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        for line in process.stdout:
+            if int(line) == 11:
+                process.kill()
+                break
+    output = tmp_path / "output"
+    assert '"step", "step": 11' not in (output / "log.jsonl").read_text()
+    (output / "step-00000010").rename(tmp_path / "step-00000010")
+    message = "log.jsonl goes to step 10, but there is no checkpoint in .*output: restore"
+    assert_refused(output, FileNotFoundError, message, config, resume=True)
+    (tmp_path / "step-00000010").rename(output / "step-00000010")
     assert train(config, output=output, resume=True).step == 60
 
 
@@ -441,14 +464,40 @@ def test_a_damaged_log_is_refused(output, change, message):
     assert train(config, output=output, resume=True).step == 60
 
 
-def test_a_damaged_config_is_written_again(output):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2] + b"\n[half\n",
+        lambda content: content + content,
+        lambda content: content[: content.rindex(b"[")],
+        lambda content: content[: content.index(b"\n") + 1],
+        lambda content: content + b"\xff",
+        lambda content: content.replace(b"batch_size = 8", b"batch_size = 9"),
+        # Of an earlier version.
+        lambda content: (
+            b"".join(content.splitlines(True)[:1] + content.splitlines(True)[2:]) * 2
+        ),
+    ],
+)
+def test_a_damaged_config_is_written_again(output, damage):
     path = output / "config.cfg"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] + b"\n[half\n")
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
     config = config_of(output.parent, max_steps=20)
     with pytest.warns(TrainingWarning, match="config.cfg is damaged .* and is written again"):
         train(config, output=output, resume=True)
     assert path.read_bytes() == whole
+
+
+def test_a_config_of_an_earlier_version_is_compared(output):
+    """It has no digest."""
+    path = output / "config.cfg"
+    first, _, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, *rest]))
+    config = config_of(output.parent, max_steps=20, batch_size=4)
+    message = "training.batch_size was 8 and is 4 now"
+    assert_refused(output, ValueError, message, config, resume=True)
 
 
 def test_lost_models_are_named(output):
@@ -477,6 +526,26 @@ def test_files_that_are_not_of_a_training_are_never_changed(tmp_path, name, kind
         path.symlink_to(tmp_path / "mine")
     message = f"There is {name} in .*output, which is not of a training by thinc-swa: move"
     assert_refused(output, FileExistsError, message, config_of(tmp_path), **settings)
+
+
+def test_links_are_kept_when_a_training_is_overwritten(output):
+    """Also if the new training is killed before it has saved a model."""
+    elsewhere = output.parent / "elsewhere"
+    elsewhere.mkdir()
+    names = ("model-best", "model-last", "log.jsonl")
+    for name in names:
+        (output / name).rename(elsewhere / name)
+        (output / name).symlink_to(elsewhere / name)
+    whole = output.parent / "whole"
+    config = config_of(output.parent, max_steps=10, seed=7)
+    train(config, output=whole)
+    TrainingFolder(output, config).begin()
+    assert not list(elsewhere.iterdir())
+    for settings in ({"resume": True}, {"overwrite": True}):
+        train(config, output=output, **settings)
+        assert all((output / name).is_symlink() for name in names)
+        assert all((elsewhere / name).is_file() for name in names)
+        assert results_of(output) == results_of(whole)
 
 
 @pytest.mark.parametrize("name", ["config.cfg", "log.jsonl"])

@@ -1,5 +1,12 @@
 """Weight averaging for Thinc and spaCy."""
 
+# ruff: noqa: E402
+
+from .startup import exit_on_interrupt
+
+# Before the imports that take long.
+exit_on_interrupt()
+
 from .about import __version__
 from .ema import EMA
 from .groups import ParamGroups, list_parameters

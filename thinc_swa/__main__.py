@@ -2,6 +2,8 @@
 
 import sys
 
+from .startup import EXIT_CODE, raise_on_interrupt
+
 
 def main() -> None:
     try:
@@ -11,9 +13,11 @@ def main() -> None:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit('The command line needs more packages: pip install "thinc-swa[cli]"')
+    try:
+        raise_on_interrupt()
+        run(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit(130)
-    run(sys.argv[1:])
+        sys.exit(EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,12 @@ class TrainingLog(Callback):
             # Before the checkpoint, which must not be ahead of the log.
             self._log.sync()
 
+    def write_checkpoint(self, training: "Training") -> None:
+        """Note that a checkpoint was saved: without it the training cannot be resumed."""
+        if self._log is not None:
+            self._log.write("checkpoint", step=training.step)
+            self._log.sync()
+
     def on_end(self, training: "Training") -> None:
         if self._log is not None:
             error = None if training.error is None else repr(training.error)
@@ -212,16 +218,20 @@ class SaveCheckpoints(Callback):
     See `save_checkpoint`.
 
     folder (Path): An existing folder, without checkpoints of another training.
+    log (Optional[TrainingLog]): Where each checkpoint is noted that is saved at an evaluation.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Optional[TrainingLog] = None) -> None:
         self._folder = folder
+        self._log = log
 
     def on_start(self, training: "Training") -> None:
         check_folder(self._folder, training)
 
     def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
         save_checkpoint(self._folder, training)
+        if self._log is not None:
+            self._log.write_checkpoint(training)
 
     def on_end(self, training: "Training") -> None:
         if training.error is None:

@@ -46,7 +46,7 @@ from thinc.api import get_current_ops
 from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
 
 from .callbacks import ProgressBar, ScoreTable, StopOnInterrupt
-from .comparison import Entry, Run, make_runs, read_entries, train_runs
+from .comparison import Entry, Run, make_runs, mark_output, read_entries, train_runs
 from .errors import TrainingWarning, describe_error, naming_config
 from .escaping import for_encoding, printable
 from .evaluation import format_score
@@ -78,6 +78,10 @@ DISTRIBUTION = "thinc-swa"
 # Shown by `info`.
 PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
 INTERRUPTED = 130
+# Files that `compare` writes.
+TABLES = ("results.md", "results.csv", "results.json")
+PICTURES = ("learning_curves", "final_scores")
+RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")))
 # Columns in which tables are laid out where the output is no terminal.
 WIDTH_OF_FILES = 200
 
@@ -342,9 +346,11 @@ def train(
     if seed is not None:
         settings.setdefault("training", {})["seed"] = seed
     prepare_process(gpu_id, code)
-    with naming_config(config), _printing_warnings():
+    with naming_config(config):
+        settings = settings.interpolate()
+    with _printing_warnings():
         training = train_config(
-            settings.interpolate(),
+            settings,
             output=output,
             resume=resume,
             overwrite=overwrite,
@@ -422,6 +428,7 @@ def _compare(
         overwrite=overwrite,
         gpu_id=gpu_id,
     )
+    mark_output(output, RESULTS)
     score = score_of(entries[0].config)
     console = _console()
     for line in describe_outdated(runs):
@@ -576,14 +583,14 @@ def _write_results(
             f"{platform.python_version()}"
         ),
     }
-    texts = {
-        "results.md": report(runs, summaries, score, about),
-        "results.csv": to_csv(summaries),
-        "results.json": to_json(summaries, runs, **about),
-    }
-    for name, text in texts.items():
+    texts = (
+        report(runs, summaries, score, about),
+        to_csv(summaries),
+        to_json(summaries, runs, **about),
+    )
+    for name, text in zip(TABLES, texts, strict=True):
         replace_text(output / name, text)
-    return list(texts)
+    return list(TABLES)
 
 
 def _draw(
@@ -596,9 +603,12 @@ def _draw(
     """Draw the pictures. RETURNS (List[str]): The names of the files."""
     from .plots import plot_final_scores, plot_learning_curves, save_figure
 
-    paths = save_figure(plot_learning_curves(runs, score), output / "learning_curves")
-    paths += save_figure(plot_final_scores(runs, summaries, score), output / "final_scores")
-    return [path.name for path in paths]
+    figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))
+    return [
+        path.name
+        for name, figure in zip(PICTURES, figures, strict=True)
+        for path in save_figure(figure, output / name)
+    ]
 
 
 @app.command()
@@ -616,15 +626,16 @@ def params(
     be there. The paths are what the globs of ParamGroups.v1 select by.
     """
     settings = read_config(config, context.obj)
-    optimizer_section(settings)
     prepare_process(gpu_id, code)
-    model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
-    try:
-        rows = list_parameters(model, optimizer)
-    except ValueError as error:
-        # Of a group that selects nothing. Here are the paths that it could select.
-        _print_parameters(list_parameters(model))
-        raise ValueError(str(error).partition(" The model has")[0]) from error
+    with naming_config(config):
+        optimizer_section(settings)
+        model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
+        try:
+            rows = list_parameters(model, optimizer)
+        except ValueError as error:
+            # Of a group that selects nothing. Here are the paths that it could select.
+            _print_parameters(list_parameters(model))
+            raise ValueError(str(error).partition(" The model has")[0]) from error
     _print_parameters(rows)
 
 

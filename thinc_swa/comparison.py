@@ -7,6 +7,7 @@ config and everything that the config depends on are the same.
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from thinc.api import Config
 
 from .arguments import check_int
-from .errors import describe_error
+from .errors import describe_error, naming_config
 from .escaping import folder_name, printable
 from .executors import Executor, Job, make_executor
 from .fingerprints import describe_inputs, describe_settings, differences, is_exact
@@ -25,6 +26,8 @@ from .runs import is_spacy_config, optimizer_section, read_config, score_of, wit
 
 # In every folder that a comparison has made for a run. Nothing else is ever deleted.
 MARKER = ".thinc-swa-run"
+# In the output folder of a comparison, whose results may be written again.
+OUTPUT_MARKER = ".thinc-swa-comparison"
 # Seconds from one look at the logs to the next.
 REPORT_INTERVAL = 0.2
 # For these many threads the libraries of the runs look, and each run would take all cores.
@@ -100,18 +103,17 @@ class Run:
         dataset is compared by `_check_data`."""
         self.records, self.outdated = [], None
         try:
-            records = list(read_log(self.folder / LOG))
-            check_records(records)
+            self.records = records = read_run_log(self.folder / LOG)
+            changes = self._differences(records[0]) if records else []
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
+            self.records = []
             self.outdated = f"its log is damaged ({describe_error(error)})"
             return
         if not records:
             return
         is_done = records[-1]["type"] == "end"
-        self.records = records
-        changes = self._differences(records[0])
         if not changes:
             if is_done:
                 self.state = "done"
@@ -132,7 +134,10 @@ class Run:
             self.outdated += f"; and {more} more"
 
     def _differences(self, start: Record) -> List[str]:
-        """How the config and its inputs differ from those of a log."""
+        """How the config and its inputs differ from those of a log.
+
+        RAISES: ValueError if the config of the log cannot be read.
+        """
         if "config" not in start:
             return [EARLIER_VERSION]
         inputs = [start["inputs"], self.inputs]
@@ -144,9 +149,15 @@ class Run:
             ]
         changes = differences(*inputs)
         if start["config"] != self.text:
+            try:
+                saved = Config().from_str(start["config"])
+            except Exception as error:  # Of any kind: configparser has some of its own.
+                raise ValueError(
+                    f"{self.folder / LOG} is damaged: its config: {describe_error(error)}"
+                ) from error
             before, now = (
-                describe_settings(Config().from_str(text), skip=())
-                for text in (start["config"], self.text)
+                describe_settings(config, skip=())
+                for config in (saved, Config().from_str(self.text))
             )
             # Where only the order of sections has changed, that may matter too.
             changes = differences(before, now) + changes or ["the order of the config"]
@@ -190,11 +201,25 @@ def _is_dataset(name: str) -> bool:
     return name.startswith("dataset.")
 
 
+def read_run_log(path: Path) -> List[Record]:
+    """Read and check the log of a run.
+
+    RAISES: OSError if it cannot be read; ValueError with the file's name if it is damaged.
+    """
+    records = list(read_log(path))
+    try:
+        check_records(records)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return records
+
+
 def check_records(records: Sequence[Any]) -> None:
     """Check that a log is that of one run from its start on.
 
-    RAISES: ValueError if it has more than one start, steps out of order, or anything after its
-        end, as the logs of two processes in one file.
+    RAISES: ValueError if it has more than one start, steps out of order, anything after its
+        end, as the logs of two processes in one file, values of a wrong type, or fewer records
+        than were written.
     """
     step = -1
     for i, record in enumerate(records):
@@ -205,16 +230,68 @@ def check_records(records: Sequence[Any]) -> None:
             raise ValueError("more than one start" if i else "no start")
         if i and records[i - 1]["type"] == "end":
             raise ValueError("records after the end")
-        needed = {"evaluation": ("step", "plain", "averages", "score", "n_averaged")}.get(
-            kind, {"end": ("seconds_per_step",), "error": ("error",)}.get(kind, ())
-        )
-        missing = [name for name in needed if name not in record]
-        if missing:
-            raise ValueError(f"no {', '.join(missing)} in line {i + 1}")
+        # Earlier versions began with a fingerprint.
+        is_known = kind != "start" or "config" in record
+        for name, has_type in _FIELDS.get(kind, {}).items() if is_known else ():
+            if name not in record:
+                raise ValueError(f"no {name} in line {i + 1}")
+            if not has_type(record[name]):
+                raise ValueError(f"{name} is {record[name]!r} in line {i + 1}")
         if kind == "evaluation":
-            if not isinstance(record["step"], int) or record["step"] <= step:
+            if record["step"] <= step:
                 raise ValueError("steps are out of order")
             step = record["step"]
+    if records and records[-1]["type"] == "end":
+        _check_whole(records)
+
+
+def _check_whole(records: Sequence[Record]) -> None:
+    """RAISES: ValueError if a log with an end lacks a record or a score."""
+    n_written = records[-1]["n_records"]
+    if n_written != len(records) - 1:
+        raise ValueError(f"it has {len(records) - 1} records before its end, not {n_written}")
+    for record in records:
+        # Only a run that has failed may have diverged.
+        if record["type"] == "evaluation" and None in (record["plain"], record["score"]):
+            raise ValueError(f"no score after step {record['step']}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    # Ints of any size can be compared, but not converted.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What each kind of record in the log of a run must have. In JSON NaN is null.
+_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+    "start": {
+        "config": _is_text,
+        "inputs": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    },
+    "progress": {"step": _is_count, "total_steps": _is_count},
+    "evaluation": {
+        "step": _is_count,
+        "loss": _is_number_or_none,
+        "learn_rate": _is_number_or_none,
+        "n_averaged": lambda value: value is None or _is_count(value),
+        "plain": _is_number_or_none,
+        "averages": _is_number_or_none,
+        "score": _is_number_or_none,
+    },
+    "end": {"n_records": _is_count, "n_steps": _is_count, "seconds_per_step": _is_number},
+    "error": {"error": _is_text},
+}
 
 
 def read_entries(
@@ -272,11 +349,9 @@ def _kind(entry: Entry) -> str:
 
 def _check_entry(config: Config, path: Path) -> None:
     """RAISES: ValueError that names the file if no run can be made of the config."""
-    try:
+    with naming_config(path):
         optimizer_section(config)
         with_seed(config, 0)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_optimizer(path: Path) -> Any:
@@ -315,7 +390,8 @@ def _names(paths: Sequence[Path]) -> Iterator[Tuple[str, Path]]:
 
 def _parts(path: Path) -> List[str]:
     """Without suffix and root."""
-    path = path.with_suffix("")
+    if path.name:  # The current folder has none.
+        path = path.with_suffix("")
     return [part for part in path.parts if part != path.anchor]
 
 
@@ -451,6 +527,25 @@ def _is_ours(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and first.keys() == {"type", "fingerprint"}
+
+
+def mark_output(output: Path, names: Sequence[str]) -> None:
+    """Mark an existing folder as the output of a comparison.
+
+    names (Sequence[str]): Files that the comparison is going to write to it.
+    RAISES: FileExistsError if there are such files already and no comparison has been there;
+        OSError if the folder cannot be written to.
+    """
+    marker = output / OUTPUT_MARKER
+    # Earlier versions marked only the folders of the runs.
+    is_ours = marker.is_file() or any((output / "runs").glob(f"*/*/{MARKER}"))
+    present = [name for name in names if os.path.lexists(output / name)]
+    if present and not is_ours:
+        raise FileExistsError(
+            f"There is {', '.join(present)} in {output}, which no comparison has written and "
+            "this one would overwrite: move it away, or choose another output folder"
+        )
+    marker.touch()
 
 
 def _prepare_folder(folder: Path) -> None:

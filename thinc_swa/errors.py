@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 from thinc.api import ConfigValidationError
 
@@ -23,18 +23,20 @@ class CallbackError(RuntimeError):
 
 
 @contextmanager
-def naming_config(path: Path) -> Iterator[None]:
+def naming_config(path: Optional[Path]) -> Iterator[None]:
     """Context manager that adds the name of the config file to errors in its content.
 
-    path (Path): The file that the config comes from.
-    RAISES: ValueError instead of a ConfigValidationError.
+    path (Optional[Path]): The file that the config comes from; None if it is not known.
+    RAISES: ValueError instead of any other error, except for an OSError that names a file of
+        its own.
     """
     try:
         yield
-    except ConfigValidationError as error:
+    except Exception as error:
+        names_file = isinstance(error, OSError) and error.filename is not None
+        if path is None or names_file:
+            raise
         raise ValueError(f"{path}: {describe_error(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
 
 
 def describe_error(error: BaseException) -> str:

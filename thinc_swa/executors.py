@@ -154,6 +154,8 @@ class ForkExecutor:
         self._server: Any = None
         self._received = b""
         self._folders: List[str] = []
+        # Of the processes of runs, which are groups with what they have started.
+        self._pids: Dict[str, int] = {}
 
     def start(self, job: Job) -> None:
         if self._server is None:
@@ -167,23 +169,41 @@ class ForkExecutor:
         if self._server is None:
             time.sleep(timeout)
             return {}
+        if not self._is_ready(timeout):
+            return {}
+        ended = self._receive()
+        if ended is not None:
+            return ended
+        # It was killed, and its runs with it.
+        self._end_server()
+        ended = {folder: self._server.returncode for folder in self._folders}
+        self._server, self._folders = None, []
+        return ended
+
+    def _is_ready(self, timeout: float) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(self._server.stdout, selectors.EVENT_READ)
-            if not selector.select(timeout):
-                return {}
+            return bool(selector.select(timeout))
+
+    def _receive(self) -> Optional[Dict[str, int]]:
+        """Read what the server reports.
+
+        RETURNS (Optional[Dict[str, int]]): The exit codes of runs that have ended; None if the
+            server has ended.
+        """
         data = os.read(self._server.stdout.fileno(), 1 << 16)
         if not data:
-            # It was killed, and its runs with it.
-            self._end_server()
-            ended = {folder: self._server.returncode for folder in self._folders}
-            self._server, self._folders = None, []
-            return ended
+            return None
         *lines, self._received = (self._received + data).split(b"\n")
         ended = {}
         for line in lines:
             record = json.loads(line)
+            if "started" in record:
+                self._pids[record["started"]] = record["pid"]
+                continue
             ended[record["ended"]] = record["exit_code"]
             self._folders.remove(record["ended"])
+            del self._pids[record["ended"]]
         return ended
 
     def cancel(self, folder: str) -> None:
@@ -201,9 +221,15 @@ class ForkExecutor:
         try:
             self._server.wait(GRACE)
         except subprocess.TimeoutExpired:
-            # Its processes end with it.
+            # Stopped, for example. Its runs end with it.
             self._server.kill()
             self._server.wait()
+        # What the runs have started does not end with a server that was killed.
+        while self._is_ready(0.0) and self._receive() is not None:
+            pass
+        for pid in self._pids.values():
+            _kill_group(pid)
+        self._pids = {}
         _close(self._server.stdout)
 
 

@@ -40,9 +40,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     path (Path): The file, in an existing folder.
     RETURNS (Iterator[Path]): The temporary name. The file exists, and is empty.
-    RAISES: OSError if it cannot be written, or is something else than a file.
+    RAISES: OSError with a name if it cannot be written, or is something else than a file.
     """
-    path = _follow(path)
+    path = follow_link(path)
     mode = _mode_of(path)
     remove_stale_files(path.parent, name=path.name)
     temporary = path.with_name(f".{_shorten(path.name)}.{_writer()}.tmp")
@@ -50,13 +50,17 @@ def replacing(path: Path) -> Iterator[Path]:
     permissions = 0o666 if mode is None else mode | stat.S_IRUSR | stat.S_IWUSR
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions))
     try:
-        if mode is None:
-            mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
         _flush(temporary, os.O_RDWR, mode=mode)
         os.replace(temporary, path)
         if os.name != "nt":  # Windows opens no folders.
             _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of a write, when the disk is full. Closing the file may have failed once more.
+        error.filename = str(path)
+        raise error from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -131,7 +135,7 @@ def _shorten(name: str) -> str:
     return name if len(data) <= MAX_NAME_BYTES else hashlib.sha256(data).hexdigest()
 
 
-def _follow(path: Path) -> Path:
+def follow_link(path: Path) -> Path:
     """The file that a symbolic link stands for, which need not exist."""
     if not path.is_symlink():
         return path
@@ -158,8 +162,7 @@ def _flush(path: Path, flags: int, *, mode: Optional[int] = None) -> None:
     """Make sure that a file, or the name of one in a folder, is on the disk.
 
     flags (int): How to open it. Windows flushes only what is open for writing.
-    mode (Optional[int]): The permissions that it gets, if they are others now. A writer may
-        have replaced the file by one with permissions of its own, as safetensors does.
+    mode (Optional[int]): The permissions that it gets, if they are others now.
     """
     descriptor = os.open(path, flags)
     try:

@@ -17,12 +17,17 @@ class Log:
     path (Path): The file, which is appended to.
     """
 
+    # How many records were written.
+    n_records: int
+
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf8")
+        self.n_records = 0
 
     def write(self, type: str, **values: Any) -> None:
         values = {name: _as_json(value) for name, value in values.items()}
         self._file.write(json.dumps({"type": type, **values}) + "\n")
+        self.n_records += 1
 
     def flush(self) -> None:
         """Hand all records to the operating system: they survive a crash of the process."""

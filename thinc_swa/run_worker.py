@@ -129,8 +129,9 @@ def _train(job: Dict[str, Any], log: Any) -> None:
 
 
 def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
-    """Fork a process for each job that comes in a line of the standard input. Ended processes
-    are reported on the standard output. When the standard input is closed, all are killed.
+    """Fork a process for each job that comes in a line of the standard input. Processes that
+    start and end are reported on the standard output. When the standard input is closed, all
+    are killed.
 
     modules (List[str]): Modules to import before.
     RETURNS (Optional[Dict[str, Any]]): In a forked process its job; None in the server.
@@ -187,6 +188,7 @@ def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
             with suppress(OSError):
                 os.setpgid(pid, pid)
             processes[pid] = request["folder"]
+            _report(started=request["folder"], pid=pid)
 
 
 @contextmanager
@@ -220,10 +222,13 @@ def _report_ended(processes: Dict[int, str]) -> None:
         # other group can have its id.
         _kill_group(pid)
         exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        line = json.dumps({"ended": processes.pop(pid), "exit_code": exit_code}) + "\n"
-        # The parent process may have ended.
-        with suppress(OSError):
-            os.write(1, line.encode())
+        _report(ended=processes.pop(pid), exit_code=exit_code)
+
+
+def _report(**values: Any) -> None:
+    # The parent process may have ended.
+    with suppress(OSError):
+        os.write(1, json.dumps(values).encode() + b"\n")
 
 
 def _kill_group(pid: int) -> None:

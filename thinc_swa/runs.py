@@ -231,6 +231,7 @@ def _run_thinc(config: Config, log: Log) -> None:
     _refuse_diverged(training.evaluations[-1])
     log.write(
         "end",
+        n_records=log.n_records,
         reason=training.stop_reason,
         n_steps=training.step,
         seconds_per_step=training.seconds / training.step,
@@ -257,6 +258,7 @@ def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
     train(nlp, None, use_gpu=gpu_id, stdout=io.StringIO(), stderr=io.StringIO())
     log.write(
         "end",
+        n_records=log.n_records,
         reason="max_steps" if recorder.step == settings["max_steps"] else "other",
         n_steps=recorder.step,
         seconds_per_step=recorder.seconds / max(recorder.n_timed, 1),

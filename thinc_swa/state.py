@@ -26,7 +26,7 @@ from .schedule_state import (
     restore_schedules,
     schedule_differences,
 )
-from .state_checks import has_form, has_form_of, has_form_of_schedules
+from .state_checks import OPTIONAL, has_form, has_form_of, has_form_of_schedules
 from .state_file import StateReader, write_state
 from .types import Array, KeyT
 from .wrapper import OptimizerWrapper, forget_keys, nesting
@@ -379,15 +379,14 @@ class _Restoring:
     def value(self, name: str, current: Any, saved: Any) -> Any:
         """A value of the state from its description.
 
-        current (Any): The optimizer's own, which has the same form.
+        current (Any): The optimizer's own, which has the same form, except that one of the two
+            may be None if the value is optional.
         """
+        form = OPTIONAL.get(name, current)
         if not isinstance(saved, dict):
-            is_optional = current is None or name in ("averages", "_last_score")
-            if name == "_last_score":  # A step and a score.
-                current = (0, 0.0)
-            self.check(has_form_of(current, saved, is_optional=is_optional), name)
+            self.check(has_form_of(form, saved, is_optional=name in OPTIONAL), name)
             return saved
-        self.check(current is None or isinstance(current, dict), name)
+        self.check(isinstance(form, dict), name)
         self.check(len(saved) == 1 and all(isinstance(p, dict) for p in saved.values()), name)
         ((kind, parts),) = saved.items()
         if kind == "parts":

@@ -1,12 +1,20 @@
 """Checks of the description of an optimizer's state: whether it has the right form, so that
 nothing can fail any more once it is applied."""
 
-from typing import Any
+from typing import Any, Dict
 
 from .schedules import Schedule
 
 # What can have a schedule.
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
+# Attributes that may be None before or after loading, with an example of their other form. All
+# others that are None stay None.
+OPTIONAL: Dict[str, Any] = {
+    "averages": {},
+    "start_step": 0,
+    "rate_used": 0.0,
+    "_last_score": (0, 0.0),
+}
 
 
 def has_form(header: Any) -> bool:
@@ -77,8 +85,11 @@ def has_form_of(current: Any, saved: Any, *, is_optional: bool = False) -> bool:
     """
     if is_optional and saved is None:
         return True
+    if current is None:
+        is_known = _is_flat_value(saved) or _is_list(saved, _is_number)
+        return saved is None or (is_optional and is_known)
     if isinstance(current, bool) or isinstance(saved, bool):
-        return type(current) is type(saved) or current is None
+        return type(current) is type(saved)
     if isinstance(current, int):
         return type(saved) is int
     if isinstance(current, float):
@@ -97,8 +108,6 @@ def has_form_of(current: Any, saved: Any, *, is_optional: bool = False) -> bool:
             and set(saved) == set(current)
             and all(has_form_of(current[k], saved[k], is_optional=True) for k in current)
         )
-    if current is None:
-        return _is_flat_value(saved) or _is_list(saved, _is_number)
     if isinstance(current, tuple):
         return _is_list(saved, _is_number) and len(saved) == len(current)
     return type(current) is type(saved)

@@ -1,18 +1,18 @@
 """The file of an optimizer's state: safetensors, with checksums of its header and its arrays.
 
 Arrays are read and checked in pieces that are still in the cache, which takes less time than
-reading them through safetensors without a check.
+reading them through safetensors without a check. They are written without safetensors, whose
+temporary files would stay in the folder after a kill.
 """
 
 import hashlib
 import json
 from io import FileIO
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional
 
 import numpy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from .files import replacing
 from .types import Array
@@ -29,6 +29,7 @@ DTYPES = {
     **{"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"},
     **{"U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool"},
 }
+_FORMAT_DTYPES = {numpy.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 # Bytes of an array that are summed up to 64 bits for its checksum, and bytes that are read at
 # a time, a multiple of it.
@@ -51,11 +52,36 @@ def write_state(path: Path, header: Dict[str, Any], arrays: Dict[str, Array]) ->
         "state": text,
         "checksum": _checksum_of_text(text),
     }
-    try:
-        with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"The optimizer's state could not be saved to {path}: {error}") from None
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        write_arrays(file, arrays, metadata)
+
+
+def write_arrays(
+    file: BinaryIO, arrays: Dict[str, Array], metadata: Optional[Dict[str, str]] = None
+) -> None:
+    """Write arrays in the safetensors format, without a copy of them in memory.
+
+    file (BinaryIO): Where to write.
+    arrays (Dict[str, Array]): NumPy arrays by name, contiguous.
+    metadata (Optional[Dict[str, str]]): Further text for the header.
+    RAISES: KeyError if the format has no name for the type of an array.
+    """
+    # With large items first, each is aligned to its size, as safetensors has them.
+    items = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    header: Dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, array in items:
+        start, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": _FORMAT_DTYPES[array.dtype],
+            "shape": array.shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf8")
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, array in items:
+        file.write(_bytes_of(array).data)
 
 
 class StateReader:
@@ -136,7 +162,7 @@ class StateReader:
         # Files of version 1 have none.
         expected: Optional[str] = next(iter(self.header["arrays"][name][2:]), None)
         checksum = _Checksum()
-        data = array.reshape(-1).view(numpy.uint8)
+        data = _bytes_of(array)
         for start in range(0, len(data), PIECE_SIZE):
             piece = data[start : start + PIECE_SIZE]
             if self._file.readinto(piece.data) != len(piece):
@@ -182,8 +208,13 @@ class _Checksum:
 
 def _describe(array: Array) -> List[Any]:
     checksum = _Checksum()
-    checksum.update(array.reshape(-1).view(numpy.uint8))
+    checksum.update(_bytes_of(array))
     return [array.dtype.name, list(array.shape), checksum.digest()]
+
+
+def _bytes_of(array: Array) -> Array:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(numpy.uint8)
 
 
 def _checksum_of_text(text: str) -> str:

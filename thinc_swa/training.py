@@ -24,7 +24,7 @@ from .checkpoints import (
     sweep,
 )
 from .datasets import Dataset, Split, check_dataset
-from .errors import CallbackError
+from .errors import CallbackError, naming_config
 from .evaluation import SCORES, Evaluation, accuracy, predict
 from .fingerprints import (
     SKIPPED,
@@ -488,6 +488,7 @@ def train(
     overwrite (bool): Delete the training in the folder. Other files are left alone.
     callbacks (Sequence[Callback]): Further callbacks, beside those of the config.
     source (Optional[Path]): The file that the config comes from, which is never overwritten.
+        Errors in the content of the config are a ValueError with its name then.
     code (Optional[Path]): The Python file that registers what the config names. A training is
         resumed only with the same content.
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
@@ -502,7 +503,8 @@ def train(
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
     if output is None:
-        training = Training.from_config(config, callbacks, code=code)
+        with naming_config(source):
+            training = Training.from_config(config, callbacks, code=code)
         training.run()
         return training
     folder = TrainingFolder(output, config)
@@ -511,9 +513,10 @@ def train(
         folder.check(source=source, resume=resume, overwrite=overwrite)
         checkpoint = folder.find_checkpoint() if resume else None
         # First the callbacks that save, so that nothing is lost if another one fails.
-        training = Training.from_config(
-            config, [*folder.callbacks(), *callbacks], code=code, output=output
-        )
+        with naming_config(source):
+            training = Training.from_config(
+                config, [*folder.callbacks(), *callbacks], code=code, output=output
+            )
         if checkpoint is None:
             check_names(output, training)
             folder.begin()

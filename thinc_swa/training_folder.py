@@ -1,6 +1,7 @@
 """The output folder of a training: which files in it belong to the training, and what there is
 to resume. Files without the mark of a training are never changed or deleted."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -12,8 +13,8 @@ from thinc.api import Config
 from .callbacks import Callback, SaveCheckpoints, SaveModels, TrainingLog
 from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
 from .errors import TrainingWarning, describe_error
-from .files import replace_text
-from .fingerprints import SKIPPED, describe_settings, differences
+from .files import follow_link, replace_text
+from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
 from .logs import Record, find_disorder, keep_records, read_log
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ CONFIG = "config.cfg"
 MODELS = ("model-best", "model-last")
 # The first line of the config that is saved.
 MARKER = "# The config of the training in this folder, as thinc-swa train has resolved it."
-# Instead of it, as long as an earlier training is being deleted.
+# The second line, before the digest of the config: whether it is damaged cannot be told from
+# the config alone.
+DIGEST_LINE = "# The text below this line has the digest "
+# Instead of the marker, as long as an earlier training is being deleted.
 PENDING = "# The config of a training that replaces the one in this folder."
 # A training can be made longer.
 CHANGEABLE = ("training.max_steps", "training.max_epochs", "training.patience")
@@ -39,15 +43,13 @@ class TrainingFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        self._text = config.to_str()
+        text = config.to_str()
+        self._text = f"{DIGEST_LINE}{_digest_text(text)}\n{text}"
 
     def callbacks(self) -> List[Callback]:
         """The callbacks that save to the folder."""
-        return [
-            TrainingLog(self.path / LOG),
-            SaveModels(self.path),
-            SaveCheckpoints(self.path),
-        ]
+        log = TrainingLog(self.path / LOG)
+        return [log, SaveModels(self.path), SaveCheckpoints(self.path, log)]
 
     def check(self, *, source: Optional[Path], resume: bool, overwrite: bool) -> None:
         """Check that the training can write to the folder.
@@ -94,12 +96,13 @@ class TrainingFolder:
 
     def _is_own(self, name: str) -> bool:
         path = self.path / name
-        if not path.is_file():
-            return False
         if name == CONFIG:
-            return self._has_marker()
+            return path.is_file() and self._has_marker()
+        # What a link leads to may have been deleted to be written anew.
+        if not path.is_file() and path.exists():
+            return False
         has_mark = self._has_marker() or any(map(find_run, checkpoints(self.path)))
-        if name == LOG:
+        if name == LOG and path.is_file():
             with path.open("rb") as file:
                 first = file.readline()
             # A crash may have come before the first record was complete.
@@ -119,8 +122,10 @@ class TrainingFolder:
     def _check_settings(self) -> None:
         path = self.path / CONFIG
         try:
-            saved = Config().from_disk(path)
-        except ValueError as error:
+            saved = _read_config(path)
+        except OSError:
+            raise
+        except Exception as error:  # Of any kind: configparser has some of its own.
             # The checkpoint has the settings too, and is compared with them.
             warnings.warn(
                 f"{path} is damaged ({describe_error(error)}) and is written again",
@@ -159,11 +164,13 @@ class TrainingFolder:
                     "restore its step-… folder to resume the training, or overwrite it"
                 )
             models = [name for name in MODELS if (self.path / name).exists()]
-            if models and not log.is_file():
+            # An evaluation is in the log before its models are saved.
+            if models and not any(record["type"] == "evaluation" for record in records):
+                what = "has no evaluation" if log.is_file() else "is missing"
                 raise FileNotFoundError(
-                    f"There is {', '.join(models)} in {self.path}, but neither a checkpoint "
-                    f"nor {LOG}: restore a step-… folder to resume the training, or overwrite "
-                    "it"
+                    f"There is {', '.join(models)} in {self.path}, but no checkpoint, and "
+                    f"{LOG} {what}: restore a step-… folder to resume the training, or "
+                    "overwrite it"
                 )
         return checkpoint
 
@@ -205,7 +212,8 @@ class TrainingFolder:
         as that of a training. After an interruption, resuming begins the new training."""
         replace_text(self.path / CONFIG, f"{PENDING}\n{self._text}")
         for name in (*MODELS, LOG):
-            (self.path / name).unlink(missing_ok=True)
+            # Links stay: the new files go where they lead.
+            follow_link(self.path / name).unlink(missing_ok=True)
         for path in checkpoints(self.path):
             if find_run(path) is not None:
                 delete_checkpoint(path)
@@ -221,6 +229,22 @@ class TrainingFolder:
 _ADVICE = "Move it away to resume the training with a new log"
 
 
+def _read_config(path: Path) -> Config:
+    """RAISES: ValueError if the file does not match its digest; other errors if it cannot be
+    parsed."""
+    content = path.read_text(encoding="utf8")
+    _, line, text = (content.split("\n", 2) + ["", ""])[:3]
+    # Earlier versions wrote no digest.
+    is_wrong = line.startswith(DIGEST_LINE) and line != DIGEST_LINE + _digest_text(text)
+    if is_wrong or not text:
+        raise ValueError("it does not match its digest")
+    return Config().from_str(content)
+
+
+def _digest_text(text: str) -> str:
+    return DIGEST + hashlib.sha256(text.encode("utf8")).hexdigest()
+
+
 def _is_start(line: bytes) -> bool:
     try:
         record = json.loads(line)
@@ -234,13 +258,11 @@ def _is_before(record: Record, step: int) -> bool:
 
 
 def _had_checkpoint(records: List[Record]) -> bool:
-    """Whether the records show that a checkpoint was saved: that is done at every evaluation,
-    after its record."""
-    is_evaluated = False
-    for record in records:
-        if record["type"] == "start" and record.get("step", 0) > 0:
-            return True
-        if is_evaluated and not (record["type"] == "end" and record.get("error")):
-            return True
-        is_evaluated = is_evaluated or record["type"] == "evaluation"
-    return False
+    """Whether the records show that a checkpoint was saved."""
+    return any(
+        record["type"] == "checkpoint"
+        or (record["type"] == "start" and record.get("step", 0) > 0)
+        # At the end a checkpoint is saved if there has been no error.
+        or (record["type"] == "end" and not record.get("error"))
+        for record in records
+    )
