@@ -398,7 +398,8 @@ def test_what_is_trained_again_is_said_in_a_line(tmp_path, run):
     numpy.savez(tmp_path / "data.npz", **make_arrays(seed=1))
     lines = run(tmp_path, *command).stdout.splitlines()
     assert lines[0] == (
-        "Trained again: adam with seed 1, 2: the content of dataset.path has changed"
+        "Trained again: adam with seed 1, 2: the content of train_X has changed; the content "
+        "of dev_X has changed"
     )
     assert lines[1].startswith("adam, seed 1: ")
 

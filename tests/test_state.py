@@ -605,6 +605,7 @@ def play(model, optimizer, events, first=0):
                 optimizer.step_schedules()
 
 
+@pytest.mark.filterwarnings("ignore:Every parameter was updated")
 @settings(deadline=None, max_examples=150)
 @given(
     innermost=st.sampled_from(sorted(INNERMOST)),
