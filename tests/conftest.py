@@ -9,8 +9,14 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy  # noqa: E402
 import pytest  # noqa: E402
 from helpers import HAS_GPU  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from thinc_swa import paths  # noqa: E402
+
+# The same examples in every run: a new one that fails belongs on a developer's screen.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(params=["numpy", "cupy"] if HAS_GPU else ["numpy"])
