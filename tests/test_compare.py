@@ -86,7 +86,7 @@ def slow(tmp_path):
     "number, code",
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
 )
-def test_all_processes_end_with_the_command(tmp_path, slow, number, code):
+def test_all_processes_end_with_the_command(tmp_path, interruptible, slow, number, code):
     process, pids = slow
     assert len(pids) >= 4  # The three, and the one that they are forked from.
     process.send_signal(number)
@@ -106,7 +106,7 @@ def test_all_processes_end_with_the_command(tmp_path, slow, number, code):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_in_the_first_moments(tmp_path, number):
+def test_in_the_first_moments(tmp_path, number, interruptible):
     """While processes are started and import their libraries: no traceback, nothing left."""
     arguments = make_slow(tmp_path)
     process = start(tmp_path, *arguments)
