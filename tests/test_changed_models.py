@@ -6,7 +6,7 @@ import weakref
 import numpy
 import pytest
 from helpers import require
-from test_state import (
+from optimizer_states import (
     X,
     Y,
     assert_same,
@@ -16,8 +16,8 @@ from test_state import (
     make_pipeline,
     state_of,
 )
-from test_wrapper import OPTIMIZERS
 from thinc.api import SGD, Adam, Model, RAdam, Relu, Softmax, chain, fix_random_seed
+from wrapped_optimizers import OPTIMIZERS
 
 from thinc_swa import (
     EMA,

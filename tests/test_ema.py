@@ -12,7 +12,7 @@ from reference import (
     to_numpy,
     train,
 )
-from test_swa import averaged, scalar_run
+from scalar_runs import averaged, scalar_run
 from thinc.api import SGD, Adam, NumpyOps
 
 from thinc_swa import EMA, SWA, Lookahead

@@ -8,7 +8,6 @@ import numpy
 import pytest
 from helpers import require
 from reference import KEYS, assert_close, assert_equal, make_weights, train
-from test_wrapper import OPTIMIZERS, Refusing
 from thinc.api import (
     SGD,
     Adam,
@@ -22,6 +21,7 @@ from thinc.api import (
     registry,
     warmup_linear,
 )
+from wrapped_optimizers import OPTIMIZERS, Refusing
 
 from thinc_swa import (
     EMA,

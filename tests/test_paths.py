@@ -6,7 +6,7 @@ import weakref
 import numpy
 import pytest
 from helpers import require
-from test_models import make_model
+from small_models import make_model
 from thinc.api import (
     Linear,
     Maxout,
@@ -178,8 +178,8 @@ def test_pytorch_names_stay():
 
 def test_pipeline():
     require("spacy")
+    from optimizer_states import make_pipeline
     from spacy import registry
-    from test_state import make_pipeline
 
     nlp = make_pipeline()
     callback = registry.get("callbacks", "thinc_swa.name_parameters.v1")()

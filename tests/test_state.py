@@ -2,7 +2,6 @@
 is not right changes nothing."""
 
 import copy
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -24,18 +23,26 @@ from typing import Any, Callable, NamedTuple
 import numpy
 import pytest
 import safetensors.numpy
-import test_models
+import small_models
 import thinc.schedules
 from helpers import require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_wrapper import OPTIMIZERS
+from optimizer_states import (
+    X,
+    Y,
+    assert_same,
+    keys_of,
+    levels_of,
+    make_examples,
+    make_pipeline,
+    state_of,
+)
 from thinc.api import (
     SGD,
     Adam,
     Linear,
     Model,
-    Optimizer,
     RAdam,
     Relu,
     Softmax,
@@ -46,12 +53,12 @@ from thinc.api import (
     fix_random_seed,
     warmup_linear,
 )
+from wrapped_optimizers import OPTIMIZERS
 
 from thinc_swa import (
     EMA,
     SWA,
     Lookahead,
-    OptimizerWrapper,
     ParamGroups,
     cosine,
     load_optimizer,
@@ -72,96 +79,15 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TESTS = Path(__file__).parent
-# How far a generator of Thinc 9.1 is follows from the step at the next call.
-GENERATOR = ("generator", "last_step", "last_value")
-OPTIMIZER_SLOTS = [name for name in Optimizer.__slots__ if name != "schedules"]
-X = numpy.random.RandomState(0).uniform(-1, 1, (8, 5)).astype("f")
-Y = numpy.eye(3, dtype="f")[numpy.arange(8) % 3]
 
 
 # What an optimizer is, without the help of the package
 
 
-def keys_of(model):
-    """The optimizer's keys, in an order that is the same in every process."""
-    roots = [model] if hasattr(model, "walk") else [pipe.model for _, pipe in model.pipeline]
-    keys = {}
-    for node in itertools.chain(*(root.walk() for root in roots)):
-        for name in node.param_names:
-            if node.has_param(name):
-                keys[node.id, name] = node.get_param(name)
-        for shim in node.shims:
-            for name, tensor in shim._model.named_parameters():
-                keys[shim.id, name] = tensor.detach().numpy()
-    return keys
-
-
-def levels_of(optimizer):
-    levels = [optimizer]
-    while isinstance(levels[-1], OptimizerWrapper):
-        levels.append(levels[-1].optimizer)
-    return levels
-
-
-def state_of(optimizer, model):
-    """Weights, moments, counts, averages, learning rates: all that an optimizer has in its
-    attributes, whether it is known to be saved or not, as flat names and plain values. The
-    ids of parameters are replaced by their positions in the model."""
-    keys = keys_of(model)
-    positions = {key: position for position, key in enumerate(keys)}
-    state = {}
-
-    def add(name, value):
-        if isinstance(value, dict):
-            for key, part in value.items():
-                if isinstance(key, tuple):
-                    assert key in positions, f"{name} has another model's key {key}"
-                add(f"{name}/{positions.get(key, key)}", part)
-        elif isinstance(value, list):
-            add(name, dict(enumerate(value)))
-        elif hasattr(value, "tobytes") and getattr(value, "shape", ()):
-            state[name] = (value.dtype.name, value.shape, value.tobytes())
-        elif Schedule is not None and isinstance(value, Schedule):
-            state[name] = value.name
-            add(name, {n: v for n, v in value.attrs.items() if n not in GENERATOR})
-        elif dataclasses.is_dataclass(value):
-            add(name, dataclasses.asdict(value))
-        elif isinstance(value, Optimizer) and not isinstance(value, OptimizerWrapper):
-            add(name, {n: getattr(value, n) for n in OPTIMIZER_SLOTS if hasattr(value, n)})
-        elif hasattr(type(value), "__slots__"):
-            names = [n for c in type(value).__mro__ for n in c.__dict__.get("__slots__", ())]
-            if "_displaced" in names:
-                names.remove("_displaced")  # Only to undo what the first step took for steps.
-            if getattr(value, "_target", None) is not None:
-                names.remove("_source")  # A constant learning rate does not use it.
-            add(name, {n: getattr(value, n) for n in names})
-        else:
-            state[name] = repr(value)
-
-    for depth, level in enumerate(levels_of(optimizer)):
-        if isinstance(level, OptimizerWrapper):
-            # `_averages` only remembers what was read last, `_choices` what was asked for.
-            names = set(level.__getstate__()) - {"optimizer", "_averages", "_choices"}
-            add(str(depth), {name: getattr(level, name) for name in sorted(names)})
-        else:
-            add(str(depth), level)
-    add("weights", keys)
-    add("averages", dict(optimizer.averages or {}))
-    add("n_averaged", getattr(optimizer, "n_averaged", None))
-    add("rate", float(current_rate(optimizer)))
-    return state
-
-
-def assert_same(actual, expected):
-    assert set(actual) == set(expected)
-    different = [name for name in expected if actual[name] != expected[name]]
-    assert not different, [(actual[name], expected[name]) for name in different[:3]]
-
-
 def make_model():
     """The same weights every time."""
     fix_random_seed(0)
-    return test_models.make_model()
+    return small_models.make_model()
 
 
 def train(model, optimizer, start, stop, is_stepped=True, scores=None):
@@ -220,35 +146,6 @@ def make_torch_model():
     layers = torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 5)
     wrapped = PyTorchWrapper(torch.nn.Sequential(*layers))
     return chain(Relu(6, 5), wrapped, Softmax(3, 5)).initialize()
-
-
-def make_pipeline():
-    import spacy
-
-    fix_random_seed(0)
-    nlp = spacy.blank("en")
-    small = {"@architectures": "spacy.HashEmbedCNN.v2", "pretrained_vectors": None}
-    small.update(
-        width=8, depth=1, embed_size=50, window_size=1, maxout_pieces=2, subword_features=True
-    )
-    nlp.add_pipe("tagger", config={"model": {"tok2vec": small}})
-    nlp.add_pipe("ner", config={"model": {"tok2vec": small, "hidden_width": 8}})
-    nlp.initialize(lambda: make_examples(nlp))
-    return nlp
-
-
-def make_examples(nlp):
-    from spacy.training import Example
-
-    texts = ["red Levis jeans", "my old Nike shoes", "cheap socks"]
-    entities = [[(4, 9, "BRAND")], [(7, 11, "BRAND")], []]
-    return [
-        Example.from_dict(
-            nlp.make_doc(text),
-            {"entities": spans, "tags": ["A"] * (len(text.split()) - 1) + ["N"]},
-        )
-        for text, spans in zip(texts, entities, strict=True)
-    ]
 
 
 def train_pipeline(nlp, optimizer, start, stop):

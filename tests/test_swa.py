@@ -4,22 +4,10 @@ from helpers import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import KEYS, assert_close, assert_equal, due, make_weights, mean, to_numpy, train
+from scalar_runs import averaged, scalar_run
 from thinc.api import SGD, Adam, Linear
 
 from thinc_swa import EMA, SWA, Lookahead
-
-
-def scalar_run(optimizer, n_steps):
-    """One weight that starts at 1 and goes down by 0.1 a step: 0.9, 0.8, 0.7, ..."""
-    weights = numpy.ones((1,), dtype="f")
-    for _ in range(n_steps):
-        weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
-        optimizer.step_schedules()
-    return weights
-
-
-def averaged(optimizer):
-    return pytest.approx(float(optimizer.averages[1, "W"][0]), abs=1e-6)
 
 
 @pytest.mark.parametrize(

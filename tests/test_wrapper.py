@@ -11,28 +11,11 @@ import pytest
 from helpers import as_numpy
 from reference import KEYS, assert_close, assert_equal, make_weights, to_numpy, train
 from thinc.api import SGD, Adam, Optimizer, RAdam
+from wrapped_optimizers import OPTIMIZERS, Refusing
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper
 from thinc_swa.learn_rate import current_rate
 
-OPTIMIZERS = {
-    "OptimizerWrapper": OptimizerWrapper,
-    "SWA": lambda optimizer: SWA(optimizer, start_step=0, freq=2),
-    "EMA": lambda optimizer: EMA(optimizer, decay=0.9),
-    "Lookahead": lambda optimizer: Lookahead(optimizer, freq=2),
-    "Lookahead reset": lambda optimizer: Lookahead(optimizer, freq=2, inner_state="reset"),
-    "Lookahead pullback": lambda optimizer: Lookahead(
-        optimizer, freq=2, inner_state="pullback"
-    ),
-    "EMA overwriting": lambda optimizer: EMA(optimizer, decay=0.5, overwrite_freq=3),
-    "SWA ending": lambda optimizer: SWA(optimizer, start_step=2, end_step=5),
-    "SWA annealing": lambda optimizer: SWA(
-        optimizer, start_step=2, learn_rate=0.02, anneal_steps=4
-    ),
-    "ParamGroups": lambda optimizer: ParamGroups(
-        optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
-    ),
-}
 AVERAGING = [name for name in OPTIMIZERS if name not in ("OptimizerWrapper", "ParamGroups")]
 PAIRS = list(itertools.product(["SWA", "EMA", "Lookahead"], repeat=2))
 ALL_PAIRS = list(itertools.product(AVERAGING, repeat=2))
@@ -221,18 +204,6 @@ def test_refuses_a_resized_parameter(wrap, xp):
     assert_equal(optimizer.averages, averages)
     assert optimizer.nr_update == counts
     train(optimizer, weights, 3)  # The others go on.
-
-
-class Refusing(Optimizer):
-    """Refuses every other update of a parameter."""
-
-    __slots__ = ["calls"]
-
-    def __call__(self, key, weights, gradient, *, lr_scale=1.0):
-        self.calls += 1
-        if self.calls % 2 == 0:
-            raise RuntimeError("no")
-        return super().__call__(key, weights, gradient, lr_scale=lr_scale)
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])

@@ -1,0 +1,36 @@
+"""Optimizers that tests wrap, and wrappers of every kind."""
+
+from thinc.api import Optimizer
+
+from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+
+OPTIMIZERS = {
+    "OptimizerWrapper": OptimizerWrapper,
+    "SWA": lambda optimizer: SWA(optimizer, start_step=0, freq=2),
+    "EMA": lambda optimizer: EMA(optimizer, decay=0.9),
+    "Lookahead": lambda optimizer: Lookahead(optimizer, freq=2),
+    "Lookahead reset": lambda optimizer: Lookahead(optimizer, freq=2, inner_state="reset"),
+    "Lookahead pullback": lambda optimizer: Lookahead(
+        optimizer, freq=2, inner_state="pullback"
+    ),
+    "EMA overwriting": lambda optimizer: EMA(optimizer, decay=0.5, overwrite_freq=3),
+    "SWA ending": lambda optimizer: SWA(optimizer, start_step=2, end_step=5),
+    "SWA annealing": lambda optimizer: SWA(
+        optimizer, start_step=2, learn_rate=0.02, anneal_steps=4
+    ),
+    "ParamGroups": lambda optimizer: ParamGroups(
+        optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
+    ),
+}
+
+
+class Refusing(Optimizer):
+    """Refuses every other update of a parameter."""
+
+    __slots__ = ["calls"]
+
+    def __call__(self, key, weights, gradient, *, lr_scale=1.0):
+        self.calls += 1
+        if self.calls % 2 == 0:
+            raise RuntimeError("no")
+        return super().__call__(key, weights, gradient, lr_scale=lr_scale)
