@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from save import make_state, print_machine, seconds
 from thinc.api import Adam
 
-from thinc_swa import SWA, load_optimizer, save_optimizer, state_file
+from thinc_swa import SWA, load_optimizer, save_optimizer
+from thinc_swa.serialization import state_file
 
 
 class NoChecksum:

@@ -17,7 +17,8 @@ def measure(shapes, n_rounds):
         name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     except Exception as error:  # No CuPy, or no driver, or no device: each says it differently.
         return {"missing": f"no GPU: {error}"}
-    from thinc_swa.averaging import RunningAverage, pull_back
+    from thinc_swa.averaging.cpu_kernels import pull_back
+    from thinc_swa.averaging.running_average import RunningAverage
 
     random = numpy.random.default_rng(0)
     weights = {

@@ -5,14 +5,10 @@ import numpy
 from thinc.api import NumpyOps
 from updates import Peer
 
-from thinc_swa import averaging
-from thinc_swa.averaging import (
-    N_SUMMED,
-    RunningAverage,
-    SkipCount,
-    pull_back,
-    pull_back_finite,
-)
+from thinc_swa.averaging import cpu_kernels
+from thinc_swa.averaging.cpu_kernels import pull_back
+from thinc_swa.averaging.finite import SkipCount, pull_back_finite
+from thinc_swa.averaging.running_average import N_SUMMED, RunningAverage
 
 UNCHECKED = "thinc_swa, check_finite=False"
 
@@ -71,11 +67,11 @@ def _without_torch(build):
         run = build(weights)
 
         def run_without():
-            torch, averaging.torch = averaging.torch, None
+            torch, cpu_kernels.torch = cpu_kernels.torch, None
             try:
                 run()
             finally:
-                averaging.torch = torch
+                cpu_kernels.torch = torch
 
         return run_without
 

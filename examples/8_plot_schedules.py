@@ -10,14 +10,7 @@ try:
 except ImportError:
     sys.exit("This example draws with matplotlib: pip install matplotlib")
 
-from thinc_swa import (
-    cosine,
-    one_cycle,
-    one_cycle_momentum,
-    phases,
-    plot_schedule,
-    swa_anneal,
-)
+from thinc_swa import cosine, one_cycle, one_cycle_momentum, phases, plot_schedule, swa_anneal
 
 N_STEPS = 1000
 

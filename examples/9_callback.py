@@ -9,9 +9,9 @@ evaluation, and may do what they like: here, call `start_swa()`.
 from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax, chain
 
 from thinc_swa import SWA
-from thinc_swa.callbacks import Callback
-from thinc_swa.datasets import make_digits
-from thinc_swa.training import Training
+from thinc_swa.training.callbacks import Callback
+from thinc_swa.training.datasets import make_digits
+from thinc_swa.training.trainer import Training
 
 
 class StartWhenLevel(Callback):

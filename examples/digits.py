@@ -8,7 +8,7 @@ from typing import Iterator, NamedTuple
 from thinc.api import Model, Optimizer, fix_random_seed
 from thinc.types import Floats2d
 
-from thinc_swa.datasets import make_digits
+from thinc_swa.training.datasets import make_digits
 
 Classifier = Model[Floats2d, Floats2d]
 

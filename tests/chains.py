@@ -21,7 +21,7 @@ from pathlib import Path
 from thinc.api import Config
 from tiny import SWA, write_config
 
-from thinc_swa.training_folder import MARKER
+from thinc_swa.training.output_folder import MARKER
 
 CODE = Path(__file__).with_name("torch_layers.py")
 LAYER = {

@@ -9,11 +9,9 @@ from thinc.api import (
     fix_random_seed,
 )
 
-from thinc_swa import (
-    OptimizerWrapper,
-)
-from thinc_swa.learn_rate import current_rate
-from thinc_swa.schedules import Schedule
+from thinc_swa import OptimizerWrapper
+from thinc_swa.schedules.compat import Schedule
+from thinc_swa.schedules.learn_rate import current_rate
 
 # How far a generator of Thinc 9.1 is follows from the step at the next call.
 GENERATOR = ("generator", "last_step", "last_value")

@@ -421,10 +421,10 @@ def test_registry_finds_the_names(imports, resolve, tmp_path):
     result = run_python(tmp_path, code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        "swa thinc_swa.swa SWA",
-        "ema thinc_swa.ema EMA",
-        "lookahead thinc_swa.lookahead Lookahead",
-        "lookahead_swa thinc_swa.swa SWA",
+        "swa thinc_swa.optimizers.swa SWA",
+        "ema thinc_swa.optimizers.ema EMA",
+        "lookahead thinc_swa.optimizers.lookahead Lookahead",
+        "lookahead_swa thinc_swa.optimizers.swa SWA",
     ]
 
 

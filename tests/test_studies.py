@@ -8,8 +8,8 @@ import pytest
 from helpers import require
 from thinc.api import Optimizer, registry
 
-from thinc_swa.comparison import read_entries
-from thinc_swa.runs import optimizer_section
+from thinc_swa.comparison.entries import read_entries
+from thinc_swa.training.configs import optimizer_section
 
 STUDIES = Path(__file__).parents[1] / "examples" / "studies"
 

@@ -3,7 +3,7 @@
 import numpy
 from thinc.api import SGD, CategoricalCrossentropy, Config, Relu, Softmax, chain
 
-from thinc_swa.training import Training
+from thinc_swa.training.trainer import Training
 
 TEXT = """
 [training]

@@ -8,16 +8,21 @@ from .startup import exit_on_interrupt
 exit_on_interrupt()
 
 from .about import __version__
-from .ema import EMA
-from .groups import ParamGroups, list_parameters
-from .lookahead import Lookahead
-from .models import apply_averages, update_batch_norm, use_averages
-from .paths import name_parameters
-from .schedule_plots import plot_schedule
-from .schedules import cosine, one_cycle, one_cycle_momentum, phases, swa_anneal
-from .state import forget_missing, load_optimizer, save_optimizer
-from .swa import SWA
-from .wrapper import OptimizerWrapper
+from .models.averages import apply_averages, use_averages
+from .models.batch_norm import update_batch_norm
+from .models.parameter_paths import name_parameters
+from .optimizers.base import OptimizerWrapper
+from .optimizers.ema import EMA
+from .optimizers.lookahead import Lookahead
+from .optimizers.swa import SWA
+from .param_groups.optimizer import ParamGroups
+from .param_groups.summary import list_parameters
+from .schedules.cosine import cosine
+from .schedules.one_cycle import one_cycle, one_cycle_momentum
+from .schedules.phases import phases
+from .schedules.plots import plot_schedule
+from .schedules.swa_anneal import swa_anneal
+from .serialization.optimizer_state import forget_missing, load_optimizer, save_optimizer
 
 __all__ = [
     "EMA",

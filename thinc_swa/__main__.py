@@ -7,7 +7,7 @@ from .startup import EXIT_CODE, raise_on_interrupt
 
 def main() -> None:
     try:
-        from .cli import main as run
+        from .cli.main import main as run
     except ImportError as error:
         # Named, so that what is missing inside of a library is not taken for this.
         if error.name not in ("typer", "rich"):

@@ -14,8 +14,9 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 from thinc.api import Config
 
-from thinc_swa.comparison import Entry, make_runs, train_runs
-from thinc_swa.results import describe_failures, final_scores, to_markdown
+from thinc_swa.comparison.entries import Entry
+from thinc_swa.comparison.results import describe_failures, final_scores, to_markdown
+from thinc_swa.comparison.runs import make_runs, train_runs
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[2] / "configs" / "digits" / "adam.cfg"

@@ -1,0 +1,204 @@
+"""Paths of parameters: readable, each one of its own, and the same in every process."""
+
+import gc
+import weakref
+
+import numpy
+import pytest
+from helpers import require
+from small_models import make_model
+from thinc.api import (
+    Linear,
+    Maxout,
+    Model,
+    Relu,
+    Softmax,
+    chain,
+    clone,
+    concatenate,
+    noop,
+    residual,
+    with_array,
+)
+
+from thinc_swa import name_parameters
+from thinc_swa.models.parameter_paths import parameter_paths, paths_around
+
+
+def test_a_layer():
+    assert name_parameters(Softmax(3, 4)) == ["softmax/W", "softmax/b"]
+
+
+def test_layers_of_the_same_name_are_numbered():
+    model = chain(Relu(4, 4), Linear(4, 4), Relu(4, 4), Softmax(3, 4))
+    assert name_parameters(model) == [
+        *("relu-0/W", "relu-0/b", "linear/W", "linear/b"),
+        *("relu-1/W", "relu-1/b", "softmax/W", "softmax/b"),
+    ]
+
+
+def test_how_a_chain_is_written_makes_no_difference():
+    def layers():
+        return [Relu(4, 4), residual(Relu(4, 4)), Linear(4, 4), Softmax(3, 4)]
+
+    a, b, c, d = layers()
+    e, f, g, h = layers()
+    i, j, k, m = layers()
+    expected = ["relu", "residual/relu", "linear", "softmax"]
+    expected = [f"{name}/{parameter}" for name in expected for parameter in "Wb"]
+    assert name_parameters(chain(a, b, c, d)) == expected
+    assert name_parameters(chain(chain(chain(e, f), g), h)) == expected
+    assert name_parameters(chain(i, chain(j, chain(k, m)))) == expected
+
+
+def test_chains_side_by_side_are_numbered():
+    """In Thinc this is called "linear>>relu|linear>>relu"."""
+    branches = [chain(Linear(4, 4), Relu(4, 4)) for _ in range(2)]
+    paths = name_parameters(concatenate(*branches))
+    assert paths[::2] == [
+        *("concatenate/chain-0/linear/W", "concatenate/chain-0/relu/W"),
+        *("concatenate/chain-1/linear/W", "concatenate/chain-1/relu/W"),
+    ]
+
+
+def test_what_is_around_a_layer_is_named_by_its_kind():
+    """In Thinc this is called "with_array(residual(maxout>>layernorm>>dropout)>>…)"."""
+    layer = residual(Maxout(4, 4, normalize=True, dropout=0.1))
+    paths = name_parameters(with_array(clone(layer, 4)))
+    assert len(paths) == 16
+    assert paths[:4] == [
+        *("with_array/residual-0/maxout/W", "with_array/residual-0/maxout/b"),
+        *("with_array/residual-0/layernorm/G", "with_array/residual-0/layernorm/b"),
+    ]
+    assert paths[8] == "with_array/residual-2/maxout/W"
+
+
+def test_a_name_of_ones_own_stays():
+    model = chain(Relu(4, 4), Softmax(3, 4))
+    model.name = "my head"
+    assert name_parameters(chain(Linear(4, 4), model))[::2] == [
+        *("linear/W", "my_head/relu/W", "my_head/softmax/W"),
+    ]
+
+
+def test_what_stands_in_two_places_has_the_path_of_the_first():
+    paths = name_parameters(make_model())
+    assert paths[::2] == [
+        *("relu-0/W", "residual/relu/W"),
+        *("concatenate/relu-0/W", "concatenate/relu-1/W", "softmax/W"),
+    ]
+    layer = Relu(4, 4)
+    assert name_parameters(chain(layer, Linear(4, 4), layer))[::2] == ["relu/W", "linear/W"]
+
+
+def test_every_parameter_has_a_path_of_its_own():
+    def linear(name):
+        model = Linear(2, 2)
+        model.name = name
+        return model
+
+    layers = [linear(name) for name in ("a", "a", "a-0", "a-1", "a(b)", "a/b", "a b")]
+    paths = name_parameters(chain(*layers, noop()))
+    assert len(set(paths)) == len(paths) == 14
+
+
+def test_paths_are_known_before_the_initialization():
+    model = chain(Relu(4), Softmax())
+    paths = name_parameters(model)
+    model.initialize(X=numpy.ones((2, 3), "f"), Y=numpy.ones((2, 3), "f"))
+    assert list(parameter_paths(model).values()) == paths
+
+
+def test_copies_have_the_same_paths():
+    model = make_model()
+    copy = model.copy()
+    assert name_parameters(copy) == name_parameters(model)
+    (key, other_key) = (next(iter(parameter_paths(m))) for m in (model, copy))
+    assert key != other_key
+    assert set(paths_around(key)) == set(parameter_paths(model))
+    assert set(paths_around(other_key)) == set(parameter_paths(copy))
+
+
+def test_nothing_is_known_of_others():
+    assert paths_around((10**9, "W")) is None
+
+
+def test_the_last_call_counts():
+    layer = Linear(2, 2)
+    key = (layer.id, "W")
+    name_parameters(layer)
+    assert paths_around(key)[key] == "linear/W"
+    name_parameters(chain(layer, Linear(2, 2)))
+    assert paths_around(key)[key] == "linear-0/W"
+
+
+def test_shims_without_a_model():
+    """Thinc allows them."""
+    require("torch")
+    from thinc.api import PyTorchShim
+
+    shim = PyTorchShim(None)
+    empty = Model("empty", lambda model, X, is_train: (X, lambda dY: dY), shims=[shim])
+    assert name_parameters(chain(empty, Linear(2, 2))) == ["linear/W", "linear/b"]
+
+
+def test_models_are_not_kept_alive():
+    model = chain(Relu(4, 4), Softmax(3, 4)).initialize()
+    name_parameters(model)
+    weights = weakref.ref(model.layers[0].get_param("W"))
+    assert weights() is not None
+    del model
+    gc.collect()
+    assert weights() is None
+
+
+def test_other_things():
+    with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language: str"):
+        name_parameters("model")
+
+
+def test_pytorch_names_stay():
+    require("torch")
+    import torch
+    from thinc.api import PyTorchWrapper
+
+    tied = torch.nn.Linear(4, 4)
+    layers = [torch.nn.Sequential(tied, torch.nn.LayerNorm(4)), tied]
+    wrapped = [PyTorchWrapper(layer) for layer in (torch.nn.Sequential(*layers), tied)]
+    assert name_parameters(chain(wrapped[0], Softmax(3, 4))) == [
+        *("pytorch/0.0.weight", "pytorch/0.0.bias", "pytorch/0.1.weight", "pytorch/0.1.bias"),
+        *("softmax/W", "softmax/b"),
+    ]
+    both = Model("both", lambda model, X, is_train: None, shims=[w.shims[0] for w in wrapped])
+    assert name_parameters(both) == [
+        *("both/0/0.0.weight", "both/0/0.0.bias", "both/0/0.1.weight", "both/0/0.1.bias"),
+        *("both/1/weight", "both/1/bias"),
+    ]
+
+
+def test_pipeline():
+    require("spacy")
+    from optimizer_states import make_pipeline
+    from spacy import registry
+
+    nlp = make_pipeline()
+    callback = registry.get("callbacks", "thinc_swa.name_parameters.v1")()
+    assert callback(nlp) is nlp
+    paths = list(parameter_paths(nlp).values())
+    assert len(set(paths)) == len(paths)
+    assert paths[:2] == [
+        *("tagger/with_array-0/concatenate/chain-0/hashembed/E",),
+        *("tagger/with_array-0/concatenate/chain-1/hashembed/E",),
+    ]
+    assert "tagger/with_array-2/residual/maxout/W" in paths
+    assert paths[-2:] == ["ner/parser_model/linear/W", "ner/parser_model/linear/b"]
+    key = (nlp.get_pipe("ner").model.id, "W")
+    assert paths_around(key) is None  # The parser itself has no parameters.
+    key = next(iter(parameter_paths(nlp)))
+    assert list(paths_around(key).values()) == paths
+    # What two components have in common has the path of the first.
+    nlp.get_pipe("ner").model.layers.append(nlp.get_pipe("tagger").model.layers[-1])
+    assert name_parameters(nlp) == paths
+    # A component that is switched off is still one, as those are that spaCy does not train.
+    with nlp.select_pipes(disable=["tagger"]):
+        assert name_parameters(nlp) == paths

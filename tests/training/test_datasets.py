@@ -1,0 +1,88 @@
+"""The data that a config can name."""
+
+import numpy
+import pytest
+from helpers import require
+from thinc.api import registry
+from tiny import make_arrays
+
+from thinc_swa.training.datasets import make_digits, make_npz
+
+
+def test_digits():
+    require("sklearn")
+    (train_X, train_Y), (dev_X, dev_Y) = make_digits()
+    assert (train_X.shape, train_Y.shape) == ((1198, 64), (1198, 10))
+    assert (dev_X.shape, dev_Y.shape) == ((599, 64), (599, 10))
+    assert train_X.dtype == train_Y.dtype == "float32"
+    assert train_X.min() == 0.0 and train_X.max() == 1.0
+    assert (train_Y.sum(axis=1) == 1).all() and (dev_Y.sum(axis=1) == 1).all()
+    # Every digit has its share: of 178 zeros 59 are for the evaluation.
+    assert dev_Y.sum(axis=0)[0] == 59
+
+
+def test_digits_with_other_settings():
+    require("sklearn")
+    (train_X, _), (dev_X, _) = make_digits(dev_size=0.5, seed=1)
+    assert len(dev_X) == 899
+    (other_X, _), _ = make_digits(dev_size=0.5, seed=2)
+    assert not numpy.array_equal(train_X, other_X)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dev_size": 0.0}, "dev_size must be a number > 0 and <= 1, but was 0.0"),
+        ({"dev_size": 1.0}, "dev_size must be below 1"),
+        ({"seed": 0.5}, "seed must be an int >= 0, but was 0.5"),
+    ],
+)
+def test_wrong_digits(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_digits(**settings)
+
+
+def test_arrays_of_a_file(tmp_path):
+    arrays = make_arrays()
+    arrays["dev_X"] = arrays["dev_X"].astype("float64")
+    arrays["dev_Y"] = arrays["dev_Y"].argmax(axis=1)
+    numpy.savez(tmp_path / "data.npz", **arrays)
+    make = registry.datasets.get("npz.v1")
+    (train_X, train_Y), (dev_X, dev_Y) = make(path=str(tmp_path / "data.npz"))
+    for found, name in (
+        (train_X, "train_X"),
+        (train_Y, "train_Y"),
+        (dev_X, "dev_X"),
+        (dev_Y, "dev_Y"),
+    ):
+        numpy.testing.assert_array_equal(found, arrays[name])
+    assert dev_X.dtype == "float32" and dev_Y.dtype.kind == "i"
+
+
+def test_files_that_are_none(tmp_path):
+    path = tmp_path / "data.npz"
+    with pytest.raises(FileNotFoundError):
+        make_npz(path)
+    path.write_bytes(b"no zip file")
+    with pytest.raises(ValueError, match=r"data\.npz is no \.npz file"):
+        make_npz(path)
+    numpy.savez(path, train_X=numpy.zeros(3), other=numpy.zeros(3))
+    with pytest.raises(ValueError, match=r"lacks \['train_Y', 'dev_X', 'dev_Y'\]: it has"):
+        make_npz(path)
+    # Objects would be unpickled, and could run anything.
+    numpy.savez(path, train_X=numpy.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"is no \.npz file"):
+        make_npz(path)
+
+
+@pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
+def test_damaged_files(tmp_path, save):
+    path = tmp_path / "data.npz"
+    save(path, **make_arrays())
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[300] ^= 255
+    for data in (damaged, whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"data\.npz is no \.npz file of arrays"):
+            make_npz(path)

@@ -1,0 +1,1 @@
+"""Running averages and their array kernels."""

@@ -1,0 +1,186 @@
+"""Array kernels of averages, for the CPU or passed on to CuPy's.
+
+The kernels work in place. On the CPU they go through large arrays in blocks that stay in the
+cache. NumPy has no multiply-and-add and needs several passes over a block; PyTorch, where Thinc
+has found it, does it in one, on the same memory. On the GPU each is one launch
+(`cupy_kernels.py`).
+"""
+
+import threading
+from functools import lru_cache
+from typing import Any, Dict, Iterator, Tuple
+
+import numpy
+import thinc.compat
+
+from ..types import Array
+
+torch: Any = thinc.compat.torch
+
+# In numbers of elements. 32 Ki float32 are 128 KiB: what a kernel works on at a time fits
+# into the second-level cache of one core. Arrays up to this size are taken as they are.
+BLOCK_SIZE = 32768
+
+# A call of PyTorch costs as much as some thousand elements, so it gets larger blocks: two of
+# them are half of a second-level cache of 1 MiB, today's common size. Larger ones are faster
+# on CPUs with a fast third-level cache (AMD EPYC: 4 %), but much slower elsewhere (Intel Xeon:
+# 22 %). An array of a few blocks is taken as it is.
+TORCH_BLOCK_SIZE = 2 * BLOCK_SIZE
+TORCH_WHOLE_SIZE = 16 * TORCH_BLOCK_SIZE
+
+
+def averages_dtype(weights: Array) -> Any:
+    """The dtype of averages of these weights: float32, or float64 for float64."""
+    return numpy.float64 if weights.dtype == numpy.float64 else numpy.float32
+
+
+def add_scaled(total: Array, weights: Array, factor: float) -> None:
+    """total += factor * weights
+
+    total (Array): A contiguous array of any shape, changed in place.
+    weights (Array): An array of the same shape, of any floating point dtype.
+    """
+    if not isinstance(total, numpy.ndarray):
+        load_cupy_kernels().add_scaled(weights, factor, total)
+    elif factor == 1.0:
+        numpy.add(total, weights, total)
+    elif total.size <= BLOCK_SIZE:
+        total += total.dtype.type(factor) * weights
+    elif _has_torch_for(weights):
+        torch.from_numpy(total).add_(torch.from_numpy(weights), alpha=factor)
+    else:
+        scratch = _scratch(total.dtype)
+        factor = total.dtype.type(factor)
+        for total_block, weights_block in _blocks(total, weights):
+            product = scratch[: total_block.size]
+            numpy.multiply(weights_block, factor, product)
+            numpy.add(total_block, product, total_block)
+
+
+def interpolate(total: Array, weights: Array, factor: float) -> None:
+    """total += factor * (weights - total)
+
+    total (Array): A contiguous array of any shape, changed in place.
+    weights (Array): An array of the same shape, of any floating point dtype.
+    """
+    if not isinstance(total, numpy.ndarray):
+        load_cupy_kernels().interpolate(weights, factor, total)
+    elif total.size <= BLOCK_SIZE:
+        total += total.dtype.type(factor) * (weights - total)
+    elif _has_torch_for(weights) and weights.dtype == total.dtype:
+        torch.from_numpy(total).lerp_(torch.from_numpy(weights), factor)
+    else:
+        scratch = _scratch(total.dtype)
+        factor = total.dtype.type(factor)
+        for total_block, weights_block in _blocks(total, weights):
+            difference = scratch[: total_block.size]
+            numpy.subtract(weights_block, total_block, difference)
+            numpy.multiply(difference, factor, difference)
+            numpy.add(total_block, difference, total_block)
+
+
+def scale_to(out: Array, total: Array, factor: float) -> None:
+    """out = factor * total
+
+    out (Array): An array of the same shape, overwritten in place.
+    """
+    if not isinstance(total, numpy.ndarray):
+        load_cupy_kernels().scale_to(total, factor, out)
+    else:
+        numpy.multiply(total, factor, out=out, dtype=total.dtype, casting="same_kind")
+
+
+def pull_back(slow: Array, fast: Array, pullback: float) -> None:
+    """slow += pullback * (fast - slow), then fast = slow
+
+    slow (Array): A contiguous array of any shape, changed in place.
+    fast (Array): An array of the same shape, changed in place.
+    """
+    if pullback == 1.0:
+        # Exactly, not up to rounding: a pullback of 1 is the wrapped optimizer alone.
+        slow[...] = fast
+    elif not isinstance(slow, numpy.ndarray):
+        load_cupy_kernels().pull_back(pullback, slow, fast)
+    elif slow.size <= BLOCK_SIZE or fast.dtype != slow.dtype or not fast.flags.c_contiguous:
+        slow += slow.dtype.type(pullback) * (fast - slow)
+        fast[...] = slow
+    elif _has_torch_for(fast):
+        if slow.size <= TORCH_WHOLE_SIZE:
+            torch.from_numpy(slow).lerp_(torch.from_numpy(fast), pullback)
+            fast[...] = slow
+        else:
+            # NumPy cuts and copies in less time.
+            for slow_block, fast_block in _blocks(slow, fast, TORCH_BLOCK_SIZE):
+                torch.from_numpy(slow_block).lerp_(torch.from_numpy(fast_block), pullback)
+                fast_block[...] = slow_block
+    else:
+        # In the memory of the fast weights, which are overwritten anyway.
+        pullback = slow.dtype.type(pullback)
+        for slow_block, fast_block in _blocks(slow, fast):
+            numpy.subtract(fast_block, slow_block, fast_block)
+            numpy.multiply(fast_block, pullback, fast_block)
+            numpy.add(slow_block, fast_block, fast_block)
+            slow_block[...] = fast_block
+
+
+def _has_torch_for(array: Array) -> bool:
+    # Other memory layouts PyTorch refuses in part, and it warns of what is read-only.
+    return bool(torch is not None and array.flags.c_contiguous and array.flags.writeable)
+
+
+def _blocks(
+    first: Array, second: Array, size: int = BLOCK_SIZE
+) -> Iterator[Tuple[Array, Array]]:
+    """Matching pieces of two arrays of the same size: as they are if they are small, else
+    flattened."""
+    if first.size <= size:
+        yield first, second
+        return
+    first, second = first.reshape(-1), second.reshape(-1)
+    whole = first.size - first.size % size
+    # Rows of a matrix are faster to come by than slices.
+    rows = (first[:whole].reshape(-1, size), second[:whole].reshape(-1, size))
+    yield from zip(*rows, strict=True)
+    if whole < first.size:
+        yield first[whole:], second[whole:]
+
+
+def _scratch(dtype: Any) -> Array:
+    """A block to calculate in. Allocating one for each call would cost as much as the
+    calculation, for the operating system hands out its memory page by page."""
+    blocks: Dict[str, Array] = _per_thread.__dict__
+    if dtype.name not in blocks:
+        blocks[dtype.name] = numpy.empty(BLOCK_SIZE, dtype=dtype)
+    return blocks[dtype.name]
+
+
+_per_thread = threading.local()
+
+
+@lru_cache(maxsize=None)
+def load_cupy_kernels() -> Any:
+    from . import cupy_kernels
+
+    return cupy_kernels
+
+
+def as_average(array: Array, *, copy: bool = False) -> Array:
+    """Contiguous and in the dtype of averages.
+
+    copy (bool): Whether it must be a copy, even if the array is like that already.
+    """
+    return array.astype(averages_dtype(array), order="C", copy=copy)
+
+
+def empty_like(array: Array) -> Array:
+    if isinstance(array, numpy.ndarray):
+        return numpy.empty_like(array)
+    import cupy
+
+    return cupy.empty_like(array)
+
+
+def zeros_like(array: Array) -> Array:
+    zeros = empty_like(array)
+    zeros[...] = 0
+    return zeros

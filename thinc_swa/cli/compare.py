@@ -1,0 +1,291 @@
+"""`thinc-swa compare`."""
+
+import os
+import platform
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+)
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..comparison.entries import Entry, read_entries
+from ..comparison.folders import mark_output
+from ..comparison.results import (
+    Summary,
+    describe_failures,
+    describe_outdated,
+    final_scores,
+    report,
+    summarize,
+    table,
+    to_csv,
+    to_json,
+)
+from ..comparison.runs import Run, make_runs, train_runs
+from ..errors import describe_error
+from ..escaping import for_encoding, printable
+from ..serialization.files import replace_text
+from ..training.configs import score_of
+from ..training.evaluation import format_score
+from ..training.locks import lock_folder
+from .errors import print_error
+from .info import installed_versions
+from .interruptions import stopping_on_signals
+from .options import AgainT, CodeT, ConfigsT, DebugT, FolderT, GpuT, JobsT, OptimizersT, SeedsT
+
+# Files that `compare` writes.
+TABLES = ("results.md", "results.csv", "results.json")
+PICTURES = ("learning_curves", "final_scores")
+RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")))
+
+# Columns in which tables are laid out where the output is no terminal.
+WIDTH_OF_FILES = 200
+
+
+def compare(
+    context: typer.Context,
+    configs: ConfigsT,
+    optimizers: OptimizersT = None,
+    seeds: SeedsT = 5,
+    jobs: JobsT = 1,
+    output: FolderT = Path("comparison"),
+    overwrite: AgainT = False,
+    code: CodeT = None,
+    gpu_id: GpuT = -1,
+    debug: DebugT = False,
+) -> None:
+    """Train configs with several seeds, and show which is better.
+
+    They are for Thinc, as `train` takes them, or for spaCy. Their settings can be changed:
+    --paths.train corpus/train.spacy. What is complete in the folder, with the same config,
+    data, code and versions, is not trained again.
+    """
+    with stopping_on_signals():
+        entries = read_entries(configs, optimizers or [], context.obj)
+        with lock_folder(output):
+            _compare(
+                entries,
+                n_seeds=seeds,
+                n_jobs=jobs,
+                output=output,
+                overwrite=overwrite,
+                code=code,
+                gpu_id=gpu_id,
+                overrides=context.obj,
+            )
+
+
+def _compare(
+    entries: Sequence[Entry],
+    *,
+    n_seeds: int,
+    n_jobs: int,
+    output: Path,
+    overwrite: bool,
+    code: Optional[Path],
+    gpu_id: int,
+    overrides: Dict[str, Any],
+) -> None:
+    runs = make_runs(
+        entries,
+        n_seeds=n_seeds,
+        output=output,
+        code=code,
+        overwrite=overwrite,
+        gpu_id=gpu_id,
+    )
+    mark_output(output, RESULTS)
+    score = score_of(entries[0].config)
+    console = _console()
+    for line in describe_outdated(runs):
+        _print(console, line)
+    errors: List[str] = []
+    try:
+        with _progress(console, score) as watch:
+            train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, watch=watch)
+    finally:
+        summaries = summarize(runs)
+        if any(summary.n_runs for summary in summaries):
+            # First what has taken hours, then what can fail: the pictures, the terminal.
+            files: List[str] = []
+            for what, write in (("results", _write_results), ("pictures", _draw)):
+                try:
+                    files += write(output, runs, summaries, score, overrides)
+                except Exception as error:
+                    errors.append(
+                        f"The {what} could not be written to {output}: {describe_error(error)}"
+                    )
+            console.print(rich_table(table(summaries, score), console))
+            _print(
+                console,
+                f"Scores{' in %' if score == 'accuracy' else ''}, mean ± standard deviation "
+                "over seeds; swing: change between evaluations in the last quarter.",
+            )
+            if files:
+                _print(console, f"Saved to {output}: {', '.join(files)}.")
+        errors += describe_failures(runs)
+        for line in errors:
+            print_error(line)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _console() -> Console:
+    """A console for the standard output. In a file or a pipe lines have no end."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=WIDTH_OF_FILES)
+
+
+def _print(console: Console, line: str) -> None:
+    """Print a line as it is: without markup, and without breaks that would be in the way of
+    copying a path."""
+    text = for_encoding(printable(line), console.encoding)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+@contextmanager
+def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]], None]]:
+    """Where the runs are: a table that changes, or in a file a line for each that is over."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield lambda runs: live.update(_progress_table(runs, score, console))
+    else:
+        told: List[Run] = []
+
+        def tell(runs: Sequence[Run]) -> None:
+            for run in runs:
+                is_over = run.state in ("done", "failed")
+                if is_over and not any(run is other for other in told):
+                    told.append(run)
+                    _print(console, f"{run.name}, seed {run.seed}: {_outcome(run, score)}")
+
+        yield tell
+
+
+def _outcome(run: Run, score: str) -> str:
+    if run.state == "done" and run.evaluations:
+        return format_score(run.evaluations[-1]["score"], score)
+    return run.state
+
+
+def _progress_table(runs: Sequence[Run], score: str, console: Console) -> Table:
+    rows = [["optimizer", "seeds", "step", "score now", "mean of the done"]]
+    for name in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == name]
+        marks = "".join(_MARKS[run.state] for run in own)
+        now = [run for run in own if run.state == "running"]
+        step, current = "", ""
+        if now:
+            n_steps, total_steps = now[-1].progress
+            step = f"{n_steps}/{total_steps or '?'}"
+            scores = [record["score"] for record in now[-1].evaluations]
+            if scores and scores[-1] is not None:
+                current = format_score(scores[-1], score)
+        done = final_scores(runs, name)
+        mean = format_score(sum(done) / len(done), score) if done else ""
+        rows.append([name, marks, step, current, mean])
+    header, *cells = ([Text(for_encoding(t, console.encoding)) for t in row] for row in rows)
+    shown = Table(box=None)
+    for text in header:
+        shown.add_column(text)
+    for row in cells:
+        shown.add_row(*row)
+    return shown
+
+
+# One letter for each seed.
+_MARKS = {"waiting": "·", "running": "▸", "done": "■", "failed": "✗"}
+
+# What a narrow terminal does without, in this order. The files have all of it.
+_DISPENSABLE = ("ms/step", "swing", "plain weights", "95 % interval")
+
+
+def rich_table(rows: Sequence[Sequence[str]], console: Console) -> Table:
+    """Its headers may take several lines, its cells may not."""
+    rows = [[for_encoding(text, console.encoding) for text in row] for row in rows]
+    columns = {column[0]: list(column[1:]) for column in zip(*rows, strict=True)}
+    widths = {
+        name: max(cell_len(text) for text in (*cells, *name.split()))
+        for name, cells in columns.items()
+    }
+    for name in _DISPENSABLE:
+        if _total(widths.values()) > console.width:
+            del columns[name], widths[name]
+    whole = {name: max(widths[name], cell_len(name)) for name in columns}
+    if _total(whole.values()) <= console.width:
+        widths = whole
+    shown = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        shown.add_column(Text(name), justify="right" if i else "left", width=widths[name])
+    for row in zip(*columns.values(), strict=True):
+        shown.add_row(*(Text(text) for text in row))
+    return shown
+
+
+def _total(widths: Iterable[int]) -> int:
+    """With two spaces between columns."""
+    widths = list(widths)
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _write_results(
+    output: Path,
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    score: str,
+    overrides: Dict[str, Any],
+) -> List[str]:
+    """Write the tables. RETURNS (List[str]): The names of the files."""
+    about = {
+        "date": date.today().isoformat(),
+        "score": score,
+        "changed_settings": overrides,
+        "versions": {name: found for name, found in installed_versions() if found},
+        "machine": (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+            f"{platform.python_version()}"
+        ),
+    }
+    texts = (
+        report(runs, summaries, score, about),
+        to_csv(summaries),
+        to_json(summaries, runs, **about),
+    )
+    for name, text in zip(TABLES, texts, strict=True):
+        replace_text(output / name, text)
+    return list(TABLES)
+
+
+def _draw(
+    output: Path,
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    score: str,
+    overrides: Dict[str, Any],
+) -> List[str]:
+    """Draw the pictures. RETURNS (List[str]): The names of the files."""
+    from ..comparison.plots import plot_final_scores, plot_learning_curves, save_figure
+
+    figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))
+    return [
+        path.name
+        for name, figure in zip(PICTURES, figures, strict=True)
+        for path in save_figure(figure, output / name)
+    ]

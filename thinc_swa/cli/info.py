@@ -1,0 +1,77 @@
+"""`thinc-swa info`."""
+
+import inspect
+import json
+import platform
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    packages_distributions,
+    version,
+)
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+)
+
+import typer
+from thinc.api import get_current_ops
+from thinc.compat import has_cupy_gpu, has_torch_cuda_gpu
+
+from .options import DebugT
+
+DISTRIBUTION = "thinc-swa"
+
+# Shown by `info`.
+PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
+
+
+def info(debug: DebugT = False) -> None:
+    """Show versions, the machine, and the names for configs with their arguments."""
+    for name, found in [("python", platform.python_version()), *installed_versions()]:
+        typer.echo(f"{name:<14}{found or 'not installed'}")
+    typer.echo(f"{'ops':<14}{type(get_current_ops()).__name__}")
+    gpus = [name for name, is_there in _gpus() if is_there]
+    typer.echo(f"{'GPU':<14}{'for ' + ' and '.join(gpus) if gpus else 'none'}")
+    for group, names in _registered().items():
+        typer.echo(f"\n@{group}")
+        for name, function in names:
+            typer.echo(f"  {name}")
+            for parameter in inspect.signature(function).parameters.values():
+                typer.echo(f"      {_describe_parameter(parameter)}")
+
+
+def _gpus() -> List[Tuple[str, bool]]:
+    return [("CuPy", has_cupy_gpu), ("PyTorch", has_torch_cuda_gpu)]
+
+
+def _describe_parameter(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return f"{parameter.name} (required)"
+    return f"{parameter.name} = {json.dumps(parameter.default)}"
+
+
+def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
+    """Every name that a config can use, by registry, with its function."""
+    found: Dict[str, List[Tuple[str, Callable[..., Any]]]] = {}
+    for entry_point in distribution(DISTRIBUTION).entry_points:
+        owner, _, group = entry_point.group.partition("_")
+        if owner in ("thinc", "spacy"):
+            name = group if owner == "thinc" else f"{group} of spaCy"
+            found.setdefault(name, []).append((entry_point.name, entry_point.load()))
+    return {group: sorted(names, key=lambda pair: pair[0]) for group, names in found.items()}
+
+
+def installed_versions() -> Iterator[Tuple[str, Optional[str]]]:
+    distributions = packages_distributions()
+    for name in PACKAGES:
+        try:
+            # CuPy's wheels have names of their own: cupy-cuda12x and the like.
+            yield name, version(distributions.get(name, [name])[0])
+        except PackageNotFoundError:
+            yield name, None

@@ -1,0 +1,56 @@
+"""`thinc-swa params`."""
+
+import math
+from typing import (
+    Sequence,
+)
+
+import typer
+
+from ..errors import naming_config
+from ..param_groups.summary import ParameterRow, list_parameters
+from ..training.configs import make_model, optimizer_section, prepare_process, read_config
+from .options import CodeT, ConfigT, DebugT, GpuT
+
+
+def params(
+    context: typer.Context,
+    config: ConfigT,
+    code: CodeT = None,
+    gpu_id: GpuT = -1,
+    debug: DebugT = False,
+) -> None:
+    """Show the parameters of a model, and what the groups of the optimizer make of them.
+
+    The config is for Thinc or for spaCy; the model is made and initialized, so the data must
+    be there. The paths are what the globs of ParamGroups.v1 select by.
+    """
+    settings = read_config(config, context.obj)
+    prepare_process(gpu_id, code)
+    with naming_config(config):
+        optimizer_section(settings)
+        model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
+        try:
+            rows = list_parameters(model, optimizer)
+        except ValueError as error:
+            # Of a group that selects nothing. Here are the paths that it could select.
+            _print_parameters(list_parameters(model))
+            raise ValueError(str(error).partition(" The model has")[0]) from error
+    _print_parameters(rows)
+
+
+def _print_parameters(rows: Sequence[ParameterRow]) -> None:
+    # Paths can be long, and are there whole, so that they can be copied.
+    cells = [("learning rate", "group", "settings", "shape", "path")]
+    for row in rows:
+        scale = "frozen" if row.frozen else f"{row.lr_scale:.4g} x"
+        settings = ", ".join(f"{name} = {value}" for name, value in row.settings.items())
+        shape = " x ".join(str(n) for n in row.shape)
+        cells.append((scale, row.group or "-", settings or "-", shape, row.path))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        parts = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(parts).rstrip())
+    n_weights = sum(math.prod(row.shape) for row in rows)
+    n_frozen = sum(math.prod(row.shape) for row in rows if row.frozen)
+    typer.echo(f"{len(rows)} parameters, {n_weights:,} weights, {n_frozen:,} of them frozen.")

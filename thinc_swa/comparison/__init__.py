@@ -1,0 +1,1 @@
+"""Comparisons of optimizers over several seeds."""

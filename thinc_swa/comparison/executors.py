@@ -1,0 +1,269 @@
+"""Executors: how the runs of a comparison get processes of their own.
+
+Every run has a new process, because what a run does must not depend on those before: Thinc
+gives seeds to some layers by counting them.
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Dict, List, Mapping, Optional, Protocol, Sequence
+
+from thinc.compat import has_cupy
+
+from . import run_worker
+from .run_worker import kill_group
+
+# Seconds from one look at the processes to the next.
+POLL_INTERVAL = 0.05
+# Seconds that a server has to end its processes.
+GRACE = 1.0
+# What the runs import: always, and where a config has the text. Each takes a second or more.
+MODULES = (
+    ("", ["thinc_swa.runs"]),
+    ("[nlp]", ["spacy"]),
+    ("digits.v1", ["sklearn.datasets", "sklearn.model_selection"]),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as its process needs it.
+
+    config (str): The config, with its seed and without variables.
+    inputs (Dict[str, str]): Fingerprints of what the config depends on, for the log.
+    folder (str): An existing folder for the log and the output.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    code (Optional[str]): A Python file that registers what the config names.
+    only_dataset (bool): Log the fingerprint of the dataset, and do not train.
+    """
+
+    config: str
+    inputs: Dict[str, str]
+    folder: str
+    gpu_id: int = -1
+    code: Optional[str] = None
+    only_dataset: bool = False
+
+
+class Executor(Protocol):
+    """Starts runs, each in a process of its own. Progress and results are in their logs."""
+
+    def start(self, job: Job) -> None:
+        """Start a run. RAISES: OSError if there can be no process."""
+
+    def poll(self, timeout: float) -> Dict[str, int]:
+        """Wait for a run to end, at most `timeout` seconds. RETURNS (Dict[str, int]): The exit
+        codes of the runs that have ended since the last call, by their folders; negative for
+        a signal."""
+
+    def cancel(self, folder: str) -> None:
+        """Kill a run with all processes that it has started."""
+
+    def close(self) -> None:
+        """Kill all runs, and wait until they have ended."""
+
+
+def make_executor(jobs: Sequence[Job], *, environment: Mapping[str, str]) -> Executor:
+    """The fastest executor that works here.
+
+    jobs (Sequence[Job]): Jobs that it will get.
+    environment (Mapping[str, str]): The environment variables of the processes.
+    """
+    # A forked process cannot use a GPU, and only on Linux libraries can be relied on to work
+    # in one.
+    if not sys.platform.startswith("linux") or has_cupy:
+        return SubprocessExecutor(environment=environment)
+    modules = [
+        name
+        for text, names in MODULES
+        if any(text in job.config for job in jobs)
+        for name in names
+    ]
+    return ForkExecutor(modules, environment=environment)
+
+
+class SubprocessExecutor:
+    """A fresh interpreter for each run. Its imports take one to three seconds.
+
+    environment (Mapping[str, str]): The environment variables of the processes.
+    """
+
+    def __init__(self, *, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._processes: Dict[str, "subprocess.Popen[bytes]"] = {}
+
+    def start(self, job: Job) -> None:
+        process = _start_worker(["run"], self._environment)
+        self._processes[job.folder] = process
+        # A process that has ended already is found by `poll`. The pipe stays open: its end
+        # tells the process that this one has ended.
+        with suppress(BrokenPipeError):
+            _send(process, asdict(job))
+
+    def poll(self, timeout: float) -> Dict[str, int]:
+        end = time.monotonic() + timeout
+        while True:
+            ended = {
+                folder: process.returncode
+                for folder, process in self._processes.items()
+                if process.poll() is not None
+            }
+            for folder in ended:
+                self._remove(folder)
+            if ended or time.monotonic() >= end:
+                return ended
+            time.sleep(POLL_INTERVAL)
+
+    def cancel(self, folder: str) -> None:
+        process = self._processes[folder]
+        if hasattr(os, "killpg"):
+            kill_group(process.pid)
+        process.kill()
+
+    def close(self) -> None:
+        for folder in self._processes:
+            self.cancel(folder)
+        for folder in list(self._processes):
+            self._remove(folder)
+
+    def _remove(self, folder: str) -> None:
+        process = self._processes.pop(folder)
+        process.wait()
+        if hasattr(os, "killpg"):
+            # What the run has started ends with it.
+            kill_group(process.pid)
+        _close(process.stdin)
+
+
+class ForkExecutor:
+    """Runs are forked from one process that has imported everything (Linux, CPU only).
+
+    modules (Sequence[str]): What to import in that process.
+    environment (Mapping[str, str]): The environment variables of the processes.
+    """
+
+    def __init__(self, modules: Sequence[str], *, environment: Mapping[str, str]) -> None:
+        self._arguments = ["serve", *modules]
+        self._environment = dict(environment)
+        self._server: Any = None
+        self._received = b""
+        self._folders: List[str] = []
+        # Of the processes of runs, which are groups with what they have started.
+        self._pids: Dict[str, int] = {}
+
+    def start(self, job: Job) -> None:
+        if self._server is None:
+            self._server = _start_worker(self._arguments, self._environment)
+            self._received = b""
+        self._folders.append(job.folder)
+        with suppress(BrokenPipeError):
+            _send(self._server, asdict(job))
+
+    def poll(self, timeout: float) -> Dict[str, int]:
+        if self._server is None:
+            time.sleep(timeout)
+            return {}
+        if not self._is_ready(timeout):
+            return {}
+        ended = self._receive()
+        if ended is not None:
+            return ended
+        # It was killed, and its runs with it.
+        self._end_server()
+        ended = {folder: self._server.returncode for folder in self._folders}
+        self._server, self._folders = None, []
+        return ended
+
+    def _is_ready(self, timeout: float) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._server.stdout, selectors.EVENT_READ)
+            return bool(selector.select(timeout))
+
+    def _receive(self) -> Optional[Dict[str, int]]:
+        """Read what the server reports.
+
+        RETURNS (Optional[Dict[str, int]]): The exit codes of runs that have ended; None if the
+            server has ended.
+        """
+        data = os.read(self._server.stdout.fileno(), 1 << 16)
+        if not data:
+            return None
+        *lines, self._received = (self._received + data).split(b"\n")
+        ended = {}
+        for line in lines:
+            record = json.loads(line)
+            if "started" in record:
+                self._pids[record["started"]] = record["pid"]
+                continue
+            ended[record["ended"]] = record["exit_code"]
+            self._folders.remove(record["ended"])
+            del self._pids[record["ended"]]
+        return ended
+
+    def cancel(self, folder: str) -> None:
+        with suppress(BrokenPipeError):
+            _send(self._server, {"cancel": folder})
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._end_server()
+            self._server, self._folders = None, []
+
+    def _end_server(self) -> None:
+        # The end of this pipe has it kill all processes.
+        _close(self._server.stdin)
+        try:
+            self._server.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            # Stopped, for example. Its runs end with it.
+            self._server.kill()
+            self._server.wait()
+        # What the runs have started does not end with a server that was killed.
+        while self._is_ready(0.0) and self._receive() is not None:
+            pass
+        for pid in self._pids.values():
+            kill_group(pid)
+        self._pids = {}
+        _close(self._server.stdout)
+
+
+def _start_worker(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start a process that runs `run_worker`, apart from the terminal: Ctrl-C does not reach
+    it."""
+    # With the module path of this process, and not with what else an interpreter would find
+    # in the current folder.
+    program = (
+        f"import sys; sys.path[:] = {sys.path!a}; import runpy; "
+        f"runpy.run_path({run_worker.__file__!a}, run_name='__main__')"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if arguments[0] == "serve" else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=dict(environment),
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+
+
+def _send(process: Any, request: Dict[str, Any]) -> None:
+    data = json.dumps(request).encode() + b"\n"
+    while data:
+        data = data[process.stdin.write(data) :]
+
+
+def _close(file: Optional[IO[bytes]]) -> None:
+    if file is not None:
+        # What was not sent cannot be sent any more.
+        with suppress(OSError):
+            file.close()

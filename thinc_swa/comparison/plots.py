@@ -1,0 +1,201 @@
+"""Pictures of a comparison. matplotlib is needed, and imported here."""
+
+import warnings
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Dict, List, Sequence, Tuple
+
+from matplotlib.figure import Figure
+
+from ..schedules.plots import COLOURS
+from ..serialization.files import replacing
+from ..training.evaluation import format_score
+from .results import Summary, complete, final_scores
+from .runs import Run
+
+GREY = "#8C8C8C"
+FORMATS = ("png", "svg")
+
+
+def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
+    """The scores along the way, a panel for each entry: mean and standard deviation over the
+    seeds, of the averages and of the plain weights. The first entry's mean is in all of them.
+
+    runs (Sequence[Run]): All runs of the comparison.
+    score (str): What the scores are: "accuracy" or "loss".
+    """
+    names = [name for name in dict.fromkeys(run.name for run in runs) if complete(runs, name)]
+    n_columns = min(len(names), 3) or 1
+    n_rows = -(-len(names) // n_columns) or 1
+    figure = Figure(figsize=(4.0 * n_columns, 2.6 * n_rows + 0.9), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
+    curves = {
+        name: {kind: _curve(complete(runs, name), kind, score) for kind in ("score", "plain")}
+        for name in names
+    }
+    for i, panel in enumerate(panels.flat):
+        if i >= len(names):
+            panel.set_visible(False)
+            continue
+        name = names[i]
+        _panel(panel, curves, name, names[0], _color(i))
+        panel.set_title(name, loc="left", fontsize=10, parse_math=False)
+        if i + n_columns >= len(names):
+            panel.set_xlabel("steps")
+            panel.tick_params(labelbottom=True)
+        if i % n_columns == 0:
+            panel.set_ylabel(_label(score))
+    if names:
+        panels[0][0].set_ylim(_limits(curves))
+        handles, labels = _legend(curves)
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=4, frameon=False
+        )
+        if len(names) > 1:
+            # Afterwards, because a label may not begin with an underscore.
+            legend.get_texts()[-1].set(text=names[0], parse_math=False)
+    return figure
+
+
+def _panel(panel: Any, curves: Dict[str, Any], name: str, first: str, color: str) -> None:
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    if name != first:
+        steps, middle, _ = curves[first]["score"]
+        panel.plot(steps, middle, color=GREY, linewidth=1.0)
+    if curves[name]["score"] != curves[name]["plain"]:
+        steps, middle, _ = curves[name]["plain"]
+        panel.plot(steps, middle, color=color, linewidth=1.0, linestyle=(0, (2, 1.5)))
+    steps, middle, spread = curves[name]["score"]
+    low = [value - deviation for value, deviation in zip(middle, spread, strict=True)]
+    high = [value + deviation for value, deviation in zip(middle, spread, strict=True)]
+    panel.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0.0)
+    panel.plot(steps, middle, color=color, linewidth=1.8)
+
+
+def _legend(curves: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    dark = "#404040"
+    handles: List[Any] = [Line2D([], [], color=dark, linewidth=1.8)]
+    labels = ["what is saved: averages, or else weights"]
+    if any(curve["score"] != curve["plain"] for curve in curves.values()):
+        handles.append(Line2D([], [], color=dark, linewidth=1.0, linestyle=(0, (2, 1.5))))
+        labels.append("plain weights")
+    handles.append(Patch(color=dark, alpha=0.2, linewidth=0.0))
+    labels.append("± standard deviation over seeds")
+    if len(curves) > 1:
+        handles.append(Line2D([], [], color=GREY, linewidth=1.0))
+        labels.append("first entry")
+    return handles, labels
+
+
+def _curve(runs: Sequence[Run], kind: str, score: str) -> Tuple[List[int], List[float], Any]:
+    """Steps, means and standard deviations, as far as all runs go."""
+    rows = list(zip(*(run.evaluations for run in runs), strict=False))
+    factor = _factor(score)
+    steps, middle, spread = [], [], []
+    for row in rows:
+        values = [factor * record[kind] for record in row]
+        steps.append(row[0]["step"])
+        middle.append(mean(values))
+        spread.append(stdev(values) if len(values) > 1 else 0.0)
+    return steps, middle, spread
+
+
+def _limits(curves: Dict[str, Any]) -> Tuple[float, float]:
+    """From what scores have reached after a quarter of the training: the climb before that
+    would leave no room for what there is to see."""
+    values = []
+    for curve in curves.values():
+        for steps, middle, spread in curve.values():
+            for step, value, deviation in zip(steps, middle, spread, strict=True):
+                if step >= 0.25 * steps[-1]:
+                    values += [value - deviation, value + deviation]
+    margin = 0.05 * (max(values) - min(values)) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
+def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: str) -> Figure:
+    """A bar for each entry: the mean of the final scores, with a dot for each seed; hollow dots
+    are those of the plain weights.
+
+    runs (Sequence[Run]): All runs of the comparison.
+    summaries (Sequence[Summary]): Of these runs.
+    score (str): What the scores are: "accuracy" or "loss".
+    """
+    shown = [summary for summary in summaries if summary.score is not None]
+    figure = Figure(figsize=(8.0, 0.55 * len(shown) + 1.4), layout="constrained")
+    panel = figure.subplots()
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.grid(axis="x", alpha=0.25, linewidth=0.6)
+    panel.set_axisbelow(True)
+    factor = _factor(score)
+    values = []
+    for i, summary in enumerate(shown):
+        scores, plain = (
+            [factor * value for value in final_scores(runs, summary.name, kind)]
+            for kind in ("score", "plain")
+        )
+        values += scores + plain
+        color = _color(i)
+        panel.barh(i, mean(scores), color=color, alpha=0.3, height=0.7)
+        if summary.has_averages:
+            _dots(panel, i + 0.18, plain, facecolors="white", edgecolors=color)
+        _dots(panel, i - (0.16 if summary.has_averages else 0.0), scores, color=color)
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = 0.15 * (high - low) or 1.0
+    panel.set_xlim(low - margin, high + margin)
+    panel.set_ylim(len(shown) - 0.4, -0.6)
+    labels = [_bar_label(summary, score) for summary in shown]
+    panel.set_yticks(range(len(shown)), labels, parse_math=False)
+    panel.tick_params(left=False)
+    hollow = "; hollow: plain weights" if any(s.has_averages for s in shown) else ""
+    panel.set_xlabel(
+        f"final {_label(score)} (the axis does not start at zero)\n"
+        f"bars: means; dots: seeds{hollow}"
+    )
+    return figure
+
+
+def _bar_label(summary: Summary, score: str) -> str:
+    text = f"{summary.name}   {format_score(summary.score or 0.0, score)}"
+    if summary.score_sd is not None:
+        text += f" ± {format_score(summary.score_sd, score)}"
+    return text
+
+
+def _dots(panel: Any, y: float, values: Sequence[float], **style: Any) -> None:
+    # A little apart, so that equal ones are seen.
+    heights = [y + 0.04 * (i - (len(values) - 1) / 2) for i in range(len(values))]
+    panel.scatter(values, heights, s=22, zorder=3, linewidths=1.1, **style)
+
+
+def save_figure(figure: Figure, path: Path) -> List[Path]:
+    """Save a picture as PNG and as SVG.
+
+    path (Path): Without a suffix.
+    RETURNS (List[Path]): The files.
+    """
+    paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
+    for file in paths:
+        # The same picture is the same file: no date in it.
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        with replacing(file) as temporary, warnings.catch_warnings():
+            # Names may have characters that the font has not.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)
+    return paths
+
+
+def _color(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _factor(score: str) -> float:
+    return 100.0 if score == "accuracy" else 1.0
+
+
+def _label(score: str) -> str:
+    return "score in %" if score == "accuracy" else "score (minus the loss)"

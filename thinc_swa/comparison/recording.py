@@ -1,0 +1,280 @@
+"""Training of one run of a comparison, recorded in a log of JSON lines in the same form for
+Thinc and for spaCy configs. No models are saved.
+"""
+
+import io
+import math
+import random
+import time
+from itertools import islice
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy
+from thinc.api import Config, Optimizer
+
+from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
+from ..schedules.learn_rate import current_rate
+from ..training.callbacks import Callback
+from ..training.checkpoints import keeping_random_state
+from ..training.configs import check_spacy, is_spacy_config, take_batch_norm_batches
+from ..training.evaluation import Evaluation
+from ..training.fingerprints import describe_dataset
+from ..training.logs import Log
+from ..training.trainer import Training, count_snapshots
+
+# Seconds from one progress record in a log to the next: a hundredth of the time that the run
+# has taken so far, within these limits, so that the logs of long runs stay small.
+MIN_INTERVAL, MAX_INTERVAL = 0.2, 10.0
+
+
+def train_config(config: Config, log: Log, *, gpu_id: int = -1) -> None:
+    """Train what a config describes.
+
+    config (Config): With its seed, and without variables.
+    log (Log): For records of evaluations, of the progress between them, and of the end.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    """
+    if is_spacy_config(config):
+        _run_spacy(config, log, gpu_id)
+    else:
+        _run_thinc(config, log)
+
+
+class _Progress:
+    """Logs how far a run is, now and then.
+
+    log (Log): Where to.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._start = self._last = time.monotonic()
+
+    def update(self, step: int, total_steps: int) -> None:
+        """total_steps (int): The last step; 0 if it is not known."""
+        now = time.monotonic()
+        interval = min(max(0.01 * (now - self._start), MIN_INTERVAL), MAX_INTERVAL)
+        if now - self._last >= interval:
+            self._last = now
+            self._log.write("progress", step=step, total_steps=total_steps)
+            self._log.flush()
+
+
+class _Recorder(Callback):
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._progress = _Progress(log)
+
+    def on_step(self, training: Training) -> None:
+        self._progress.update(training.step, training.total_steps)
+
+    def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
+        _log_evaluation(self._log, evaluation)
+        if _has_diverged(evaluation):
+            training.stop("diverged")
+
+
+def _has_diverged(evaluation: Evaluation) -> bool:
+    """Whether the scores are no numbers, which could not be compared with others."""
+    return not (math.isfinite(evaluation.plain) and math.isfinite(evaluation.score))
+
+
+def _refuse_diverged(evaluation: Evaluation) -> None:
+    if _has_diverged(evaluation):
+        raise ValueError(
+            f"The training has diverged: the score after step {evaluation.step} is "
+            f"{evaluation.score}, that of the plain weights {evaluation.plain}"
+        )
+
+
+def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    log.write(
+        "evaluation",
+        step=evaluation.step,
+        loss=evaluation.loss,
+        learn_rate=evaluation.learn_rate,
+        n_averaged=evaluation.n_averaged,
+        plain=evaluation.plain,
+        averages=evaluation.averages,
+        score=evaluation.score,
+    )
+    log.flush()
+
+
+def log_dataset(config: Config, log: Log) -> None:
+    """Log the fingerprint of the data of a Thinc config, loaded as for a training."""
+    _log_dataset(log, Training.from_config(config))
+
+
+def _log_dataset(log: Log, training: Training) -> None:
+    log.write("dataset", content=describe_dataset(training.dataset))
+    log.flush()
+
+
+def _run_thinc(config: Config, log: Log) -> None:
+    training = Training.from_config(config, [_Recorder(log)])
+    _log_dataset(log, training)
+    training.run()
+    _refuse_diverged(training.evaluations[-1])
+    log.write(
+        "end",
+        n_records=log.n_records,
+        reason=training.stop_reason,
+        n_steps=training.step,
+        seconds_per_step=training.seconds / training.step,
+    )
+
+
+def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
+    check_spacy()
+    from spacy.training.initialize import init_nlp
+    from spacy.training.loop import train
+    from spacy.util import registry
+
+    recorder = _SpacyRecorder(config, log, take_batch_norm_batches(config))
+    # Only this process has them, and they end up in no file.
+    registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
+    registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
+    settings = config["training"]
+    settings["optimizer"] = {
+        "@optimizers": "thinc_swa.recorded.v1",
+        "optimizer": settings["optimizer"],
+    }
+    settings["logger"] = {"@loggers": "thinc_swa.recorder.v1"}
+    nlp = init_nlp(config, use_gpu=gpu_id)
+    train(nlp, None, use_gpu=gpu_id, stdout=io.StringIO(), stderr=io.StringIO())
+    log.write(
+        "end",
+        n_records=log.n_records,
+        reason="max_steps" if recorder.step == settings["max_steps"] else "other",
+        n_steps=recorder.step,
+        seconds_per_step=recorder.seconds / max(recorder.n_timed, 1),
+    )
+
+
+class _SpacyRecorder:
+    """Watches spaCy's loop from where a logger stands.
+
+    config (Config): As spaCy gets it.
+    log (Log): For the records.
+    n_batches (int): Number of training batches on which the BatchNorm statistics of the
+        averages are estimated; 0 to keep those of the raw weights, as spaCy does.
+    """
+
+    def __init__(self, config: Config, log: Log, n_batches: int) -> None:
+        self._config = config
+        self._n_batches = n_batches
+        # The batches, once they are needed.
+        self._sample: List[List[Any]] = []
+        self._nlp: Any = None
+        self._log = log
+        self._progress = _Progress(log)
+        self._optimizer: Any = None
+        self._evaluate: Any = None
+        self._last_time: Optional[float] = None
+        # Of the step that is under way.
+        self._learn_rate = 0.0
+        self.step = 0
+        # Of the steps without an evaluation.
+        self.seconds = 0.0
+        self.n_timed = 0
+
+    def make_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        self._optimizer = optimizer
+        return optimizer
+
+    def set_up(self, nlp: Any, stdout: Any, stderr: Any) -> Tuple[Any, Any]:
+        from spacy.training.loop import create_evaluation_callback
+        from spacy.util import resolve_dot_names
+
+        self._nlp = nlp
+        # With spaCy's defaults for what the config leaves out.
+        self._config = nlp.config.interpolate()
+        settings = self._config["training"]
+        (corpus,) = resolve_dot_names(self._config, [settings["dev_corpus"]])
+        self._evaluate = create_evaluation_callback(nlp, corpus, settings["score_weights"])
+        self._learn_rate = current_rate(self._optimizer)
+        self._last_time = time.perf_counter()
+        return self._log_step, lambda: None
+
+    def _log_step(self, info: Optional[Dict[str, Any]]) -> None:
+        now = time.perf_counter()
+        if info is None:
+            self.step += 1
+            self.seconds += now - (self._last_time or now)
+            self.n_timed += 1
+        else:
+            self.step = info["step"]
+            self._log_evaluation(info)
+        self._progress.update(self.step, self._config["training"]["max_steps"])
+        self._learn_rate = current_rate(self._optimizer)
+        self._last_time = time.perf_counter()
+
+    def _log_evaluation(self, info: Dict[str, Any]) -> None:
+        plain, averages = float(info["score"]), None
+        if self._optimizer.averages:
+            # spaCy has evaluated with these. The plain weights are those that are there now.
+            averages = plain
+            with keeping_random_state():
+                plain = float(self._evaluate()[0])
+                if self._n_batches:
+                    averages = self._evaluate_averages(averages)
+        evaluation = Evaluation(
+            step=info["step"],
+            epoch=info["epoch"],
+            loss=float(sum(info["losses"].values())),
+            learn_rate=self._learn_rate,
+            n_averaged=count_snapshots(self._optimizer),
+            plain=plain,
+            averages=averages,
+        )
+        _log_evaluation(self._log, evaluation)
+        _refuse_diverged(evaluation)
+
+    def _evaluate_averages(self, score: float) -> float:
+        """Evaluate the averages with BatchNorm statistics of their own. Weights and statistics
+        are restored bit for bit.
+
+        score (float): That with the statistics of the raw weights.
+        RETURNS (float): The new score; without BatchNorm layers, the old one.
+        """
+        frozen = self._config["training"]["frozen_components"]
+        raw = get_batch_norm(self._nlp, exclude=frozen)
+        if not raw:
+            return score
+        self._sample = self._sample or self._read_sample()
+        try:
+            # As spaCy does it.
+            with self._nlp.use_params(self._optimizer.averages):
+                # Predictions add annotations to the Docs, so these are copies.
+                batches = ([doc.copy() for doc in batch] for batch in self._sample)
+                update_batch_norm(self._nlp, batches, exclude=frozen)
+                return float(self._evaluate()[0])
+        finally:
+            set_batch_norm(self._nlp, raw, exclude=frozen)
+
+    def _read_sample(self) -> List[List[Any]]:
+        """Batches of Docs as the layers are trained with: always the same random sample, so
+        that differences between evaluations come from the weights. Changes random states."""
+        from spacy.training import loop
+        from spacy.util import registry, resolve_dot_names
+
+        subdivide_batch: Any = loop.subdivide_batch
+        settings = self._config["training"]
+        (corpus,) = resolve_dot_names(self._config, [settings["train_corpus"]])
+        batcher = registry.resolve({"batcher": settings["batcher"]})["batcher"]
+        # Of augmenters and batchers, which draw from these generators.
+        random.seed(settings["seed"])
+        numpy.random.seed(settings["seed"])
+        examples = corpus(self._nlp)
+        if settings["max_epochs"] >= 0:  # Else it is streamed and may be endless.
+            examples = list(examples)
+            random.shuffle(examples)
+        # Without the last batch, which may be what is left over at the end of the data.
+        batches = list(islice(batcher(examples), self._n_batches + 1))
+        n_parts = settings["accumulate_gradient"]
+        return [
+            [example.predicted for example in part]
+            for batch in batches[:-1] or batches
+            for part in subdivide_batch(batch, n_parts)
+        ]

@@ -1,0 +1,323 @@
+"""What a comparison found: statistics over seeds, as tables."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, dataclass
+from statistics import mean, median, stdev
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from ..escaping import as_code, for_markdown, printable
+from ..training.evaluation import format_score
+from .runs import Run
+
+# Of the confidence interval.
+CONFIDENCE = 0.95
+# The part of the evaluations, from the end, that the swing is taken from.
+SWING_PART = 0.25
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One entry of a comparison over its seeds.
+
+    n_runs (int): Runs that are complete.
+    n_failed (int): Runs that have failed.
+    score (Optional[float]): The mean of the final scores: of the averages where there are any,
+        else of the plain weights.
+    score_sd (Optional[float]): Their standard deviation.
+    plain (Optional[float]): The mean of the final scores of the plain weights.
+    plain_sd (Optional[float]): Their standard deviation.
+    best (Optional[float]): The mean of the highest scores along the way.
+    difference (Optional[float]): The mean difference of the final score to the first entry's,
+        seed by seed.
+    difference_low (Optional[float]): Lower end of its 95 % interval (Student's t).
+    difference_high (Optional[float]): Upper end.
+    swing (Optional[float]): By how much the score changes from one evaluation to the next, on
+        average over the last quarter of the training.
+    steps_to_first (Optional[float]): Median of the steps after which the score was at least the
+        first entry's final score of that seed.
+    n_reached (int): In how many runs it was.
+    n_averaged (Optional[int]): Snapshots in the averages at the end.
+    seconds_per_step (Optional[float]): Median over the runs, evaluations not counted.
+    """
+
+    name: str
+    n_runs: int
+    n_failed: int
+    has_averages: bool
+    score: Optional[float]
+    score_sd: Optional[float]
+    plain: Optional[float]
+    plain_sd: Optional[float]
+    best: Optional[float]
+    difference: Optional[float]
+    difference_low: Optional[float]
+    difference_high: Optional[float]
+    swing: Optional[float]
+    steps_to_first: Optional[float]
+    n_reached: int
+    n_averaged: Optional[int]
+    seconds_per_step: Optional[float]
+
+
+def summarize(runs: Sequence[Run]) -> List[Summary]:
+    """One summary for each name, in the order of the runs.
+
+    runs (Sequence[Run]): All runs of a comparison. Those that are not done are left out.
+    """
+    names = list(dict.fromkeys(run.name for run in runs))
+    first = {run.seed_index: run for run in complete(runs, names[0])}
+    return [_summarize(name, runs, first) for name in names]
+
+
+def complete(runs: Sequence[Run], name: str) -> List[Run]:
+    """The runs of an entry that are done."""
+    return [run for run in runs if run.name == name and run.state == "done" and run.evaluations]
+
+
+def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[float]:
+    """The last scores of the runs of an entry that are done, in the order of the runs.
+
+    kind (str): "score" for what is saved, averages or else weights; "plain" for the weights.
+    """
+    return [run.evaluations[-1][kind] for run in complete(runs, name)]
+
+
+def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary:
+    own = complete(runs, name)
+    last = [run.evaluations[-1] for run in own]
+    scores, plain = final_scores(runs, name), final_scores(runs, name, "plain")
+    pairs = [(run, first[run.seed_index]) for run in own if run.seed_index in first]
+    is_first = all(run is other for run, other in pairs)
+    differences = [_final(run) - _final(other) for run, other in pairs]
+    low, high = (None, None) if is_first else interval(differences)
+    reached = [_steps_to(run, _final(other)) for run, other in pairs]
+    steps = [n_steps for n_steps in reached if n_steps is not None]
+    return Summary(
+        name=name,
+        n_runs=len(own),
+        n_failed=sum(run.name == name and run.state == "failed" for run in runs),
+        has_averages=any(record["averages"] is not None for record in last),
+        score=_mean(scores),
+        score_sd=_sd(scores),
+        plain=_mean(plain),
+        plain_sd=_sd(plain),
+        best=_mean([max(record["score"] for record in run.evaluations) for run in own]),
+        difference=None if is_first else _mean(differences),
+        difference_low=low,
+        difference_high=high,
+        swing=_mean([found for found in map(_swing, own) if found is not None]),
+        steps_to_first=median(steps) if steps else None,
+        n_reached=len(steps),
+        n_averaged=last[-1]["n_averaged"] if last else None,
+        seconds_per_step=_median([run.records[-1]["seconds_per_step"] for run in own]),
+    )
+
+
+def interval(values: Sequence[float]) -> Tuple[Optional[float], Optional[float]]:
+    """The 95 % confidence interval of a mean (Student's t). Of fewer than two values there is
+    none."""
+    if len(values) < 2:
+        return None, None
+    from scipy.stats import t
+
+    half = float(t.ppf((1.0 + CONFIDENCE) / 2.0, len(values) - 1)) * stdev(values)
+    half /= math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def _final(run: Run) -> float:
+    score: float = run.evaluations[-1]["score"]
+    return score
+
+
+def _steps_to(run: Run, score: float) -> Optional[int]:
+    steps = [record["step"] for record in run.evaluations if record["score"] >= score]
+    return steps[0] if steps else None
+
+
+def _swing(run: Run) -> Optional[float]:
+    last = run.evaluations[-1]["step"]
+    scores = [
+        record["score"]
+        for record in run.evaluations
+        if record["step"] >= (1.0 - SWING_PART) * last
+    ]
+    changes = [abs(b - a) for a, b in zip(scores, scores[1:], strict=False)]
+    return mean(changes) if changes else None
+
+
+def _mean(values: Sequence[float]) -> Optional[float]:
+    return mean(values) if values else None
+
+
+def _median(values: Sequence[float]) -> Optional[float]:
+    return median(values) if values else None
+
+
+def _sd(values: Sequence[float]) -> Optional[float]:
+    return stdev(values) if len(values) > 1 else None
+
+
+# Tables
+
+
+def table(summaries: Sequence[Summary], score: str) -> List[List[str]]:
+    """The rows of a table for people, the header first. Accuracies are in per cent.
+
+    score (str): What the scores are: "accuracy" or "loss".
+    """
+    first = summaries[0].name
+    header = [
+        "optimizer",
+        "final score",
+        "plain weights",
+        f"difference to {first}",
+        "95 % interval",
+        "swing",
+        f"steps to {first}'s",
+        "ms/step",
+        "runs",
+    ]
+    return [header, *(_row(summary, score) for summary in summaries)]
+
+
+def _row(summary: Summary, score: str) -> List[str]:
+    def number(value: Optional[float], sign: str = "") -> str:
+        if value is None:
+            return "-"
+        text = format_score(value, score)
+        return f"+{text}" if sign and value >= 0 else text
+
+    def spread(value: Optional[float], sd: Optional[float]) -> str:
+        return number(value) if sd is None else f"{number(value)} ± {number(sd)}"
+
+    low, high = summary.difference_low, summary.difference_high
+    runs = str(summary.n_runs)
+    reached = "-"
+    if summary.steps_to_first is not None:
+        reached = f"{summary.steps_to_first:.0f}"
+        if summary.n_reached < summary.n_runs:
+            reached += f" ({summary.n_reached} of {summary.n_runs})"
+    return [
+        summary.name,
+        spread(summary.score, summary.score_sd),
+        spread(summary.plain, summary.plain_sd) if summary.has_averages else "",
+        number(summary.difference, "+"),
+        "-" if low is None else f"{number(low, '+')} to {number(high, '+')}",
+        number(summary.swing),
+        reached,
+        "-" if summary.seconds_per_step is None else f"{1e3 * summary.seconds_per_step:.3g}",
+        f"{runs}, {summary.n_failed} failed" if summary.n_failed else runs,
+    ]
+
+
+def to_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown. The columns are padded, so that it is one as plain text too."""
+    rows = [[for_markdown(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, f"| {' | '.join(rules)} |")
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(summaries: Sequence[Summary]) -> str:
+    """All numbers, as they are."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(asdict(summaries[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(summary) for summary in summaries)
+    return file.getvalue()
+
+
+def to_json(summaries: Sequence[Summary], runs: Sequence[Run], **more: Any) -> str:
+    """All numbers, and the curves of every run.
+
+    more (Any): What else is to be known of the comparison.
+    """
+    content = {
+        **more,
+        "summaries": [asdict(summary) for summary in summaries],
+        "runs": [
+            {
+                "name": run.name,
+                "seed": run.seed,
+                "state": run.state,
+                "error": run.error,
+                "evaluations": [
+                    {name: value for name, value in record.items() if name != "type"}
+                    for record in run.evaluations
+                ],
+            }
+            for run in runs
+        ],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
+    """In words, what has failed; the same error once for each name."""
+    failures: Dict[Tuple[str, Optional[str]], List[Run]] = {}
+    for run in runs:
+        if run.state == "failed":
+            failures.setdefault((run.name, run.error), []).append(run)
+    for (name, error), failed in failures.items():
+        seeds = ", ".join(str(run.seed) for run in failed)
+        folder = printable(str(failed[0].folder))
+        yield f"{name} failed with seed {seeds}: {error} (more in {folder})"
+
+
+def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
+    """In words, which complete runs are not used and why; the same reason once."""
+    outdated: Dict[str, Dict[str, List[str]]] = {}
+    for run in runs:
+        if run.outdated is not None:
+            names = outdated.setdefault(run.outdated, {})
+            names.setdefault(run.name, []).append(str(run.seed))
+    for reason, names in outdated.items():
+        which = "; ".join(
+            f"{name} with seed {', '.join(seeds)}" for name, seeds in names.items()
+        )
+        yield printable(f"Trained again: {which}: {reason}")
+
+
+def report(
+    runs: Sequence[Run], summaries: Sequence[Summary], score: str, about: Dict[str, Any]
+) -> str:
+    """All of it for people, in Markdown. The pictures lie beside it.
+
+    about (Dict[str, Any]): "date", "machine", "versions" and "changed_settings".
+    """
+    first = for_markdown(summaries[0].name)
+    versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items())
+    settings = [
+        as_code(printable(f"{name} = {value!r}"))
+        for name, value in about["changed_settings"].items()
+    ]
+    failures = [f"- {for_markdown(line)}" for line in describe_failures(runs)]
+    blocks = [
+        "# Comparison of optimizers",
+        to_markdown(table(summaries, score)).rstrip(),
+        f"""\
+Scores{" in %" if score == "accuracy" else ""} on the development data, mean ± standard
+deviation over the seeds. The final score is that of the averages where there are any, else of
+the weights. The difference is taken seed by seed; its interval is Student's t. Swing: by how
+much the score changes from one evaluation to the next, over the last quarter of the training.
+Steps to {first}'s: the median of the steps after which the score was first at least the final
+score of {first} with the same seed. Milliseconds are those of a step without evaluations.""",
+        "![Learning curves](learning_curves.png)",
+        "![Final scores](final_scores.png)",
+        "\n".join(failures),
+        f"{about['date']}, {about['machine']}, {versions}.",
+        f"Changed settings: {', '.join(settings)}." if settings else "",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"

@@ -1,0 +1,100 @@
+"""Logs of runs: reading them, and checks for damage."""
+
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence
+
+from ..training.logs import Record, read_log
+
+
+def read_run_log(path: Path) -> List[Record]:
+    """Read and check the log of a run.
+
+    RAISES: OSError if it cannot be read; ValueError with the file's name if it is damaged.
+    """
+    records = list(read_log(path))
+    try:
+        check_records(records)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return records
+
+
+def check_records(records: Sequence[Any]) -> None:
+    """Check that a log is that of one run from its start on.
+
+    RAISES: ValueError if it has more than one start, steps out of order, anything after its
+        end, as the logs of two processes in one file, values of a wrong type, or fewer records
+        than were written.
+    """
+    step = -1
+    for i, record in enumerate(records):
+        if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+            raise ValueError(f"line {i + 1} is not a record")
+        kind = record["type"]
+        if (kind == "start") != (i == 0):
+            raise ValueError("more than one start" if i else "no start")
+        if i and records[i - 1]["type"] == "end":
+            raise ValueError("records after the end")
+        # Earlier versions began with a fingerprint.
+        is_known = kind != "start" or "config" in record
+        for name, has_type in _FIELDS.get(kind, {}).items() if is_known else ():
+            if name not in record:
+                raise ValueError(f"no {name} in line {i + 1}")
+            if not has_type(record[name]):
+                raise ValueError(f"{name} is {record[name]!r} in line {i + 1}")
+        if kind == "evaluation":
+            if record["step"] <= step:
+                raise ValueError("steps are out of order")
+            step = record["step"]
+    if records and records[-1]["type"] == "end":
+        _check_whole(records)
+
+
+def _check_whole(records: Sequence[Record]) -> None:
+    """RAISES: ValueError if a log with an end lacks a record or a score."""
+    n_written = records[-1]["n_records"]
+    if n_written != len(records) - 1:
+        raise ValueError(f"it has {len(records) - 1} records before its end, not {n_written}")
+    for record in records:
+        # Only a run that has failed may have diverged.
+        if record["type"] == "evaluation" and None in (record["plain"], record["score"]):
+            raise ValueError(f"no score after step {record['step']}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    # Ints of any size can be compared, but not converted.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What each kind of record in the log of a run must have. In JSON NaN is null.
+_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+    "start": {
+        "config": _is_text,
+        "inputs": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    },
+    "progress": {"step": _is_count, "total_steps": _is_count},
+    "evaluation": {
+        "step": _is_count,
+        "loss": _is_number_or_none,
+        "learn_rate": _is_number_or_none,
+        "n_averaged": lambda value: value is None or _is_count(value),
+        "plain": _is_number_or_none,
+        "averages": _is_number_or_none,
+        "score": _is_number_or_none,
+    },
+    "end": {"n_records": _is_count, "n_steps": _is_count, "seconds_per_step": _is_number},
+    "error": {"error": _is_text},
+}

@@ -1,0 +1,248 @@
+"""Worker processes of a comparison: one process per run.
+
+`executors.py` starts this file as a program. It imports nothing of the package at first, so
+that it can tell within milliseconds when the parent process has ended. Without an executor, it
+can be run by hand, with one `Job` as JSON on its standard input.
+"""
+
+import atexit
+import ctypes
+import importlib
+import json
+import os
+import select
+import selectors
+import signal
+import sys
+import threading
+import traceback
+from contextlib import contextmanager, suppress
+from typing import Any, Dict, Iterator, List, NoReturn, Optional
+
+# Files in the folder of a run.
+LOG = "log.jsonl"
+OUTPUT = "output.txt"
+# Exit code of a worker whose log cannot be written, so that the log cannot tell why.
+CANNOT_WRITE = 74
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: List[str]) -> None:
+    """Train one run, or serve requests for runs until the standard input is closed.
+
+    arguments (List[str]): "run", or "serve" and the modules to import for all runs.
+    """
+    if arguments[0] == "serve":
+        job = serve(arguments[1:])
+        if job is None:
+            os._exit(0)
+    else:
+        job = json.loads(sys.stdin.buffer.readline())
+        end_with_parent()
+    _exit(run_job(job))
+
+
+# One process for one run
+
+
+def end_with_parent() -> None:
+    """End this process and those that it has started when the standard input is closed: its
+    other end is held by the parent process alone."""
+    pipe = os.dup(0)
+
+    def watch() -> NoReturn:
+        while os.read(pipe, 1):
+            pass
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_job(job: Dict[str, Any]) -> int:
+    """Train what a job describes. Errors go to the log of the run.
+
+    job (Dict[str, Any]): See `executors.Job`.
+    RETURNS (int): The exit code.
+    """
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    with open(os.path.join(job["folder"], OUTPUT), "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from pathlib import Path
+
+    from thinc_swa.training.logs import Log
+
+    log = Log(Path(job["folder"], LOG))
+    try:
+        log.write("start", config=job["config"], inputs=job["inputs"])
+        log.flush()
+        try:
+            _train(job, log)
+        except Exception as error:
+            from thinc_swa.errors import describe_error
+
+            text = traceback.format_exc()
+            log.write("error", error=describe_error(error), traceback=text)
+        log.close()
+    except OSError:
+        # The disk may be full for this too.
+        with suppress(OSError):
+            traceback.print_exc()
+        return CANNOT_WRITE
+    return 0
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process as an interpreter does, but without clearing all modules, which takes
+    most of a second."""
+    for thread in threading.enumerate():
+        if not (thread.daemon or thread is threading.current_thread()):
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _train(job: Dict[str, Any], log: Any) -> None:
+    from pathlib import Path
+
+    from thinc.api import Config
+
+    from thinc_swa.comparison.recording import log_dataset, train_config
+    from thinc_swa.training.configs import prepare_process
+
+    code = None if job["code"] is None else Path(job["code"])
+    prepare_process(job["gpu_id"], code)
+    config = Config().from_str(job["config"])
+    if job["only_dataset"]:
+        log_dataset(config, log)
+    else:
+        train_config(config, log, gpu_id=job["gpu_id"])
+
+
+# One process that has imported everything, from which those of the runs are forked (Linux)
+
+
+def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
+    """Fork a process for each job that comes in a line of the standard input. Processes that
+    start and end are reported on the standard output. When the standard input is closed, all
+    are killed.
+
+    modules (List[str]): Modules to import before.
+    RETURNS (Optional[Dict[str, Any]]): In a forked process its job; None in the server.
+    """
+    with _ending_with_parent():
+        for name in modules:
+            # A run that needs it will say what is wrong.
+            with suppress(Exception):
+                importlib.import_module(name)
+    wakeup, wakeup_writer = os.pipe()
+    os.set_blocking(wakeup, False)
+    os.set_blocking(wakeup_writer, False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wakeup_writer)
+    selector = selectors.DefaultSelector()
+    for descriptor in (0, wakeup):
+        selector.register(descriptor, selectors.EVENT_READ)
+    server = os.getpid()
+    processes: Dict[int, str] = {}
+    received = b""
+    while True:
+        ready = [key.fd for key, _ in selector.select()]
+        if wakeup in ready:
+            with suppress(BlockingIOError):
+                while os.read(wakeup, 4096):
+                    pass
+            _report_ended(processes)
+        if 0 not in ready:
+            continue
+        data = os.read(0, 1 << 16)
+        if not data:
+            for pid in processes:
+                kill_group(pid)
+            return None
+        *lines, received = (received + data).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            if "cancel" in request:
+                for pid, job_id in processes.items():
+                    if job_id == request["cancel"]:
+                        kill_group(pid)
+                continue
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                selector.close()
+                os.close(wakeup)
+                os.close(wakeup_writer)
+                os.setpgid(0, 0)
+                _die_with_parent(server)
+                return dict(request)
+            # In both processes, so that the group exists whichever of them comes first.
+            with suppress(OSError):
+                os.setpgid(pid, pid)
+            processes[pid] = request["folder"]
+            _report(started=request["folder"], pid=pid)
+
+
+@contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """Context manager for imports, which take seconds: this process ends when the standard
+    input is closed, and nothing is read from it."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # That it is closed is reported in any case.
+        while not is_over.is_set():
+            if poll.poll(20):
+                os._exit(0)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        # Forked processes would not have it, but maybe a lock that it holds.
+        thread.join()
+
+
+def _report_ended(processes: Dict[int, str]) -> None:
+    for pid in list(processes):
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            continue
+        # What the run has started ends with it. As long as its process is not waited for, no
+        # other group can have its id.
+        kill_group(pid)
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _report(ended=processes.pop(pid), exit_code=exit_code)
+
+
+def _report(**values: Any) -> None:
+    # The parent process may have ended.
+    with suppress(OSError):
+        os.write(1, json.dumps(values).encode() + b"\n")
+
+
+def kill_group(pid: int) -> None:
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the system kill this process when its parent has ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It ended before.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

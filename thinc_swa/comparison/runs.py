@@ -1,0 +1,383 @@
+"""Many trainings: each config with each seed, in processes of their own.
+
+Every run has a folder with its log. A run that is complete there is not done again, if its
+config and everything that the config depends on are the same.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from thinc.api import Config
+
+from ..errors import describe_error
+from ..escaping import folder_name, printable
+from ..training.configs import (
+    is_spacy_config,
+    with_seed,
+)
+from ..training.fingerprints import describe_inputs, describe_settings, differences, is_exact
+from ..training.logs import Log, Record, read_log
+from ..validation import check_int
+from .entries import Entry
+from .executors import Executor, Job, make_executor
+from .folders import check_folder, prepare_folder
+from .run_logs import read_run_log
+from .run_worker import CANNOT_WRITE, LOG
+
+# Seconds from one look at the logs to the next.
+REPORT_INTERVAL = 0.2
+
+# For these many threads the libraries of the runs look, and each run would take all cores.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+# Differences that are listed of a run that is trained again.
+MAX_DIFFERENCES = 3
+EARLIER_VERSION = "it is of an earlier version of thinc-swa"
+
+
+@dataclass
+class Run:
+    """One training of a comparison, and how far it is.
+
+    seed_index (int): Seed index: runs with the same one belong together.
+    text (str): The config, with the seed and without variables.
+    inputs (Dict[str, str]): Fingerprints of what the config depends on.
+    code (Optional[Path]): A Python file that registers what the config names.
+    dataset (Optional[str]): The section [dataset] as JSON; None for spaCy configs.
+    state (str): "waiting", "running", "done" or "failed".
+    outdated (Optional[str]): Why the complete run in the folder is not used.
+    records (List[Record]): The log, as far as it has been read.
+    """
+
+    name: str
+    seed_index: int
+    seed: int
+    text: str
+    folder: Path
+    inputs: Dict[str, str] = field(default_factory=dict)
+    code: Optional[Path] = None
+    dataset: Optional[str] = None
+    state: str = "waiting"
+    outdated: Optional[str] = None
+    records: List[Record] = field(default_factory=list)
+    _n_bytes: int = field(default=0, init=False, repr=False)
+
+    @property
+    def evaluations(self) -> List[Record]:
+        return [record for record in self.records if record["type"] == "evaluation"]
+
+    @property
+    def error(self) -> Optional[str]:
+        """Why it failed, in a line."""
+        errors = [record["error"] for record in self.records if record["type"] == "error"]
+        return printable(str(errors[-1])) if errors else None
+
+    @property
+    def progress(self) -> Tuple[int, int]:
+        """The last known step, and the number of steps; 0 if it is not known."""
+        step = total_steps = 0
+        for record in self.records:
+            step = record.get("step", step)
+            total_steps = record.get("total_steps", total_steps)
+        return step, total_steps
+
+    @property
+    def data(self) -> Optional[Dict[str, str]]:
+        """The fingerprint of the dataset that it was trained with, if it has logged that."""
+        found = [record for record in self.records if record["type"] == "dataset"]
+        content = found[0].get("content") if found else None
+        return content if isinstance(content, dict) else None
+
+    def read(self) -> None:
+        """Take over what is in the folder, if it is complete and has the same inputs. The
+        dataset is compared by `_check_data`."""
+        self.records, self.outdated = [], None
+        try:
+            self.records = records = read_run_log(self.folder / LOG)
+            changes = self._differences(records[0]) if records else []
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            self.records = []
+            self.outdated = f"its log is damaged ({describe_error(error)})"
+            return
+        if not records:
+            return
+        is_done = records[-1]["type"] == "end"
+        if not changes:
+            if is_done:
+                self.state = "done"
+        elif is_done:
+            self.discard(changes)
+        else:
+            self.records = []
+
+    def discard(self, changes: Sequence[str]) -> None:
+        """Have the run trained again, although it is complete.
+
+        changes (Sequence[str]): What differs from it.
+        """
+        more = len(changes) - MAX_DIFFERENCES
+        self.state, self.records = "waiting", []
+        self.outdated = "; ".join(changes[:MAX_DIFFERENCES])
+        if more > 0:
+            self.outdated += f"; and {more} more"
+
+    def _differences(self, start: Record) -> List[str]:
+        """How the config and its inputs differ from those of a log.
+
+        RAISES: ValueError if the config of the log cannot be read.
+        """
+        if "config" not in start:
+            return [EARLIER_VERSION]
+        inputs = [start["inputs"], self.inputs]
+        if self.data is not None and is_exact(self.data):
+            # The content of the dataset decides, and not that of the file that it comes from.
+            inputs = [
+                {name: value for name, value in found.items() if not _is_dataset(name)}
+                for found in inputs
+            ]
+        changes = differences(*inputs)
+        if start["config"] != self.text:
+            try:
+                saved = Config().from_str(start["config"])
+            except Exception as error:  # Of any kind: configparser has some of its own.
+                raise ValueError(
+                    f"{self.folder / LOG} is damaged: its config: {describe_error(error)}"
+                ) from error
+            before, now = (
+                describe_settings(config, skip=())
+                for config in (saved, Config().from_str(self.text))
+            )
+            # Where only the order of sections has changed, that may matter too.
+            changes = differences(before, now) + changes or ["the order of the config"]
+        return changes
+
+    def follow(self) -> None:
+        """Read what has been added to the log of a run that is in progress."""
+        try:
+            with (self.folder / LOG).open("rb") as file:
+                file.seek(self._n_bytes)
+                data = file.read()
+        except OSError:
+            return
+        complete, _, _ = data.rpartition(b"\n")
+        for line in complete.splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "type" in record:
+                self.records.append(record)
+        if complete:
+            self._n_bytes += len(complete) + 1
+
+    def fail(self, error: str) -> None:
+        """Note an error that the process of the run could not log itself."""
+        self.state = "failed"
+        self.records.append({"type": "error", "error": error, "traceback": None})
+        try:
+            log = Log(self.folder / LOG)
+            try:
+                log.write("error", error=error, traceback=None)
+            finally:
+                log.close()
+        except OSError:
+            # Where the disk is full, it is known as long as this process runs.
+            pass
+
+
+def _is_dataset(name: str) -> bool:
+    return name.startswith("dataset.")
+
+
+def make_runs(
+    entries: Sequence[Entry],
+    *,
+    n_seeds: int,
+    output: Path,
+    code: Optional[Path] = None,
+    overwrite: bool = False,
+    gpu_id: int = -1,
+) -> List[Run]:
+    """All runs, those of one seed beside each other.
+
+    n_seeds (int): From each config's own seed on.
+    output (Path): The folder that they go to. What is there already is read.
+    code (Optional[Path]): A Python file that registers what the configs name.
+    overwrite (bool): Train also what is complete in the folder.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    RAISES: OSError if a file that a config depends on cannot be read; FileExistsError if the
+        folder of a run holds something else.
+    """
+    check_int("seeds", n_seeds, minimum=1)
+    runs = []
+    known: Dict[str, Dict[str, str]] = {}
+    for i in range(n_seeds):
+        for entry in entries:
+            config = with_seed(entry.config, i)
+            seed = config["training"]["seed"]
+            text = config.to_str()
+            # Data are not read again for every seed, unless the seed is in their path.
+            key = _without_seed(config)
+            if key not in known:
+                known[key] = describe_inputs(config, code=code, output=output)
+            folder = output / "runs" / folder_name(entry.name) / f"seed-{seed}"
+            dataset = None if is_spacy_config(config) else json.dumps(config.get("dataset"))
+            inputs = dict(known[key])
+            runs.append(Run(entry.name, i, seed, text, folder, inputs, code, dataset))
+    if not overwrite:
+        for run in runs:
+            run.read()
+        _check_data(runs, gpu_id)
+    for run in runs:
+        if run.state != "done":
+            check_folder(run.folder)
+    return runs
+
+
+def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
+    """Discard what is done with another dataset than the one that its config loads now."""
+    sections: Dict[str, List[Run]] = {}
+    for run in runs:
+        if run.state == "done" and run.dataset is not None:
+            if run.data is None:
+                run.discard([EARLIER_VERSION])
+            else:
+                sections.setdefault(run.dataset, []).append(run)
+    # What the same section loads is loaded once, except where it was different for every seed:
+    # a loader may draw random numbers.
+    groups: Dict[Tuple[str, int], List[Run]] = {}
+    for section, found in sections.items():
+        is_same = all(run.data == found[0].data for run in found)
+        for run in found:
+            groups.setdefault((section, 0 if is_same else run.seed), []).append(run)
+    records = _load_datasets([group[0] for group in groups.values()], gpu_id)
+    for group, record in zip(groups.values(), records, strict=True):
+        for run in group:
+            if record["type"] != "dataset":
+                error = record.get("error", "the process was killed")
+                run.discard([f"its data cannot be loaded ({error})"])
+            elif changes := differences(run.data or {}, record["content"]):
+                run.discard(changes)
+
+
+def _load_datasets(runs: Sequence[Run], gpu_id: int) -> List[Record]:
+    """Load the datasets of runs in processes of their own, one after another.
+
+    RETURNS (List[Record]): For each run the last record of its process.
+    """
+    if not runs:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = []
+        for i, run in enumerate(runs):
+            path = Path(folder, str(i))
+            path.mkdir()
+            code = None if run.code is None else str(run.code)
+            jobs.append(Job(run.text, {}, str(path), gpu_id, code, only_dataset=True))
+        executor = make_executor(jobs, environment=os.environ)
+        try:
+            for job in jobs:
+                executor.start(job)
+                while job.folder not in executor.poll(REPORT_INTERVAL):
+                    pass
+        finally:
+            executor.close()
+        return [_last_record(Path(job.folder, LOG)) for job in jobs]
+
+
+def _last_record(log: Path) -> Record:
+    try:
+        return list(read_log(log))[-1]
+    except (OSError, ValueError, IndexError):
+        return {"type": "none"}
+
+
+def _without_seed(config: Config) -> str:
+    config = config.copy()
+    for section in ("training", "system"):
+        if "seed" in config.get(section, {}):
+            config[section]["seed"] = None
+    return config.to_str()
+
+
+def train_runs(
+    runs: Sequence[Run],
+    *,
+    n_jobs: int = 1,
+    gpu_id: int = -1,
+    watch: Callable[[Sequence[Run]], None] = lambda runs: None,
+) -> None:
+    """Train what is not done yet. Runs that fail leave the others alone.
+
+    n_jobs (int): Processes at a time.
+    gpu_id (int): Which GPU; -1 for the CPU.
+    watch (Callable): Called with the runs now and then.
+    """
+    check_int("jobs", n_jobs, minimum=1)
+    environment = dict(os.environ)
+    if n_jobs > 1:
+        for name in THREADS:
+            environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
+    waiting = [run for run in runs if run.state != "done"]
+    jobs = {
+        str(run.folder): Job(
+            run.text,
+            run.inputs,
+            str(run.folder),
+            gpu_id,
+            None if run.code is None else str(run.code),
+        )
+        for run in waiting
+    }
+    working: Dict[str, Run] = {}
+    executor = make_executor(list(jobs.values()), environment=environment)
+    try:
+        while waiting or working:
+            while waiting and len(working) < n_jobs:
+                run = waiting.pop(0)
+                if _start(executor, run, jobs[str(run.folder)]):
+                    working[str(run.folder)] = run
+                watch(runs)
+            if working:
+                for folder, exit_code in executor.poll(REPORT_INTERVAL).items():
+                    _finish(working.pop(folder), exit_code)
+            for run in working.values():
+                run.follow()
+            watch(runs)
+    finally:
+        executor.close()
+        for run in working.values():
+            run.state = "waiting"
+
+
+def _start(executor: Executor, run: Run, job: Job) -> bool:
+    """RETURNS (bool): Whether it could be started; else it has failed."""
+    run.state, run.records, run._n_bytes = "running", [], 0
+    try:
+        prepare_folder(run.folder)
+        executor.start(job)
+    except OSError as error:
+        run.fail(describe_error(error))
+        return False
+    return True
+
+
+def _finish(run: Run, exit_code: int) -> None:
+    run.state = "failed"
+    run.read()
+    if run.state == "done" or run.error is not None:
+        return
+    # It could not log the error itself: killed, out of memory, or the disk is full.
+    if exit_code == CANNOT_WRITE:
+        error = f"the log in {run.folder} could not be written: is the disk full?"
+    else:
+        error = f"the process ended with exit code {exit_code}"
+    if run.outdated is not None:
+        error += f"; {run.outdated}"
+    run.fail(error)

@@ -1,0 +1,1 @@
+"""Parameters, averages and BatchNorm statistics of models."""

@@ -1,0 +1,65 @@
+"""A fix of Thinc's PyTorchShim: averages of PyTorch layers take effect."""
+
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Tuple,
+)
+
+import numpy
+from thinc.api import PyTorchShim
+from thinc.compat import torch
+
+from ..types import Array
+from .parameters import Parameter, TorchParameter, check_average_shape, swapped
+
+
+@lru_cache(maxsize=None)
+def fix_pytorch_shim() -> bool:
+    """Make Thinc use the averages of PyTorch layers.
+
+    Thinc's PyTorchShim calls the optimizer with the keys (shim id, name), but in
+    `use_params` it looks for strings, "pytorch_{id}_{name}". So the averages that the
+    optimizer keeps are silently ignored (Thinc 8.3.14, 9.1.1). This replaces the method by
+    one that knows both, swaps parameter by parameter instead of copying the whole state,
+    and restores them after an exception.
+
+    RETURNS (bool): Whether there was something to do: not without PyTorch, nor with a Thinc
+        that uses such averages by itself.
+    """
+    if torch is None or _shim_uses_averages():
+        return False
+    PyTorchShim.use_params = _use_params  # type: ignore[method-assign]
+    return True
+
+
+def _shim_uses_averages() -> bool:
+    module = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1))])
+    # Without its constructor, which may switch CuPy's memory allocator.
+    shim = PyTorchShim.__new__(PyTorchShim)
+    shim.id, shim._model = 0, module
+    with shim.use_params({(shim.id, "0"): numpy.ones((1,), dtype="f")}):
+        return bool(module[0].item() == 1.0)
+
+
+@contextmanager
+def _use_params(self: Any, params: Dict[Any, Any]) -> Iterator[None]:
+    """Replaces `PyTorchShim.use_params`. See `fix_pytorch_shim`."""
+    if self._model is None:  # Thinc allows it.
+        yield
+        return
+    tensors = dict(self._model.named_parameters(remove_duplicate=False))
+    tensors.update(self._model.named_buffers())
+    swaps: List[Tuple[Parameter, Array]] = []
+    for name, tensor in tensors.items():
+        for key in ((self.id, name), f"pytorch_{self.id}_{name}"):
+            if key in params:
+                parameter = TorchParameter(tensor)
+                check_average_shape(key, parameter, params[key])
+                swaps.append((parameter, params[key]))
+    with swapped(swaps):
+        yield

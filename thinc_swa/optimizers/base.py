@@ -1,0 +1,437 @@
+"""The base class of all optimizers of this package."""
+
+import warnings
+from typing import Any, ClassVar, Collection, Dict, List, Optional, Tuple
+
+from thinc.api import Optimizer
+
+from ..models.pytorch_shim import fix_pytorch_shim
+from ..schedules.generators import count_draws
+from ..schedules.learn_rate import current_rate
+from ..types import Array, FloatsXd, KeyT
+
+# From so many updates of every parameter on, a step is suspected to be an epoch.
+MANY_UPDATES = 5
+
+
+class OptimizerWrapper(Optimizer):
+    """An optimizer that wraps another one and is one itself.
+
+    On its own it changes nothing. It has no optimizer state: the learning rate, the
+    moments, the schedules and all else that Thinc's `Optimizer` has are read from and
+    written to the wrapped optimizer, which may be a wrapper again.
+
+    It counts the steps of the whole model. `step_schedules()` completes a step, however often
+    each parameter is updated before it. In a loop that never calls it, a step is an update of
+    the most often updated parameter, and it is complete when the next one begins or when the
+    averages are read. If the weights are to be overwritten at its end (`end_step`,
+    `overwrite_freq`), it is complete as soon as every parameter that has been updated in an
+    earlier step has been updated in this one. The first call of `step_schedules()` tells the
+    two kinds of loop apart: what was counted as steps before it are the updates of one step.
+    Averages are taken back then and taken anew; weights that were overwritten with averages in
+    between stay so.
+
+    A subclass extends `_make_averages` and one or more of the methods that begin with
+    `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
+    refuses leaves no trace. One with schedules of its own, or that leaves out parameters,
+    says so in `_has_schedules` and `_is_frozen`. A subclass declares `__slots__`: they lock
+    the class, as Thinc's do, and they are what is copied and pickled. It puts its arguments
+    into `_arguments`, for `repr()`, and names those of its attributes that training changes
+    in `_state`: they are what `save_optimizer` saves.
+
+    optimizer (Optimizer): The optimizer to wrap: any Thinc optimizer.
+    """
+
+    optimizer: Optimizer
+    # The attributes that save_optimizer saves; a subclass names its own. Each is a plain
+    # value, a dict by parameter of arrays or of ints, a dict of such dicts, or an object
+    # that has a `_state` itself.
+    _state: ClassVar[Tuple[str, ...]] = (
+        "_n_steps",
+        "_n_calls",
+        "_is_open",
+        "_is_settled",
+        "_is_stepped",
+        "_n_updates",
+        "_most_updates",
+        "_most_updates_before",
+        "_is_warned",
+        "_unfinished",
+    )
+
+    __slots__ = [
+        "optimizer",
+        "_arguments",
+        "_weights",
+        "_averages",
+        "_n_steps",
+        "_n_calls",
+        "_is_open",
+        "_is_settled",
+        "_is_stepped",
+        "_n_updates",
+        "_most_updates",
+        "_shapes",
+        "_is_wrapped",
+        "_unfinished",
+        "_most_updates_before",
+        "_is_warned",
+    ]
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"{type(self).__name__} wraps a Thinc Optimizer, but got "
+                f"{type(optimizer).__name__}: {optimizer!r}"
+            )
+        fix_pytorch_shim()
+        count_draws(nesting(optimizer)[-1])
+        self.optimizer = optimizer
+        self._arguments: Dict[str, Any] = {}
+        # The weights of every parameter as last returned. Thinc and its PyTorch shim
+        # keep using that very memory, so these are the weights as they stand.
+        self._weights: Dict[KeyT, Array] = {}
+        # What `averages` gave last, until something changes.
+        self._averages: Optional[Dict[KeyT, FloatsXd]] = None
+        # The shapes of parameters whose memory is not known: those of a copied optimizer, until
+        # their next update.
+        self._shapes: Dict[KeyT, Tuple[int, ...]] = {}
+        # Steps that are complete, and calls of step_schedules().
+        self._n_steps = 0
+        self._n_calls = 0
+        # Whether there was an update since the last step was counted, and whether the step
+        # that is under way already counts as complete.
+        self._is_open = False
+        self._is_settled = False
+        # Whether the loop calls step_schedules(). If not, the updates of each parameter
+        # and of the most often updated one tell where a step ends.
+        self._is_stepped = False
+        self._n_updates: Dict[KeyT, int] = {}
+        self._most_updates = 0
+        # Whether a wrapper further out tells when a step is complete.
+        self._is_wrapped = False
+        if isinstance(optimizer, OptimizerWrapper):
+            optimizer._is_wrapped = True
+        # In a loop that does not call it, the parameters that are still to be updated in a step
+        # whose end cannot wait for the next one to begin: a set, in a form that can be saved.
+        self._unfinished: Dict[KeyT, int] = {}
+        # At the last call of step_schedules().
+        self._most_updates_before = 0
+        self._is_warned = False
+
+    def __call__(
+        self,
+        key: KeyT,
+        weights: FloatsXd,
+        gradient: FloatsXd,
+        *,
+        lr_scale: float = 1.0,
+    ) -> Tuple[FloatsXd, FloatsXd]:
+        """Update a parameter.
+
+        key (KeyT): The parameter: the id of its node and its name.
+        weights (FloatsXd): Its weights, changed in place where Thinc does so.
+        gradient (FloatsXd): The gradient, of the same shape; zeroed in place by Thinc.
+        lr_scale (float): A factor for the learning rate of this call.
+        RETURNS (Tuple[FloatsXd, FloatsXd]): The weights and the gradient.
+        """
+        if len(gradient) < 1:  # Thinc: no update at all.
+            weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
+            return weights, gradient
+        known = self._weights.get(key)
+        if known is None and self._is_frozen(key):
+            # Not even an average of it is kept, so it costs no memory.
+            weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
+            return weights, gradient
+        shape = weights.shape
+        expected = self._shapes.get(key, shape) if known is None else known.shape
+        if gradient.shape != shape or expected != shape:
+            self._refuse_shape(key, weights, gradient, expected)
+        n_updates = self._n_updates.get(key, 0) + 1
+        begins_step = n_updates > self._most_updates
+        if begins_step and not self._is_stepped:
+            self._settle()
+        initial = weights.copy() if known is None else None
+        weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
+        self._n_updates[key] = n_updates
+        if begins_step:
+            self._most_updates = n_updates
+            if not self._is_stepped:
+                self._is_settled = False
+                if self._n_steps and not self._is_wrapped and self._overwrites_next():
+                    self._unfinished = dict.fromkeys(self._n_updates, 1)
+        self._is_open = True
+        self._averages = None
+        self._weights[key] = weights
+        if initial is not None:
+            self._shapes.pop(key, None)
+            self._on_new_parameter(key, initial)
+        self._on_update(key, weights)
+        if self._unfinished:
+            self._unfinished.pop(key, None)
+            if not self._unfinished:
+                self._settle()
+        return weights, gradient
+
+    def step_schedules(self) -> None:
+        """Complete a step: of the wrapped optimizer, then of this one."""
+        if not self._is_stepped:
+            self._merge_steps()
+        self._on_step_end()
+        self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
+        self._n_calls += 1
+        if not self._is_settled:
+            self._complete_step()
+        self._is_open = self._is_settled = False
+        if self._most_updates - self._most_updates_before >= MANY_UPDATES:
+            self._warn_of_epochs()
+        self._most_updates_before = self._most_updates
+
+    @property
+    def averages(self) -> Dict[KeyT, FloatsXd]:
+        """The averages of the weights by parameter: this optimizer's, if it has any, else
+        those of the optimizer that it wraps; empty as long as there are none. They are
+        arrays of their own, which later updates leave as they are. Reading them again
+        before the next update costs nothing.
+        """
+        if not self._is_stepped:
+            self._settle()
+        if self._averages is None:
+            self._averages = self._make_averages()
+        return self._averages or self.optimizer.averages or {}
+
+    @averages.setter
+    def averages(self, averages: Optional[Dict[KeyT, FloatsXd]]) -> None:
+        self.optimizer.averages = averages
+
+    def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
+        """Called after the first update of a parameter: the first of all, or the first after
+        which its memory is known, since the optimizer was copied, say.
+
+        initial (FloatsXd): A copy of its weights before that update, to be kept if need be.
+        """
+
+    def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
+        """Called after every update of a parameter.
+
+        weights (FloatsXd): The updated weights, which may be changed in place.
+        """
+
+    def _on_step(self, step: int) -> None:
+        """Called after every step of the whole model.
+
+        step (int): Its number, from 1.
+        """
+
+    def _on_step_end(self) -> None:
+        """Called before a step is completed, when schedules still have its values."""
+
+    def _on_steps_merged(self) -> None:
+        """Called when all steps so far turn out to be the updates of one: averages are as
+        before the first step again, which will then be completed anew."""
+
+    def _overwrites_after(self, step: int) -> bool:
+        """Whether this wrapper overwrites the weights with averages after a step."""
+        return False
+
+    def _on_overwritten(self, keys: Collection[KeyT]) -> None:
+        """Called when weights have been overwritten with averages from outside, by a wrapper
+        further out or by `apply_averages`: what belongs to the old weights is taken from the
+        new ones.
+
+        keys (Collection[KeyT]): Their parameters. Some may be unknown here.
+        """
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer._on_overwritten(keys)
+
+    def _is_frozen(self, key: KeyT) -> bool:
+        """Whether a wrapper further in never updates this parameter. It is only asked about
+        parameters that have not been updated yet."""
+        return isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._is_frozen(key)
+
+    def _has_schedules(self) -> bool:
+        """Whether this wrapper has schedules of its own, which cannot go back."""
+        return False
+
+    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+        """The averages of this optimizer alone, in arrays of their own."""
+        return {}
+
+    def _before_load(self) -> None:
+        """Called before the state is replaced by that of a file."""
+
+    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+        """Called when the state has been loaded from a file.
+
+        weights (Dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
+        """
+        self._weights = {key: weights[key] for key in self._n_updates}
+        self._shapes = {}
+        self._averages = None
+
+    def _forget_memory(self, keys: Collection[KeyT]) -> None:
+        """Let the next update of each of these parameters tell where its weights are."""
+        for key in list(keys):
+            self._shapes[key] = tuple(self._weights.pop(key).shape)
+
+    def _known_shapes(self) -> Dict[KeyT, Tuple[int, ...]]:
+        shapes = {key: tuple(array.shape) for key, array in self._weights.items()}
+        return {**self._shapes, **shapes}
+
+    def _overwrites_next(self) -> bool:
+        """Whether this or a wrapper further in overwrites the weights after the step that is
+        under way."""
+        return self._overwrites_after(self._n_steps + 1) or (
+            isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._overwrites_next()
+        )
+
+    def _forget(self, keys: Collection[KeyT]) -> None:
+        """Drop everything about parameters that the model no longer has. A subclass extends it
+        if it keeps anything by parameter that is not in its `_state`.
+
+        keys (Collection[KeyT]): The parameters. Some may be unknown here.
+        """
+        for key in keys:
+            self._weights.pop(key, None)
+            self._shapes.pop(key, None)
+        forget_keys(self, keys)
+        # In a loop that never calls step_schedules(), the others tell where a step ends.
+        self._most_updates = max(self._n_updates.values(), default=0)
+        self._most_updates_before = min(self._most_updates_before, self._most_updates)
+        self._averages = None
+
+    def _settle(self) -> None:
+        """Count the step that is under way as complete. Updates that still come before
+        it ends belong to the next one."""
+        is_due = self._is_open and not self._is_settled
+        if is_due:
+            self._on_step_end()
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer._settle()
+        self._unfinished = {}
+        if is_due:
+            self._is_settled = True
+            self._complete_step()
+            self._is_open = False
+
+    def _merge_steps(self) -> None:
+        """The first step_schedules(): all updates before it belong to one step."""
+        self._is_stepped = True
+        self._unfinished = {}
+        # A step that was only completed early, by reading the averages, stays as it is.
+        if self._n_steps > 1 or (self._n_steps and self._is_open):
+            self._n_steps = 0
+            self._is_settled = False
+            self._averages = None
+            self._on_steps_merged()
+
+    def _warn_of_epochs(self) -> None:
+        # Components that share a layer update it several times in a step, but not all layers.
+        is_innermost = not isinstance(self.optimizer, OptimizerWrapper)
+        if self._is_warned or not is_innermost:
+            return
+        if min(self._n_updates.values()) >= MANY_UPDATES * self._n_calls:
+            self._is_warned = True
+            warnings.warn(
+                "Every parameter was updated "
+                f"{self._most_updates - self._most_updates_before} times before "
+                "step_schedules() was called. It completes a step of training, so start_step, "
+                "freq and the like count these calls: call it after every update of the model, "
+                "not after every epoch",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _complete_step(self) -> None:
+        self._n_steps += 1
+        self._averages = None
+        self._on_step(self._n_steps)
+
+    def _refuse_shape(
+        self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: Tuple[int, ...]
+    ) -> None:
+        if gradient.shape != weights.shape:
+            raise ValueError(
+                f"The gradient of parameter {key} has the shape {gradient.shape}, but its "
+                f"weights have the shape {weights.shape}"
+            )
+        raise ValueError(
+            f"Parameter {key} has changed its shape from {expected} to "
+            f"{weights.shape} in the middle of training. Averages of weights of different "
+            "shapes do not exist: make a new optimizer for the resized model"
+        )
+
+    def __repr__(self) -> str:
+        arguments = [_describe(self.optimizer)]
+        arguments += [f"{name}={value!r}" for name, value in self._arguments.items()]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # Not what `object` would do: that reads every slot of Thinc's class too, and all
+        # of them lead to the wrapped optimizer.
+        state = {
+            name: getattr(self, name)
+            for cls in type(self).__mro__
+            if issubclass(cls, OptimizerWrapper)
+            for name in cls.__dict__.get("__slots__", ())
+        }
+        # The model's own arrays are not the optimizer's to copy. A copy learns from the next
+        # updates where the weights are.
+        state["_shapes"] = self._known_shapes()
+        del state["_weights"], state["_averages"]
+        return state
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._weights = {}
+        self._averages = None
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def nesting(optimizer: Any) -> List[Any]:
+    """An optimizer and those that it wraps, outermost first.
+
+    optimizer (Optimizer): Typed as Any: what the innermost has depends on the Thinc version.
+    """
+    levels = [optimizer]
+    while isinstance(levels[-1], OptimizerWrapper):
+        levels.append(levels[-1].optimizer)
+    return levels
+
+
+def forget_keys(value: Any, keys: Collection[KeyT]) -> None:
+    """Drop parameters from dicts by parameter, in place: from one, from dicts of such dicts,
+    and from the attributes that an object declares in `_state`."""
+    if isinstance(value, dict):
+        for key in keys:
+            value.pop(key, None)
+        for part in value.values():
+            forget_keys(part, keys)
+    for cls in type(value).__mro__:
+        for name in cls.__dict__.get("_state", ()):
+            forget_keys(getattr(value, name), keys)
+
+
+def _describe(optimizer: Optimizer) -> str:
+    if isinstance(optimizer, OptimizerWrapper):
+        return repr(optimizer)
+    return f"{type(optimizer).__name__}(learn_rate={current_rate(optimizer):g})"
+
+
+def _delegate(name: str) -> property:
+    """A property that stands for an attribute of the wrapped optimizer."""
+
+    def getter(self: OptimizerWrapper) -> Any:
+        return getattr(self.optimizer, name)
+
+    def setter(self: OptimizerWrapper, value: Any) -> None:
+        setattr(self.optimizer, name, value)
+
+    return property(getter, setter)
+
+
+# Thinc's `Optimizer` names its attributes in its slots, and which ones there are depends
+# on the Thinc version.
+for _name in Optimizer.__slots__:
+    if _name != "averages":
+        setattr(OptimizerWrapper, _name, _delegate(_name))

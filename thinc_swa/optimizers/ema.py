@@ -1,0 +1,177 @@
+"""Exponential moving average of the weights."""
+
+from typing import Any, Dict, Optional, Union
+
+from thinc.api import Optimizer
+
+from ..averaging.running_average import RunningAverage, is_due
+from ..types import FloatsXd, KeyT, StepT
+from ..validation import (
+    check_bool,
+    check_int,
+    check_number,
+    check_start_step,
+    check_total_steps,
+    is_variable,
+)
+from .base import OptimizerWrapper
+from .unresolved import Unfilled
+
+
+class EMA(OptimizerWrapper):
+    """Exponential moving average: average = decay * average + (1 - decay) * weights.
+
+    The first average that is due is a copy of the weights, so it never starts from zero
+    and needs no correction. Which steps count, and what a parameter counts with that gets
+    no gradient or is first seen late, is as in `SWA`.
+
+    It keeps one float32 copy of the parameters (float64 for float64 weights).
+
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are dropped.
+    decay (Optional[float]): What is left of the old average each time, in [0, 1). If
+        neither this nor half_life is given, 0.999.
+    half_life (Optional[float]): Instead of decay: after how many steps the weights count
+        half as much, whatever `freq` is: decay = 2 ** (-freq / half_life).
+    warmup (bool): Forget faster at first, when the weights still move fast: the decay of
+        the t-th average is min(decay, (1 + t) / (10 + t)), Thinc's own curve.
+    freq (int): Steps from one average to the next.
+    start_step (Union[int, float]): After which step to start: a number of steps, or a
+        fraction of `total_steps` strictly between 0 and 1.
+    overwrite_freq (Optional[int]): Every so many steps after start_step the averages are
+        written back into the weights (ema_overwrite_frequency in Keras, "switch EMA").
+        If None, never.
+    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    check_finite (bool): Whether to leave out weights that are NaN or infinite, which would
+        stay in the average for good. `n_skipped` counts how often this happens.
+    """
+
+    decay: float
+    warmup: bool
+    freq: int
+    start_step: int
+    overwrite_freq: Optional[int]
+    _state = ("_average",)
+
+    __slots__ = [
+        "decay",
+        "warmup",
+        "freq",
+        "start_step",
+        "overwrite_freq",
+        "_average",
+    ]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        decay: Optional[float] = None,
+        half_life: Optional[float] = None,
+        warmup: bool = False,
+        freq: int = 1,
+        start_step: StepT = 0,
+        overwrite_freq: Optional[int] = None,
+        total_steps: Optional[int] = None,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(optimizer)
+        self.freq = check_int("freq", freq, minimum=1)
+        if decay is not None and half_life is not None:
+            raise ValueError(
+                "Only one of decay and half_life can be given, but decay was "
+                f"{decay!r} and half_life was {half_life!r}"
+            )
+        if half_life is not None:
+            steps = check_number("half_life", half_life, above=0.0)
+            self.decay = 2.0 ** (-self.freq / steps)
+            if self.decay == 1.0:
+                raise ValueError(
+                    "half_life must be short enough for weights to enter the average, but was "
+                    f"{half_life!r}"
+                )
+        elif decay is not None:
+            self.decay = check_number("decay", decay, minimum=0.0, below=1.0)
+        else:
+            self.decay = 0.999
+        self.warmup = check_bool("warmup", warmup)
+        self.start_step = check_start_step(start_step, check_total_steps(total_steps))
+        self.overwrite_freq = None
+        if overwrite_freq is not None:
+            self.overwrite_freq = check_int("overwrite_freq", overwrite_freq, minimum=1)
+        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
+        self._arguments = {
+            "decay": self.decay,
+            "warmup": self.warmup,
+            "freq": self.freq,
+            "start_step": self.start_step,
+        }
+        if self.overwrite_freq is not None:
+            self._arguments["overwrite_freq"] = self.overwrite_freq
+        if not check_finite:
+            self._arguments["check_finite"] = False
+        self.optimizer.averages = None
+
+    @property
+    def n_averaged(self) -> int:
+        """How many averages were taken."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_averaged
+
+    @property
+    def n_skipped(self) -> int:
+        """How often weights were left out because they were not finite."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_skipped
+
+    def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
+        self._average.add_parameter(key, initial)
+
+    def _on_step(self, step: int) -> None:
+        if is_due(step, self.start_step, self.freq):
+            decay = self.decay
+            if self.warmup:
+                t = self._average.n_averaged + 1
+                decay = min(decay, (1.0 + t) / (10.0 + t))
+            self._average.add_snapshot(self._weights, decay)
+        if self._overwrites_after(step) and self._average.n_averaged:
+            self._on_overwritten(self._average.write_to(self._weights))
+
+    def _on_steps_merged(self) -> None:
+        self._average.reset()
+
+    def _overwrites_after(self, step: int) -> bool:
+        return self.overwrite_freq is not None and is_due(
+            step, self.start_step, self.overwrite_freq
+        )
+
+    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+        return self._average.means()
+
+
+def make_ema(
+    optimizer: Optimizer,
+    decay: Union[Any, float, None] = None,
+    half_life: Union[Any, float, None] = None,
+    warmup: Union[Any, bool] = False,
+    freq: Union[Any, int] = 1,
+    start_step: Union[Any, int, float] = 0,
+    overwrite_freq: Union[Any, int, None] = None,
+    total_steps: Union[Any, int, None] = None,
+    check_finite: Union[Any, bool] = True,
+) -> Optimizer:
+    """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
+    return EMA(
+        optimizer,
+        decay=decay,
+        half_life=half_life,
+        warmup=warmup,
+        freq=freq,
+        start_step=start_step,
+        overwrite_freq=overwrite_freq,
+        total_steps=total_steps,
+        check_finite=check_finite,
+    )

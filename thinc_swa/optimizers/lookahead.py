@@ -1,0 +1,204 @@
+"""Lookahead: k steps forward, one step back."""
+
+from typing import Any, Collection, Dict, Iterator, Optional, Tuple, Union
+
+from thinc.api import Optimizer
+
+from ..averaging.cpu_kernels import as_average, pull_back, zeros_like
+from ..averaging.finite import SkipCount, is_finite, pull_back_finite
+from ..types import Array, FloatsXd, KeyT, StepT
+from ..validation import (
+    check_bool,
+    check_choice,
+    check_end_step,
+    check_int,
+    check_number,
+    check_total_steps,
+    is_variable,
+)
+from .base import OptimizerWrapper
+from .unresolved import Unfilled
+
+INNER_STATES = ("keep", "reset", "pullback")
+
+
+class Lookahead(OptimizerWrapper):
+    """Lookahead (Zhang et al. 2019, arXiv:1907.08610, Algorithm 1).
+
+    The wrapped optimizer updates the weights, here the fast ones. Slow weights start as
+    the weights before the first update. Every `freq` updates of a parameter they move a
+    part of the way to the fast ones, slow += pullback * (fast - slow), and the fast ones
+    go on from there. `averages` are the slow weights.
+
+    It keeps one float32 copy of the parameters (float64 for float64 weights).
+
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are dropped.
+    freq (int): Updates of a parameter from one pullback to the next (k in the paper).
+    pullback (float): Which part of the way the slow weights go, in (0, 1] (alpha in the
+        paper). With 1.0 this is the wrapped optimizer alone.
+    inner_state (str): What becomes of the wrapped optimizer's moments at a pullback.
+        "keep": nothing. "reset": the moments and the update count of the parameter start
+        afresh, and Adam's bias correction with them. "pullback": the moments are pulled
+        back to slow moments of their own, which costs two more copies of the parameters.
+    end_step (Optional[Union[int, float]]): After which step to stop, as a number of steps
+        or as a fraction of `total_steps` strictly between 0 and 1. From then on the
+        wrapped optimizer runs alone, from the fast weights, and `averages` are its own.
+    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    check_finite (bool): Whether to leave out the pullback of a parameter that has weights that
+        are NaN or infinite, which would stay in the slow weights for good. `n_skipped` counts
+        how often this happens. On a GPU only these weights are left out.
+    """
+
+    freq: int
+    pullback: float
+    inner_state: str
+    end_step: Optional[int]
+    check_finite: bool
+    _state = ("_slow", "_slow_moments", "_is_ended", "_skipped")
+
+    __slots__ = [
+        "freq",
+        "pullback",
+        "inner_state",
+        "end_step",
+        "check_finite",
+        "_slow",
+        "_slow_moments",
+        "_is_ended",
+        "_skipped",
+    ]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        freq: int = 6,
+        pullback: float = 0.5,
+        inner_state: str = "keep",
+        end_step: Optional[StepT] = None,
+        total_steps: Optional[int] = None,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(optimizer)
+        self.freq = check_int("freq", freq, minimum=1)
+        self.pullback = check_number("pullback", pullback, above=0.0, maximum=1.0)
+        self.inner_state = check_choice("inner_state", inner_state, INNER_STATES)
+        total_steps = check_total_steps(total_steps)
+        self.end_step = None
+        if end_step is not None:
+            self.end_step = check_end_step(end_step, total_steps)
+        self.check_finite = check_bool("check_finite", check_finite)
+        self._skipped = SkipCount()
+        self._is_ended = False
+        self._slow: Dict[KeyT, Array] = {}
+        self._slow_moments: Dict[str, Dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
+        if self.inner_state == "pullback":
+            # An optimizer that has trained before brings its moments along. Those of
+            # parameters that it has not seen start from zero, as Thinc's do.
+            for key in optimizer.mom1:
+                for name, moment in self._moments(key):
+                    self._slow_moments[name][key] = moment.copy()
+        self._arguments = {
+            "freq": self.freq,
+            "pullback": self.pullback,
+            "inner_state": self.inner_state,
+        }
+        if self.end_step is not None:
+            self._arguments["end_step"] = self.end_step
+        if not self.check_finite:
+            self._arguments["check_finite"] = False
+        self.optimizer.averages = None
+
+    @property
+    def n_skipped(self) -> int:
+        """The number of pullbacks of parameters that were left out because of weights that are
+        not finite."""
+        self._skipped.resolve()
+        return self._skipped.n_skipped
+
+    def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
+        is_missing = not self._is_ended and key not in self._slow
+        if is_missing and (not self.check_finite or is_finite(initial)):
+            self._slow[key] = as_average(initial)
+
+    def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
+        if self._is_ended or self._n_updates[key] % self.freq:
+            return
+        if not self.check_finite:
+            pull_back(self._slow[key], weights, self.pullback)
+        elif key in self._slow:
+            if not pull_back_finite(
+                key, self._slow[key], weights, self.pullback, self._skipped
+            ):
+                return
+        elif is_finite(weights):
+            # They were not when the parameter was first seen.
+            self._slow[key] = as_average(weights, copy=True)
+        else:
+            self._skipped.skip(key)
+            return
+        if self.inner_state == "reset":
+            for _, moment in self._moments(key):
+                moment[...] = 0
+            self.nr_update[key] = 0
+        elif self.inner_state == "pullback":
+            for name, moment in self._moments(key):
+                slow = self._slow_moments[name]
+                if key not in slow:
+                    slow[key] = zeros_like(moment)
+                if not self.check_finite or is_finite(moment):
+                    pull_back(slow[key], moment, self.pullback)
+
+    def _on_step(self, step: int) -> None:
+        if step == self.end_step:
+            self._is_ended = True
+            self._slow = {}
+            self._slow_moments = {"mom1": {}, "mom2": {}}
+
+    def _on_steps_merged(self) -> None:
+        if self._is_ended and self.end_step != 1:
+            self._is_ended = False
+            self._slow = {
+                key: as_average(weights, copy=True) for key, weights in self._weights.items()
+            }
+
+    def _on_overwritten(self, keys: Collection[KeyT]) -> None:
+        for key in self._slow.keys() & keys:
+            if key in self._weights:
+                self._slow[key][...] = self._weights[key]
+            else:
+                del self._slow[key]  # Its next update begins at the overwritten weights.
+        self._averages = None
+        super()._on_overwritten(keys)
+
+    def _moments(self, key: KeyT) -> Iterator[Tuple[str, Array]]:
+        """The wrapped optimizer's moments of a parameter. Plain SGD has none."""
+        for name, moments in (("mom1", self.mom1), ("mom2", self.mom2)):
+            if key in moments:
+                yield name, moments[key]
+
+    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+        return {key: slow.copy() for key, slow in self._slow.items()}
+
+
+def make_lookahead(
+    optimizer: Optimizer,
+    freq: Union[Any, int] = 6,
+    pullback: Union[Any, float] = 0.5,
+    inner_state: Union[Any, str] = "keep",
+    end_step: Union[Any, int, float, None] = None,
+    total_steps: Union[Any, int, None] = None,
+    check_finite: Union[Any, bool] = True,
+) -> Optimizer:
+    """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
+    return Lookahead(
+        optimizer,
+        freq=freq,
+        pullback=pullback,
+        inner_state=inner_state,
+        end_step=end_step,
+        total_steps=total_steps,
+        check_finite=check_finite,
+    )

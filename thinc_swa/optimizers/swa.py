@@ -1,0 +1,269 @@
+"""Stochastic weight averaging: the arithmetic mean of the weights along the way."""
+
+from typing import Any, Dict, Optional, Union
+
+from thinc.api import Optimizer
+
+from ..averaging.running_average import RunningAverage, is_due
+from ..schedules.learn_rate import LearnRate, current_rate
+from ..types import FloatsXd, KeyT, RateT, StepT
+from ..validation import (
+    check_bool,
+    check_end_step,
+    check_int,
+    check_start_step,
+    check_total_steps,
+    is_variable,
+)
+from .base import OptimizerWrapper
+from .unresolved import Unfilled
+
+
+class SWA(OptimizerWrapper):
+    """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1).
+
+    From `start_step` on it takes a snapshot of the whole model every `freq` steps.
+    `averages` is the arithmetic mean of the snapshots. The weights at the start are the
+    first of them; with `start_step=0` the first is taken after step `freq`.
+
+    A parameter without a gradient in some steps counts in every snapshot with the value
+    that it had; one that is first seen later, with the value that it had then.
+
+    It keeps one float32 copy of the parameters (float64 for float64 weights), and a
+    snapshot is one addition.
+
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, serve until
+        this one starts, and are dropped then.
+    start_step (Optional[Union[int, float]]): After which step to start: a number of
+        steps, or a fraction of `total_steps` strictly between 0 and 1. If None, only
+        `start_swa()` starts it.
+    freq (int): Steps from one snapshot to the next.
+    learn_rate (Optional[RateT]): The learning rate from the step after the start on: a
+        number, or any Thinc schedule, which then begins at its step 0. If None, the
+        wrapped optimizer's goes on.
+    anneal_steps (Optional[int]): Over how many steps to move from the rate of the step before
+        to a constant `learn_rate`, as PyTorch's SWALR. If None, it jumps.
+    anneal_strategy (str): How to move: "linear" or "cosine".
+    end_step (Optional[Union[int, float]]): After which step to stop: the averages are
+        written into the weights, and training goes on from there with the wrapped
+        optimizer alone. A snapshot that is due at that very step still counts.
+    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    check_finite (bool): Whether to leave out snapshots with weights that are NaN or infinite,
+        which would stay in the mean for good. `n_skipped` counts them.
+    """
+
+    start_step: Optional[int]
+    freq: int
+    end_step: Optional[int]
+    _state = (
+        "start_step",
+        "_learn_rate",
+        "_average",
+        "_is_started",
+        "_is_ended",
+        "_is_called",
+        "_awaited",
+    )
+
+    __slots__ = [
+        "start_step",
+        "freq",
+        "end_step",
+        "_learn_rate",
+        "_average",
+        "_is_started",
+        "_is_ended",
+        "_is_called",
+        "_awaited",
+    ]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        start_step: Optional[StepT] = None,
+        freq: int = 1,
+        learn_rate: Optional[RateT] = None,
+        anneal_steps: Optional[int] = None,
+        anneal_strategy: str = "linear",
+        end_step: Optional[StepT] = None,
+        total_steps: Optional[int] = None,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(optimizer)
+        total_steps = check_total_steps(total_steps)
+        self.start_step = self.end_step = None
+        if start_step is not None:
+            self.start_step = check_start_step(start_step, total_steps)
+        if end_step is not None:
+            self.end_step = check_end_step(end_step, total_steps, self.start_step)
+        self.freq = check_int("freq", freq, minimum=1)
+        self._learn_rate = LearnRate.make(learn_rate, anneal_steps, anneal_strategy)
+        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
+        self._is_started = False
+        self._is_ended = False
+        # Whether start_swa() has started it after the first update.
+        self._is_called = False
+        # The parameters whose first snapshot is checked again with their next update: a set, in
+        # a form that can be saved.
+        self._awaited: Dict[KeyT, int] = {}
+        self._arguments = {"start_step": self.start_step, "freq": self.freq}
+        if self._learn_rate is not None:
+            self._arguments.update(self._learn_rate.arguments)
+        if self.end_step is not None:
+            self._arguments["end_step"] = self.end_step
+        if not check_finite:
+            self._arguments["check_finite"] = False
+        if self.start_step == 0:
+            self._start()
+
+    @property
+    def n_averaged(self) -> int:
+        """The number of snapshots in the mean."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_averaged
+
+    @property
+    def n_skipped(self) -> int:
+        """The number of snapshots that were left out for weights that are not finite."""
+        if not self._is_stepped:
+            self._settle()
+        return self._average.n_skipped
+
+    def start_swa(self) -> None:
+        """Start averaging now, whatever `start_step` is: the weights as they stand are the
+        first snapshot. If averaging has started before, nothing changes.
+
+        Weights that were replaced since the last update, by `Model.from_bytes` for example,
+        are only seen by the next update. They take the place of the first snapshot then.
+
+        RAISES: ValueError if `end_step` has been reached.
+        """
+        if self._is_started:
+            return
+        n_steps = self._n_steps + (self._is_open and not self._is_settled)
+        if self.end_step is not None and self.end_step <= n_steps:
+            raise ValueError(
+                f"start_swa() must be called before end_step = {self.end_step}, but "
+                f"{n_steps} steps are complete"
+            )
+        self._settle()
+        if not self._is_started:
+            self.start_step = n_steps
+            self._averages = None  # They may have been read before.
+            self._start()
+            if n_steps:
+                self._is_called = True
+                self._average.add_snapshot(self._weights)
+                self._averages = None
+                self._awaited = dict.fromkeys(self._weights, 1)
+                self._forget_memory(self._awaited)
+
+    def _start(self) -> None:
+        self._is_started = True
+        self.optimizer.averages = None
+        if self._learn_rate is not None:
+            self._learn_rate.take_over(self.optimizer)
+
+    def _end(self) -> None:
+        self._is_ended = True
+        if self._average.n_averaged:
+            written = self._average.write_to(self._weights)
+            self._average.clear()
+            self._on_overwritten(written)
+
+    def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
+        if self._is_ended:
+            return
+        if self._awaited.pop(key, None):
+            self._average.replace_parameter(key, initial)
+        else:
+            self._average.add_parameter(key, initial)
+
+    def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
+        if self._learn_rate is not None:
+            self._learn_rate.rate_used = None
+
+    def _on_step_end(self) -> None:
+        if self._learn_rate is not None and not self._is_started:
+            self._learn_rate.rate_used = current_rate(self.optimizer)
+
+    def _on_step(self, step: int) -> None:
+        if self.start_step is None or step < self.start_step:
+            return
+        if not self._is_started:
+            self._start()
+        elif self._learn_rate is not None:
+            self._learn_rate.advance(self.optimizer)
+        if self._is_ended:
+            return
+        if is_due(step, self.start_step, self.freq):
+            self._average.add_snapshot(self._weights)
+        if step == self.end_step:
+            self._end()
+
+    def _on_steps_merged(self) -> None:
+        self._average.reset()
+        self._awaited = {}
+        self._is_ended = False
+        if self._learn_rate is not None and self._is_started:
+            self._learn_rate.give_back(self.optimizer)
+        if self._is_called:
+            # In the first step: it ends with the first snapshot.
+            self.start_step = 1
+        self._is_started = False
+        if self.start_step == 0:
+            self._start()
+
+    def _overwrites_after(self, step: int) -> bool:
+        return step == self.end_step
+
+    def _has_schedules(self) -> bool:
+        return self._learn_rate is not None and self._learn_rate.is_schedule
+
+    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+        return self._average.means()
+
+    def _before_load(self) -> None:
+        if self._learn_rate is not None:
+            self._learn_rate.note_displaced(self.optimizer)
+
+    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+        super()._on_loaded(weights)
+        self._forget_memory(self._awaited)
+        if self._is_started and self._learn_rate is not None:
+            self._learn_rate.resume(self.optimizer)
+
+
+def make_swa(
+    optimizer: Optimizer,
+    start_step: Union[Any, int, float],
+    freq: Union[Any, int] = 1,
+    learn_rate: Union[Any, float, None] = None,
+    anneal_steps: Union[Any, int, None] = None,
+    anneal_strategy: Union[Any, str] = "linear",
+    end_step: Union[Any, int, float, None] = None,
+    total_steps: Union[Any, int, None] = None,
+    check_finite: Union[Any, bool] = True,
+) -> Optimizer:
+    """`SWA.v1`: `SWA` from a config, where nobody can call `start_swa()`. So `start_step`
+    is required. See `SWA` for the arguments."""
+    if start_step is None:
+        raise ValueError(
+            "start_step must be given in a config, where nobody can call start_swa(): "
+            "steps, or a fraction of total_steps"
+        )
+    if is_variable(total_steps):
+        return Unfilled(optimizer, total_steps)
+    return SWA(
+        optimizer,
+        start_step=start_step,
+        freq=freq,
+        learn_rate=learn_rate,
+        anneal_steps=anneal_steps,
+        anneal_strategy=anneal_strategy,
+        end_step=end_step,
+        total_steps=total_steps,
+        check_finite=check_finite,
+    )

@@ -1,0 +1,393 @@
+"""Parameter groups: other settings for some parameters than for the rest."""
+
+import dataclasses
+import warnings
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
+
+from thinc.api import Optimizer
+
+from ..models.parameter_paths import paths_around
+from ..optimizers.base import OptimizerWrapper, nesting
+from ..schedules.compat import Schedule
+from ..schedules.learn_rate import current_value, describe_rate
+from ..serialization.schedule_state import schedule_states
+from ..types import Array, FloatsXd, KeyT
+from ..validation import check_number
+from .patterns import Glob, check_globs
+from .settings import ATTRIBUTES, Group, describe_group, make_groups
+
+# The group of each parameter, and the factor for the learning rate in its layer.
+ChoicesT = Dict[KeyT, Tuple[Group, float]]
+HOW_TO_NAME = (
+    "call name_parameters(model) with the initialized model, again after layers were added to "
+    "it, or let spaCy call it: [initialize.after_init] with "
+    '@callbacks = "thinc_swa.name_parameters.v1" in the config'
+)
+
+
+class ParamGroups(OptimizerWrapper):
+    """Other settings for some parameters than for the rest, in one optimizer.
+
+    A group selects parameters by globs, and every parameter belongs to the first group that
+    selects it. A glob is matched against the parameter's path, "tok2vec/…/maxout/W", with
+    "*" for anything, "/" included. `name_parameters` makes the paths known. A glob without
+    "/" is matched against the parameter's own name too, "W" or "encoder.layers.0.weight",
+    and needs no path for that. If the paths are known, a group that selects nothing in the
+    whole model is an error. If they are not, it may select parameters that are frozen or get
+    their first gradient later, so there is only a warning after the first step.
+
+    The settings of a group take the place of the innermost optimizer's while a parameter of
+    the group is updated; its parameters are updated as by an optimizer of their own. A
+    parameter that is frozen is not updated at all: nothing is kept for it, neither here nor in
+    the wrappers around, and its gradient is zeroed as by an update.
+
+    optimizer (Optimizer): The optimizer to wrap. Its settings are those of all parameters
+        that are in no group.
+    groups (Optional[Sequence[Mapping[str, Any]]]): The groups, in the order in which they
+        are asked. Each has a `name`, `params` (a list of globs), and either `frozen` (True)
+        or some of: `lr_scale` (a factor for the learning rate, and with it for the weight
+        decay), `L2`, `beta1`, `beta2`, `eps` and `grad_clip`. These are numbers, lists of
+        numbers, Thinc schedules, which begin at their step 0 and advance with
+        `step_schedules()`, or names in `schedules`.
+    lr_decay (Optional[float]): The learning rate of a layer as a part of the next one's, in
+        (0, 1]: it is multiplied by 1 in the last layer, lr_decay in the one before it,
+        lr_decay² before that, on top of the `lr_scale` of a group. What is in no layer, the
+        head of a task for instance, has the whole rate.
+    layers (Optional[Sequence[str]]): Globs for lr_decay, one for each layer, from the first
+        to the last. With "#" one glob stands for many layers, as many as there are numbers
+        in its place, in numerical order: "*layers.#.*". This needs the paths.
+    schedules (Optional[Mapping[str, Any]]): Schedules by name, for several groups at once
+        and for config files, where a list cannot have sections.
+    """
+
+    _state = ("_unmatched", "_schedule_states", "_radam_buffers")
+
+    __slots__ = [
+        "_groups",
+        "_rest",
+        "_lr_decay",
+        "_layers",
+        "_sources",
+        "_position",
+        "_choices",
+        "_unmatched",
+        "_radam_buffers",
+    ]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        groups: Optional[Sequence[Mapping[str, Any]]] = None,
+        lr_decay: Optional[float] = None,
+        layers: Optional[Sequence[str]] = None,
+        schedules: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        super().__init__(optimizer)
+        self._groups, self._sources = make_groups(
+            [] if groups is None else groups, {} if schedules is None else schedules
+        )
+        self._rest = Group("", [], {}, is_frozen=False)
+        self._lr_decay = 1.0
+        self._layers: List[Glob] = []
+        if lr_decay is not None:
+            self._lr_decay = check_number("lr_decay", lr_decay, above=0.0, maximum=1.0)
+            if layers is None:
+                raise ValueError(
+                    f"lr_decay = {lr_decay!r} needs layers: globs from the first layer to the "
+                    "last, but layers was not given"
+                )
+        if layers is not None:
+            if lr_decay is None:
+                raise ValueError(f"layers = {layers!r} needs an lr_decay, which was not given")
+            self._layers = check_globs("layers", layers)
+            texts = [glob.text for glob in self._layers]
+            for text in texts:
+                if texts.count(text) > 1:
+                    raise ValueError(f"layers has {text!r} in it more than once")
+        # How often the schedules have advanced.
+        self._position = 0
+        # Of every parameter that has been asked for.
+        self._choices: ChoicesT = {}
+        # The groups and the layers that have selected nothing so far, in words.
+        self._unmatched = [f"group {name!r}" for name in self._groups]
+        self._unmatched += [f"layer {glob.text!r}" for glob in self._layers]
+        self._radam_buffers: Dict[str, List[List[Any]]] = {}
+        self._fit_to(nesting(optimizer)[-1])
+        if groups is not None:
+            self._arguments["groups"] = [describe_group(group) for group in groups]
+        if lr_decay is not None:
+            self._arguments["lr_decay"] = self._lr_decay
+            self._arguments["layers"] = [glob.text for glob in self._layers]
+        if schedules is not None:
+            self._arguments["schedules"] = {
+                name: describe_rate(schedule) for name, schedule in schedules.items()
+            }
+
+    def __call__(
+        self,
+        key: KeyT,
+        weights: FloatsXd,
+        gradient: FloatsXd,
+        *,
+        lr_scale: float = 1.0,
+    ) -> Tuple[FloatsXd, FloatsXd]:
+        """Update a parameter with the settings of its group. See `OptimizerWrapper`."""
+        group, layer_scale = self._choices.get(key) or self._choose(key)
+        if group.is_frozen:
+            # Not by a product: what is not a number would stay.
+            zeroed: Array = gradient
+            zeroed[...] = 0.0
+            return weights, gradient
+        # As nesting() does, without a list for every call.
+        optimizer: Any = self.optimizer
+        while isinstance(optimizer, OptimizerWrapper):
+            optimizer = optimizer.optimizer
+        changes = group.changes
+        scale = group.lr_scale * layer_scale
+        if group.scale_source is not None:
+            scale = self._scale_of(group, key) * layer_scale
+        if optimizer.use_radam and scale != 1.0:
+            # Thinc's RAdam knows no lr_scale. The learning rate may only be changed when no
+            # wrapper further in is going to change it.
+            if not self._is_stepped and self._n_updates.get(key, 0) >= self._most_updates:
+                self._settle()
+            changes = {**changes, "learn_rate": _scale_rate(optimizer.learn_rate, scale)}
+            scale = 1.0
+        scale *= lr_scale
+        before: Dict[str, Any] = {}
+        try:
+            for name in changes:
+                before[name] = getattr(optimizer, name)
+                setattr(optimizer, name, changes[name])
+            # Less time than super() takes.
+            weights, gradient = OptimizerWrapper.__call__(
+                self, key, weights, gradient, lr_scale=scale
+            )
+        finally:
+            for name in before:
+                setattr(optimizer, name, before[name])
+        if self._unmatched and self._n_updates.get(key, 0) > 1:
+            self._warn_of_unmatched()
+        return weights, gradient
+
+    def step_schedules(self) -> None:
+        """Complete a step, and advance the schedules of the groups too."""
+        super().step_schedules()
+        self._advance(1)
+        if self._unmatched and self._most_updates:
+            self._warn_of_unmatched()
+
+    def _select(self, paths: Dict[KeyT, str]) -> ChoicesT:
+        """The group of each parameter of a model, and the factor for the learning rate in its
+        layer. There must be something for every group and every layer.
+
+        paths (Dict[KeyT, str]): The paths of all its parameters.
+        """
+        choices, matched = self._match(paths)
+        missing = [words for words in self._unmatched if words not in matched]
+        if missing:
+            hidden = [
+                f"group {group.name!r}"
+                for group in self._groups.values()
+                if any(group.selects(key, path) for key, path in paths.items())
+            ]
+            words = [
+                f"{word} (all that it matches is in groups before it)"
+                if word in hidden
+                else word
+                for word in missing
+            ]
+            raise ValueError(
+                f"Nothing in the model is selected by {', '.join(words)}. The model has the "
+                f"parameters:\n- " + "\n- ".join(paths.values())
+            )
+        return choices
+
+    def _choose(self, key: KeyT) -> Tuple[Group, float]:
+        """Find the group of a parameter that has not been seen before, and of all others of
+        its model if their paths are known."""
+        paths = paths_around(key)
+        if paths is not None:
+            choices = self._select(paths)
+            self._unmatched = []
+        else:
+            for text, words in self._need_paths():
+                raise ValueError(
+                    f"{text!r} in {words} selects by the place in the model, but that of "
+                    f"parameter {key} is not known: {HOW_TO_NAME}"
+                )
+            choices, matched = self._match({key: key[1]})
+            self._unmatched = [words for words in self._unmatched if words not in matched]
+        for other, choice in choices.items():
+            self._choices.setdefault(other, choice)
+        return self._choices[key]
+
+    def _match(self, paths: Dict[KeyT, str]) -> Tuple[ChoicesT, Set[str]]:
+        """The choices, and which groups and layers were chosen, in words."""
+        choices: ChoicesT = {}
+        layers = self._match_layers(paths)
+        # One glob with "#" stands for as many layers as there are numbers.
+        all_layers = {(i, 0) for i, glob in enumerate(self._layers) if not glob.has_number}
+        order = sorted(all_layers | set(layers.values()))
+        matched = {f"layer {self._layers[i].text!r}" for i, _ in layers.values()}
+        for key, path in paths.items():
+            group = self._rest
+            for candidate in self._groups.values():
+                if candidate.selects(key, path):
+                    group = candidate
+                    matched.add(f"group {group.name!r}")
+                    break
+            scale = 1.0
+            if key in layers:
+                scale = self._lr_decay ** (len(order) - 1 - order.index(layers[key]))
+            choices[key] = (group, scale)
+        return choices, matched
+
+    def _match_layers(self, paths: Dict[KeyT, str]) -> Dict[KeyT, Tuple[int, int]]:
+        """Which glob a parameter is selected by, and the number in the place of "#"."""
+        layers = {}
+        for key, path in paths.items():
+            for i, glob in enumerate(self._layers):
+                match = glob.match(key, path)
+                if match is not None:
+                    layers[key] = (i, int(match["number"]) if glob.has_number else 0)
+                    break
+        return layers
+
+    def _need_paths(self) -> Iterator[Tuple[str, str]]:
+        """The globs that parameters cannot be matched with one by one, by their own names."""
+        for group in self._groups.values():
+            for glob in group.globs:
+                if "/" in glob.text:
+                    yield glob.text, f"the params of group {group.name!r}"
+        for glob in self._layers:
+            if "/" in glob.text or glob.has_number:
+                yield glob.text, "layers"
+
+    def _warn_of_unmatched(self) -> None:
+        names = sorted({name for _, name in self._choices})
+        unmatched, self._unmatched = self._unmatched, []  # One warning is enough.
+        warnings.warn(
+            f"Nothing was selected by {', '.join(unmatched)} in the first step, which "
+            f"updated parameters with the names {', '.join(map(repr, names))}. That is right "
+            "if what they select is frozen or gets its first gradient later. To have it "
+            f"checked, {HOW_TO_NAME}",
+            stacklevel=3,
+        )
+
+    def _scale_of(self, group: Group, key: KeyT) -> float:
+        """What the learning rate is multiplied by, apart from layers."""
+        source = group.scale_source
+        if source is None:
+            return group.lr_scale
+        # On Thinc 9.1 a schedule is asked in every call, and may look at the parameter.
+        last_score = nesting(self)[-1].last_score
+        return float(source.learn_rate(source.step, key=key, last_score=last_score))
+
+    def _settings_of(self, group: Group) -> Dict[str, Any]:
+        """For people."""
+        described = {values["name"]: values for values in self._arguments.get("groups", [])}
+        settings: Dict[str, Any] = described[group.name]
+        return {name: value for name, value in settings.items() if name in ATTRIBUTES}
+
+    def _fit_to(self, optimizer: Any) -> None:
+        """Check that the innermost optimizer uses what the groups set."""
+        is_sgd = not optimizer.use_radam and not current_value(optimizer, "b2")
+        for group in self._groups.values():
+            adams = [name for name in group.settings if name in ("beta1", "beta2", "eps")]
+            if is_sgd and adams:
+                raise ValueError(
+                    f"{adams[0]} of group {group.name!r} has no effect: the optimizer is SGD"
+                )
+            if optimizer.use_radam and {"beta1", "beta2"} & set(adams):
+                # RAdam remembers factors that follow from the betas, but asks for them by
+                # the number of the update alone. Other betas need a memory of their own.
+                self._radam_buffers[group.name] = [[None] * 3 for _ in range(10)]
+        self._use_buffers()
+
+    def _use_buffers(self) -> None:
+        for name, buffer in self._radam_buffers.items():
+            self._groups[name].changes["_radam_buffer"] = buffer
+
+    def _advance(self, n_steps: int) -> None:
+        for source in self._sources.values():
+            for _ in range(n_steps):
+                source.step_schedules()
+        if self._sources and Schedule is None:
+            for group in self._groups.values():
+                group.refresh()
+        self._position += n_steps
+
+    def _is_frozen(self, key: KeyT) -> bool:
+        group, _ = self._choices.get(key) or self._choose(key)
+        return group.is_frozen or super()._is_frozen(key)
+
+    def _has_schedules(self) -> bool:
+        return bool(self._sources)
+
+    def _forget(self, keys: Collection[KeyT]) -> None:
+        super()._forget(keys)
+        for key in keys:
+            self._choices.pop(key, None)
+
+    @property
+    def _schedule_states(self) -> List[Dict[str, Any]]:
+        """What the schedules know beside their step."""
+        sources = self._sources.values()
+        return [dataclasses.asdict(state) for source in sources for state in _states(source)]
+
+    @_schedule_states.setter
+    def _schedule_states(self, saved: List[Dict[str, Any]]) -> None:
+        states = [state for source in self._sources.values() for state in _states(source)]
+        for state, values in zip(states, saved, strict=True):
+            for field, value in values.items():
+                setattr(state, field, value)
+
+    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+        super()._on_loaded(weights)
+        self._use_buffers()
+        self._advance(self._n_calls - self._position)
+
+
+def _states(source: Any) -> List[Any]:
+    return [] if Schedule is None else list(schedule_states(source.learn_rate))
+
+
+def _scale_rate(rate: Any, scale: float) -> Any:
+    if Schedule is None:
+        return rate * scale
+    return Schedule("thinc_swa_scaled", _scaled_schedule, attrs={"rate": rate, "scale": scale})
+
+
+def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
+    return float(schedule.attrs["rate"](step, **extra) * schedule.attrs["scale"])
+
+
+def make_param_groups(
+    optimizer: Optimizer,
+    groups: Union[Any, List[Dict[str, Any]], None] = None,
+    lr_decay: Union[Any, float, None] = None,
+    layers: Union[Any, List[str], None] = None,
+    schedules: Union[Any, Dict[str, Any], None] = None,
+) -> Optimizer:
+    """`ParamGroups.v1`: `ParamGroups` from a config. See `ParamGroups` for the arguments."""
+    return ParamGroups(
+        optimizer,
+        groups=groups,
+        lr_decay=lr_decay,
+        layers=layers,
+        schedules=schedules,
+    )

@@ -1,0 +1,67 @@
+"""Summary of the parameters of a model and their groups."""
+
+from typing import (
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
+
+from thinc.api import Optimizer
+
+from ..models.parameter_paths import parameter_paths
+from ..models.parameters import ModelT, named_parameters
+from ..optimizers.base import nesting
+from ..types import KeyT
+from .optimizer import ChoicesT, ParamGroups
+
+
+class ParameterRow(NamedTuple):
+    """What an optimizer does with a parameter. See `list_parameters`."""
+
+    path: str
+    shape: Tuple[int, ...]
+    group: Optional[str]
+    lr_scale: float
+    frozen: bool
+    settings: Dict[str, Any]
+
+
+def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> List[ParameterRow]:
+    """What there is to be trained in a model, and what the groups of an optimizer make of it.
+
+    model (Union[Model, Language]): A Thinc model or a spaCy pipeline, initialized.
+    optimizer (Optional[Optimizer]): An optimizer with or without groups, somewhere in it.
+    RETURNS (List[ParameterRow]): A row for each parameter, from the first layer to the last:
+        its path and shape, the name of its group or None, the factor for its learning rate
+        now (0 for one that is frozen), whether it is frozen, and the other settings of its
+        group.
+    RAISES: TypeError for what is no model; ValueError if a group selects nothing.
+    """
+    paths = parameter_paths(model)
+    shapes: Dict[KeyT, Tuple[int, ...]] = {}
+    for _, key, parameter in named_parameters(model):
+        shapes.setdefault(key, parameter.shape)
+    levels: List[Tuple[ParamGroups, ChoicesT]] = []
+    for level in nesting(optimizer):
+        if isinstance(level, ParamGroups):
+            levels.append((level, level._select(paths)))
+    rows = []
+    for key, path in paths.items():
+        if key not in shapes:
+            continue
+        names, settings, scale, frozen = [], {}, 1.0, False
+        # Of groups in groups the innermost have the last word.
+        for level, choices in levels:
+            group, layer_scale = choices[key]
+            scale *= level._scale_of(group, key) * layer_scale
+            frozen = frozen or group.is_frozen
+            if group.name:
+                names.append(group.name)
+                settings.update(level._settings_of(group))
+        scale = 0.0 if frozen else scale
+        group_name = " + ".join(names) or None
+        rows.append(ParameterRow(path, shapes[key], group_name, scale, frozen, settings))
+    return rows

@@ -1,0 +1,90 @@
+"""Cosine schedule with warmup and warm restarts."""
+
+from typing import Any, List, Union
+
+from ..types import ScheduleT
+from ..validation import check_int, check_number, check_total_steps
+from .annealing import anneal, check_steps, check_warmup_steps
+from .compat import make_schedule
+
+
+def cosine(
+    max_rate: Union[Any, float],
+    *,
+    steps: Union[Any, int, float, None] = None,
+    warmup_steps: Union[Any, int, float] = 0,
+    start_factor: Union[Any, float] = 0.0,
+    end_factor: Union[Any, float] = 0.0,
+    cycles: Union[Any, int] = 1,
+    cycle_factor: Union[Any, float] = 1.0,
+    total_steps: Union[Any, int, None] = None,
+) -> ScheduleT:
+    """`cosine.v1`: down along half a cosine, again and again with warm restarts (SGDR,
+    Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5), after a linear warmup.
+
+    In the warmup it goes from `start_factor * max_rate` at step 0 to `max_rate` at step
+    `warmup_steps`. After *t* steps of a cycle of *T* steps it is
+
+        low + (max_rate - low) * (1 + cos(pi * t / T)) / 2,  low = end_factor * max_rate,
+
+    so the first step of each cycle has `max_rate`. From step `steps` on it is `low`.
+
+    max_rate (float): The highest rate.
+    steps (Optional[Union[int, float]]): The length of all of it, the warmup included, as a
+        number of steps or as a fraction of `total_steps` strictly between 0 and 1. If None,
+        `total_steps`.
+    warmup_steps (Union[int, float]): How many of them are the warmup, as a number of steps or
+        as a fraction of `total_steps`.
+    start_factor (float): Where the warmup begins, as a part of `max_rate`, in [0, 1].
+    end_factor (float): Where each cycle ends, as a part of `max_rate`, in [0, 1].
+    cycles (int): Into how many cycles the steps after the warmup are divided: one more than
+        there are restarts.
+    cycle_factor (float): How many times as long as the cycle before each cycle is (T_mult in
+        the paper), to the nearest step.
+    total_steps (Optional[int]): The length of the training in steps.
+    RETURNS (ScheduleT): A schedule for this Thinc.
+    RAISES: ValueError for bad arguments.
+    """
+    total_steps = check_total_steps(total_steps)
+    steps = check_steps(steps, total_steps)
+    warmup_steps = check_warmup_steps(warmup_steps, steps, total_steps)
+    return make_schedule(
+        "cosine",
+        _cosine,
+        max_rate=check_number("max_rate", max_rate, minimum=0.0),
+        warmup_steps=warmup_steps,
+        start_factor=check_number("start_factor", start_factor, minimum=0.0, maximum=1.0),
+        end_factor=check_number("end_factor", end_factor, minimum=0.0, maximum=1.0),
+        cycle_steps=_divide(steps - warmup_steps, cycles, cycle_factor),
+    )
+
+
+def _cosine(schedule: ScheduleT, step: int, **extra: Any) -> float:
+    attrs = schedule.attrs
+    max_rate, warmup_steps = attrs["max_rate"], attrs["warmup_steps"]
+    low = attrs["end_factor"] * max_rate
+    if step < warmup_steps:
+        return anneal(attrs["start_factor"] * max_rate, max_rate, step / warmup_steps, "linear")
+    step -= warmup_steps
+    for cycle_steps in attrs["cycle_steps"]:
+        if step < cycle_steps:
+            return anneal(max_rate, low, step / cycle_steps, "cosine")
+        step -= cycle_steps
+    return float(low)
+
+
+def _divide(steps: int, cycles: Any, cycle_factor: Any) -> List[int]:
+    """The lengths of cycles that are `steps` steps together."""
+    cycles = check_int("cycles", cycles, minimum=1)
+    cycle_factor = check_number("cycle_factor", cycle_factor, above=0.0)
+    # Powers of at most 1: they can become 0, but not infinite.
+    exponents = range(cycles) if cycle_factor <= 1 else range(1 - cycles, 1)
+    parts = [cycle_factor**exponent for exponent in exponents]
+    ends = [round(steps * sum(parts[: n + 1]) / sum(parts)) for n in range(cycles)]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    if min(lengths) < 1:
+        raise ValueError(
+            f"cycles must be few enough for each to have a step, but was {cycles} with "
+            f"cycle_factor = {cycle_factor!r} and {steps} steps"
+        )
+    return lengths

@@ -1,0 +1,115 @@
+"""One-cycle schedules of a learning rate and of a momentum."""
+
+from typing import Any, Dict, Union
+
+from ..types import ScheduleT
+from ..validation import check_choice, check_number, check_total_steps
+from .annealing import ANNEAL_STRATEGIES, anneal, check_steps, check_warmup_steps
+from .compat import make_schedule
+
+
+def one_cycle(
+    max_rate: Union[Any, float],
+    *,
+    steps: Union[Any, int, float, None] = None,
+    warmup_steps: Union[Any, int, float, None] = None,
+    start_factor: Union[Any, float] = 0.04,
+    end_factor: Union[Any, float] = 4e-6,
+    anneal_strategy: Union[Any, str] = "cosine",
+    total_steps: Union[Any, int, None] = None,
+) -> ScheduleT:
+    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820;
+    in the form and with the default values of PyTorch's `OneCycleLR`).
+
+    At step 0 it is `start_factor * max_rate`, at step `warmup_steps` it is `max_rate`, and from
+    step `steps` on it is `end_factor * max_rate`.
+
+    max_rate (float): The highest rate.
+    steps (Optional[Union[int, float]]): The length of the cycle, as a number of steps or as a
+        fraction of `total_steps` strictly between 0 and 1. If None, `total_steps`.
+    warmup_steps (Optional[Union[int, float]]): How many of them lead up, as a number of steps
+        or as a fraction of `total_steps`. If None, 0.3 of the cycle.
+    start_factor (float): The first rate, as a part of `max_rate`, in [0, 1].
+    end_factor (float): The last rate, as a part of `max_rate`, in [0, 1].
+    anneal_strategy (str): How to move: "linear" or "cosine".
+    total_steps (Optional[int]): The length of the training in steps.
+    RETURNS (ScheduleT): A schedule for this Thinc.
+    RAISES: ValueError for bad arguments.
+    """
+    return make_schedule(
+        "one_cycle",
+        _one_cycle,
+        max_rate=check_number("max_rate", max_rate, minimum=0.0),
+        **_check_cycle(steps, warmup_steps, total_steps),
+        start_factor=check_number("start_factor", start_factor, minimum=0.0, maximum=1.0),
+        end_factor=check_number("end_factor", end_factor, minimum=0.0, maximum=1.0),
+        anneal_strategy=check_choice("anneal_strategy", anneal_strategy, ANNEAL_STRATEGIES),
+    )
+
+
+def _one_cycle(schedule: ScheduleT, step: int, **extra: Any) -> float:
+    attrs = schedule.attrs
+    start, end = (attrs[name] * attrs["max_rate"] for name in ("start_factor", "end_factor"))
+    return _cycle(attrs, step, start, attrs["max_rate"], end)
+
+
+def one_cycle_momentum(
+    max_momentum: Union[Any, float] = 0.95,
+    *,
+    min_momentum: Union[Any, float] = 0.85,
+    steps: Union[Any, int, float, None] = None,
+    warmup_steps: Union[Any, int, float, None] = None,
+    anneal_strategy: Union[Any, str] = "cosine",
+    total_steps: Union[Any, int, None] = None,
+) -> ScheduleT:
+    """`one_cycle_momentum.v1`: the mirror of `one_cycle`, for Adam's `beta1`: it falls while
+    the learning rate rises (Smith 2018, arXiv:1803.09820).
+
+    At step 0 it is `max_momentum`, at step `warmup_steps` it is `min_momentum`, and from step
+    `steps` on it is `max_momentum` again.
+
+    max_momentum (float): The momentum at both ends, in (0, 1].
+    min_momentum (float): The momentum where the learning rate is highest, in
+        (0, max_momentum].
+    steps, warmup_steps, anneal_strategy, total_steps: As those of `one_cycle`.
+    RETURNS (ScheduleT): A schedule for this Thinc.
+    RAISES: ValueError for bad arguments.
+    """
+    max_momentum = check_number("max_momentum", max_momentum, above=0.0, maximum=1.0)
+    return make_schedule(
+        "one_cycle_momentum",
+        _one_cycle_momentum,
+        max_momentum=max_momentum,
+        min_momentum=check_number(
+            "min_momentum", min_momentum, above=0.0, maximum=max_momentum
+        ),
+        **_check_cycle(steps, warmup_steps, total_steps),
+        anneal_strategy=check_choice("anneal_strategy", anneal_strategy, ANNEAL_STRATEGIES),
+    )
+
+
+def _one_cycle_momentum(schedule: ScheduleT, step: int, **extra: Any) -> float:
+    attrs = schedule.attrs
+    return _cycle(
+        attrs, step, attrs["max_momentum"], attrs["min_momentum"], attrs["max_momentum"]
+    )
+
+
+def _cycle(attrs: Dict[str, Any], step: int, start: float, peak: float, end: float) -> float:
+    steps, warmup_steps = attrs["steps"], attrs["warmup_steps"]
+    if step < warmup_steps:
+        return anneal(start, peak, step / warmup_steps, attrs["anneal_strategy"])
+    progress = (step - warmup_steps) / (steps - warmup_steps)
+    return anneal(peak, end, progress, attrs["anneal_strategy"])
+
+
+def _check_cycle(steps: Any, warmup_steps: Any, total_steps: Any) -> Dict[str, int]:
+    """The length of a cycle, and of its way up."""
+    total_steps = check_total_steps(total_steps)
+    steps = check_steps(steps, total_steps)
+    if warmup_steps is None:
+        return {"steps": steps, "warmup_steps": round(0.3 * steps)}
+    return {
+        "steps": steps,
+        "warmup_steps": check_warmup_steps(warmup_steps, steps, total_steps),
+    }

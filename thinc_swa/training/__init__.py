@@ -1,0 +1,1 @@
+"""Training of Thinc models: trainer, callbacks, checkpoints."""

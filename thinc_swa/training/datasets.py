@@ -1,0 +1,102 @@
+"""Datasets for configs: `((train_X, train_Y), (dev_X, dev_Y))`, as in Thinc's examples.
+
+Other data come from a function that is registered in `thinc.registry.datasets` and returns the
+same.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any, Tuple, Union
+from zipfile import BadZipFile
+
+import numpy
+
+from ..types import Array
+from ..validation import check_int, check_number
+
+Split = Tuple[Any, Any]
+# What NumPy raises for other and for damaged files.
+_DAMAGE = (ValueError, AttributeError, EOFError, TypeError, BadZipFile, zlib.error)
+Dataset = Tuple[Split, Split]
+
+
+def make_digits(
+    dev_size: Union[Any, float] = 1 / 3, seed: Union[Any, int] = 0
+) -> Tuple[Tuple[Any, Any], Tuple[Any, Any]]:
+    """`digits.v1`: the 1797 handwritten digits that come with scikit-learn.
+
+    dev_size (float): Fraction for evaluation, strictly between 0 and 1. Every digit has the
+        same share in both parts.
+    seed (int): Seed of the split.
+    RETURNS (Dataset): Images of 8 x 8 pixels as rows of 64 float32 from 0 to 1, and labels as
+        rows of ten with a 1 at the digit's place.
+    """
+    dev_size = check_number("dev_size", dev_size, above=0.0, maximum=1.0)
+    if dev_size == 1.0:
+        raise ValueError("dev_size must be below 1, but was 1.0: nothing is left to train on")
+    seed = check_int("seed", seed, minimum=0)
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise ImportError(
+            'The digits come with scikit-learn: pip install "thinc-swa[cli]"'
+        ) from None
+    pixels, numbers = load_digits(return_X_y=True)
+    images = (pixels / 16.0).astype("float32")
+    labels = numpy.eye(10, dtype="float32")[numbers]
+    train_X, dev_X, train_Y, dev_Y = train_test_split(
+        images, labels, test_size=dev_size, stratify=numbers, random_state=seed
+    )
+    return (train_X, train_Y), (dev_X, dev_Y)
+
+
+def make_npz(path: Union[Any, str, Path]) -> Tuple[Tuple[Any, Any], Tuple[Any, Any]]:
+    """`npz.v1`: four arrays from a file that `numpy.savez` has written: train_X, train_Y, dev_X
+    and dev_Y. The first dimension is that of the examples. float64 becomes float32.
+
+    path (Union[str, Path]): The file.
+    RAISES: OSError if it cannot be read; ValueError if it is not such a file, or if an array is
+        missing.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        try:
+            with numpy.load(file, allow_pickle=False) as arrays:
+                found = {name: _as_float32(arrays[name]) for name in arrays.files}
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
+    names = ("train_X", "train_Y", "dev_X", "dev_Y")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}: it has {sorted(found)}")
+    train_X, train_Y, dev_X, dev_Y = (found[name] for name in names)
+    return (train_X, train_Y), (dev_X, dev_Y)
+
+
+def _as_float32(array: Array) -> Array:
+    return array.astype("float32") if array.dtype == numpy.float64 else array
+
+
+def check_dataset(dataset: Any) -> Dataset:
+    """Check the form of a dataset.
+
+    dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)).
+    RETURNS (Dataset): The same, as tuples.
+    RAISES: ValueError if it has another form, or no rows.
+    """
+    try:
+        (train_X, train_Y), (dev_X, dev_Y) = dataset
+    except (TypeError, ValueError):
+        raise ValueError(
+            "A dataset must be ((train_X, train_Y), (dev_X, dev_Y)), but was "
+            f"{type(dataset).__name__}"
+        ) from None
+    for name, X, Y in (("train", train_X, train_Y), ("dev", dev_X, dev_Y)):
+        if len(X) != len(Y):
+            raise ValueError(
+                f"The dataset has {len(X)} rows of {name}_X, but {len(Y)} of {name}_Y"
+            )
+        if not len(X):
+            raise ValueError(f"The dataset has no rows in {name}_X")
+    return (train_X, train_Y), (dev_X, dev_Y)

@@ -1,0 +1,451 @@
+"""Fingerprints of everything that a training depends on beside its settings: data, files, the
+user's code and package versions.
+
+Two runs with the same config are the same run only if their fingerprints are equal too.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import sysconfig
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy
+import thinc.compat
+from thinc.api import Config, Ragged
+
+from .. import about
+
+if TYPE_CHECKING:
+    from .datasets import Dataset
+
+torch: Any = thinc.compat.torch
+
+# Settings that have no influence on the result, and may name files that the training writes:
+# callbacks of a Thinc config and the logger of a spaCy config.
+SKIPPED = ("callbacks", "training.logger")
+# Sections in which a name without "/" can be a folder. Elsewhere it is mostly something else: a
+# language, a component, a score.
+PATH_SECTIONS = ("paths", "corpora", "dataset", "initialize")
+# Bytes that are read at a time.
+CHUNK_SIZE = 1 << 20
+# Bytes of a file that is not digested again as long as its size and time are the same.
+LARGE = 1 << 20
+DIGEST = "sha256:"
+# The type of packages among modules, which `modulefinder` does not export.
+PACKAGE = 5
+
+
+@dataclass(frozen=True)
+class TrainingFingerprint:
+    """What decides the result of a training.
+
+    settings (Dict[str, str]): The settings of the config by name, as JSON.
+    inputs (Dict[str, str]): Files, code and data: see `describe_files`, `describe_code` and
+        `describe_dataset`.
+    packages (Dict[str, str]): See `describe_packages`.
+    """
+
+    settings: Dict[str, str]
+    inputs: Dict[str, str]
+    packages: Dict[str, str]
+
+
+def describe_inputs(
+    config: Config, *, code: Optional[Path] = None, output: Optional[Path] = None
+) -> Dict[str, str]:
+    """Fingerprint everything that a config depends on, without loading the data.
+
+    config (Config): For Thinc or for spaCy.
+    code (Optional[Path]): The Python file that registers what the config names.
+    output (Optional[Path]): The output folder, which is no input.
+    RETURNS (Dict[str, str]): See `describe_files`, `describe_code` and `describe_packages`.
+    RAISES: OSError if a file cannot be read.
+    """
+    return {
+        **describe_files(config, output=output),
+        **describe_code(code),
+        **describe_packages(is_spacy="nlp" in config),
+    }
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> List[str]:
+    """Describe what differs between two fingerprints.
+
+    RETURNS (List[str]): One phrase per difference; empty if they are equal.
+    """
+    found = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if old is None:
+            found.append(f"{name} was absent and is {_shorten(new)} now")
+        elif new is None:
+            found.append(f"{name} was {_shorten(old)} and is absent now")
+        elif DIGEST in old and _without_digest(old) == _without_digest(new):
+            found.append(f"the content of {name} has changed")
+        else:
+            found.append(f"{name} was {_shorten(old)} and is {_shorten(new)} now")
+    return found
+
+
+def _without_digest(value: str) -> str:
+    return re.sub(rf"{DIGEST}\w+", DIGEST, value)
+
+
+def _shorten(value: Optional[str]) -> str:
+    return re.sub(rf"({DIGEST}\w{{8}})\w+", r"\1…", str(value))
+
+
+# Settings
+
+
+def describe_settings(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dict[str, str]:
+    """The settings of a config by name.
+
+    config (Config): Without variables.
+    skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    RETURNS (Dict[str, str]): The values as JSON: {"training.batch_size": "8"}.
+    """
+    return {
+        name: json.dumps(value, default=lambda value: type(value).__qualname__)
+        for name, value in _settings(config, "")
+        if not _is_skipped(name, skip)
+    }
+
+
+def _settings(value: Any, name: str) -> Iterator[Tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not name):
+        for key, item in value.items():
+            yield from _settings(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, list(value) if isinstance(value, tuple) else value
+
+
+def _is_skipped(name: str, skip: Tuple[str, ...]) -> bool:
+    return any(name == skipped or name.startswith(f"{skipped}.") for skipped in skip)
+
+
+# Files
+
+
+def describe_files(
+    config: Config, *, skip: Tuple[str, ...] = SKIPPED, output: Optional[Path] = None
+) -> Dict[str, str]:
+    """Fingerprint the files and folders that a config names.
+
+    Settings count that are an existing file, or an existing folder. A folder without a
+    separator in its name counts only in the sections `PATH_SECTIONS`, or if it has .spacy files
+    anywhere in it (a corpus) or is a saved pipeline (vectors, sourced components). Relative
+    paths are relative to the current folder. Of a folder all files count, except hidden ones
+    and those in __pycache__.
+
+    config (Config): Paths in variables are found where they are defined, so the config need not
+        be interpolated.
+    skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    output (Optional[Path]): A folder to leave out, also inside others.
+    RETURNS (Dict[str, str]): A digest of the content under the name of each such setting:
+        {"paths.train": "sha256:…"}.
+    """
+    found: Dict[str, str] = {}
+    known: Dict[Tuple[str, bool], Optional[str]] = {}
+    for name, value in _strings(config, ""):
+        if _is_skipped(name, skip):
+            continue
+        is_path = "/" in value or os.sep in value or _is_skipped(name, PATH_SECTIONS)
+        if (value, is_path) not in known:
+            known[value, is_path] = _digest_path(value, is_path, output)
+        content = known[value, is_path]
+        if content is not None:
+            found[name] = content
+    return found
+
+
+def _strings(value: Any, name: str) -> Iterator[Tuple[str, str]]:
+    """The strings in a section with their names: "section.setting", "section.setting.0"."""
+    items: Any = ()
+    if isinstance(value, (str, Path)):
+        yield name, str(value)
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    for key, item in items:
+        yield from _strings(item, f"{name}.{key}" if name else str(key))
+
+
+def _digest_path(value: str, is_path: bool, output: Optional[Path]) -> Optional[str]:
+    """
+    is_path (bool): Whether it is a path and nothing else, if there is a folder with this name.
+    """
+    # Punctuation is a setting of tokenizers and the like, but "." and "/" are folders too.
+    if not re.search(r"\w", value):
+        return None
+    path = Path(value)
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError):  # Too long, or with a character that no path can have.
+        return None
+    if is_file:
+        return digest_file(path)
+    if not is_folder:
+        return None
+    is_pipeline = (path / "config.cfg").is_file() and (path / "meta.json").is_file()
+    files = list(_walk(path, output))
+    if not files or not (
+        is_path or is_pipeline or any(file.suffix == ".spacy" for file in files)
+    ):
+        return None
+    content = hashlib.sha256()
+    for file in files:
+        content.update(f"{file.relative_to(path).as_posix()}\n{digest_file(file)}\n".encode())
+    return DIGEST + content.hexdigest()
+
+
+def _walk(folder: Path, output: Optional[Path]) -> Iterator[Path]:
+    """The files in a folder and those inside it in a fixed order, without hidden ones and those
+    of the output folder. Links are followed, as spaCy's readers do."""
+    seen = set() if output is None else {os.path.realpath(output)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # Importing a module writes to __pycache__.
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__pycache__"
+        )
+        for name in sorted(names):
+            # Not a pipe, of which nobody may be at the other end.
+            if not name.startswith(".") and os.path.isfile(os.path.join(root, name)):
+                yield Path(root) / name
+
+
+def digest_file(path: Path) -> str:
+    """Digest the content of a file, however large it is. In one process a large file that seems
+    to be unchanged, by its size and time, is not read again.
+
+    RETURNS (str): "sha256:…".
+    RAISES: OSError if it cannot be read.
+    """
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _read_digest(path)
+    return _digest_large(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _digest_large(path: Path, size: int, time: int) -> str:
+    return _read_digest(path)
+
+
+def _read_digest(path: Path) -> str:
+    content = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK_SIZE))
+    with path.open("rb", buffering=0) as file:
+        while n_bytes := file.readinto(buffer):
+            content.update(buffer[:n_bytes])
+    return DIGEST + content.hexdigest()
+
+
+# Code
+
+
+def describe_code(code: Optional[Path]) -> Dict[str, str]:
+    """Fingerprint the file that `--code` names and the local modules that it imports: those on
+    the module path or beside the file that are neither of the standard library nor installed
+    in site-packages, and what they import. They are found without executing anything, by the
+    import statements, also those in functions.
+
+    RETURNS (Dict[str, str]): {"code": "sha256:…", "module helper": "sha256:…"}; empty without a
+        file.
+    RAISES: OSError if a file cannot be read.
+    """
+    if code is None:
+        return {}
+    found = {"code": digest_file(code)}
+    finder = _LocalModuleFinder([*_local_paths(), str(code.parent)], excludes=["thinc_swa"])
+    try:
+        finder.run_script(str(code))
+    except Exception:
+        # A file that is no Python, for example. Importing it will say what is wrong.
+        pass
+    for name, module in sorted(finder.modules.items()):
+        path: Optional[str] = getattr(module, "__file__", None)
+        if name != "__main__" and path is not None and os.path.isfile(path):
+            found[f"module {name}"] = digest_file(Path(path))
+    return found
+
+
+def _local_paths() -> List[str]:
+    """The folders of the module path that are neither the standard library's nor for installed
+    packages."""
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    return [
+        folder
+        for folder in sys.path
+        if not {"site-packages", "dist-packages"} & set(Path(folder).parts)
+        and not any(Path(folder).is_relative_to(path) for path in library)
+    ]
+
+
+class _LocalModuleFinder(ModuleFinder):
+    """A finder that also finds packages without __init__.py, for which that of the standard
+    library fails."""
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        spec = None
+        if name != "__init__":
+            spec = PathFinder.find_spec(name, self.path if path is None else path)
+        if spec is not None and spec.origin is None and spec.submodule_search_locations:
+            return None, list(spec.submodule_search_locations)[0], ("", "", PACKAGE)
+        return super().find_module(name, path, parent)
+
+    def load_package(self, fqname: str, pathname: str) -> Any:
+        try:
+            return super().load_package(fqname, pathname)
+        except ImportError:
+            return self.modules[fqname]
+
+
+def describe_packages(*, is_spacy: bool = False) -> Dict[str, str]:
+    """The versions of the packages that take part in a training.
+
+    is_spacy (bool): Whether spaCy does.
+    RETURNS (Dict[str, str]): {"thinc-swa": "0.3.0", "thinc": "8.3.14", …}. PyTorch is in it
+        where it is installed.
+    """
+    found = {"thinc-swa": about.__version__}
+    for name in ("thinc", "numpy", "torch", *(["spacy"] if is_spacy else [])):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+# Data in memory
+
+
+def describe_dataset(dataset: "Dataset") -> Dict[str, str]:
+    """Fingerprint a dataset as it was loaded.
+
+    dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)).
+    RETURNS (Dict[str, str]): For each of the four the number of rows and a digest of the
+        content, {"train_X": "500 rows, sha256:…"}; only the number of rows and the type if it
+        holds objects for which `digest` finds none.
+    """
+    (train_X, train_Y), (dev_X, dev_Y) = dataset
+    parts = {"train_X": train_X, "train_Y": train_Y, "dev_X": dev_X, "dev_Y": dev_Y}
+    found = {}
+    for name, part in parts.items():
+        content = digest(part) or f"a {type(part).__name__} whose content is not compared"
+        found[name] = f"{len(part)} rows, {content}"
+    return found
+
+
+def is_exact(description: Mapping[str, str]) -> bool:
+    """Whether a description by `describe_dataset` covers the whole content."""
+    return all(DIGEST in value for value in description.values())
+
+
+def digest(value: Any) -> Optional[str]:
+    """Digest the content of a value: the same in every process.
+
+    value (Any): Numbers, strings, paths, NumPy and CuPy arrays, PyTorch tensors, Thinc's
+        `Ragged` and `Padded` and other dataclasses, and lists, tuples, dicts and sets of these.
+    RETURNS (Optional[str]): "sha256:…"; None if it holds any other object, as there is no
+        general way to get at the content of one.
+    """
+    content = hashlib.sha256()
+    try:
+        _update(content, value)
+    except _NoDigest:
+        return None
+    return DIGEST + content.hexdigest()
+
+
+class _NoDigest(Exception):
+    """A value holds an object without a stable digest."""
+
+
+def _update(content: Any, value: Any) -> None:
+    """Feed a value to a hash: type and size first, so that no two values read the same."""
+    if value is None or isinstance(value, (bool, int, float, complex)):
+        _update_text(content, type(value).__name__, repr(value))
+    elif isinstance(value, str):
+        _update_text(content, "str", value)
+    elif isinstance(value, Path):
+        _update_text(content, "path", str(value))
+    elif isinstance(value, (bytes, bytearray)):
+        _start(content, "bytes", len(value))
+        content.update(value)
+    elif isinstance(value, (numpy.ndarray, numpy.generic)):
+        _update_array(content, numpy.asarray(value))
+    elif type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "get"):
+        _update_array(content, value.get())
+    elif torch is not None and isinstance(value, torch.Tensor):
+        _update_tensor(content, value)
+    elif isinstance(value, (list, tuple)):
+        _start(content, type(value).__name__, len(value))
+        for item in value:
+            _update(content, item)
+    elif isinstance(value, dict):
+        _start(content, "dict", len(value))
+        for item in value.items():
+            _update(content, item)
+    elif isinstance(value, (set, frozenset)):
+        _start(content, "set", len(value))
+        digests = [digest(item) for item in value]
+        if None in digests:
+            raise _NoDigest
+        _update(content, sorted(str(found) for found in digests))
+    elif isinstance(value, Ragged):
+        # Not its other fields: it keeps a cache in one of them.
+        _start(content, "Ragged", len(value))
+        _update(content, (value.data_shape, value.data, value.lengths))
+    elif is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value)]
+        _start(content, type(value).__qualname__, len(names))
+        for name in names:
+            _update(content, (name, getattr(value, name)))
+    else:
+        raise _NoDigest
+
+
+def _start(content: Any, kind: str, size: Any) -> None:
+    content.update(f"{kind} {size}\n".encode())
+
+
+def _update_text(content: Any, kind: str, text: str) -> None:
+    data = text.encode("utf8", "surrogatepass")
+    _start(content, kind, len(data))
+    content.update(data)
+
+
+def _update_array(content: Any, array: Any) -> None:
+    _start(content, f"array {array.dtype.str}", array.shape)
+    if array.dtype.hasobject:
+        _update(content, array.ravel().tolist())
+    elif array.size:
+        # A copy only of what is not contiguous.
+        content.update(numpy.ascontiguousarray(array).reshape(-1).view("u1").data)
+
+
+def _update_tensor(content: Any, tensor: Any) -> None:
+    if tensor.layout is not torch.strided:
+        raise _NoDigest
+    _start(content, f"tensor {tensor.dtype}", tuple(tensor.shape))
+    # Not every type of PyTorch is one of NumPy's.
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    content.update(data.numpy().data)
