@@ -78,7 +78,7 @@ def main() -> None:
     n_bytes = sum(array.nbytes for array in arrays)
     save_times, plain_times = [], []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        saved, plain = Path(folder, "optimizer"), Path(folder, "plain")
+        saved, plain = Path(folder, "optimizer"), Path(folder, "raw")
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
         save_optimizer(saved, optimizer, model)

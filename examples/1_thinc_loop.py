@@ -3,7 +3,7 @@
     python examples/1_thinc_loop.py
 
 The loop is the same for all of them. The averages go into the model for the evaluation, by
-Thinc's own `use_params`, and training could go on afterwards with the plain weights.
+Thinc's own `use_params`, and training could go on afterwards with the raw weights.
 """
 
 from digits import accuracy, load_digits
@@ -43,7 +43,7 @@ for name, optimizer in optimizers.items():
             optimizer.step_schedules()
 
     plain = accuracy(model, digits.test_images, digits.test_labels)
-    line = f"{name:<12}plain weights {plain:5.2f}"
+    line = f"{name:<12}raw weights {plain:5.2f}"
     # Plain Adam has no averages here; the model would keep its own weights.
     if optimizer.averages:
         with model.use_params(optimizer.averages):

@@ -28,7 +28,7 @@ for step in training_steps(model, optimizer, digits, max_steps=MAX_STEPS, batch_
     with use_averages(model, optimizer):
         averaged = accuracy(model, digits.test_images, digits.test_labels)
     print(
-        f"step {step:>4}   plain weights {plain:5.2f}   averages {averaged:5.2f}"
+        f"step {step:>4}   raw weights {plain:5.2f}   averages {averaged:5.2f}"
         f"   snapshots {optimizer.n_averaged:>3}"
     )
     if step == MAX_STEPS // 2:

@@ -47,7 +47,7 @@ initialize(model, digits, seed=0)
 for _ in training_steps(model, optimizer, digits, **training):
     pass
 
-print(f"Plain weights: {accuracy(model, digits.test_images, digits.test_labels):5.2f} %")
+print(f"Raw weights: {accuracy(model, digits.test_images, digits.test_labels):5.2f} %")
 with model.use_params(optimizer.averages):
     averaged = accuracy(model, digits.test_images, digits.test_labels)
 print(f"Averages:      {averaged:5.2f} % ({optimizer.n_averaged} snapshots)")

@@ -47,7 +47,7 @@ def make_network() -> nn.Module:
 
 
 def train(digits: Digits, seed: int) -> tuple[float, float, float]:
-    """The accuracy with the plain weights, with their averages, and with the averages and
+    """The accuracy with the raw weights, with their averages, and with the averages and
     statistics that belong to them."""
     fix_random_seed(seed)
     model = chain(PyTorchWrapper(make_network()), Softmax())
@@ -78,7 +78,7 @@ def print_row(*cells: object) -> None:
 digits = load_digits()
 results = []
 print("Accuracy on the test images in %")
-print_row("seed", "plain weights", "averages", "averages, updated statistics")
+print_row("seed", "raw weights", "averages", "averages, updated statistics")
 for seed in range(N_SEEDS):
     results.append(train(digits, seed))
     print_row(seed, *(f"{result:.2f}" for result in results[-1]))

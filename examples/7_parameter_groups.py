@@ -4,14 +4,14 @@
 
 First everything is trained: without weight decay for the biases, and with smaller learning
 rates for the layers that are further from the output. Then only the last layer goes on, and
-the others are frozen. Groups select by paths, and `name_parameters` makes these known.
+the others are frozen. Groups select by paths, and `register_parameter_paths` makes these known.
 """
 
 import numpy
 from digits import accuracy, initialize, load_digits, training_steps
 from thinc.api import Adam, Relu, Softmax, chain
 
-from thinc_swa import SWA, ParamGroups, list_parameters, name_parameters
+from thinc_swa import SWA, ParamGroups, parameter_summary, register_parameter_paths
 
 MAX_STEPS = 600
 BATCH_SIZE = 32
@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 digits = load_digits()
 model = chain(Relu(64), Relu(64), Softmax())
 initialize(model, digits, seed=0)
-name_parameters(model)
+register_parameter_paths(model)
 
 
 def train(optimizer):
@@ -32,7 +32,7 @@ def train(optimizer):
 
 def print_parameters(optimizer):
     print(f"{'parameter':<12}{'shape':<12}{'group':<12}{'lr_scale':>8}  settings")
-    for row in list_parameters(model, optimizer):
+    for row in parameter_summary(model, optimizer):
         settings = ", ".join(f"{name} = {value}" for name, value in row.settings.items())
         scale = "frozen" if row.frozen else f"{row.lr_scale:g}"
         print(f"{row.path:<12}{row.shape!s:<12}{row.group or '-':<12}{scale:>8}  {settings}")
@@ -42,8 +42,8 @@ optimizer = ParamGroups(
     Adam(0.005, L2=0.01, use_averages=False),
     groups=[{"name": "no_decay", "params": ["*/b"], "L2": 0.0}],
     # From the first layer to the last; # is a number.
-    lr_decay=0.5,
-    layers=["relu-#/*", "softmax/*"],
+    layer_lr_decay=0.5,
+    layer_patterns=["relu-#/*", "softmax/*"],
 )
 print_parameters(optimizer)
 print(f"Accuracy on the test images: {train(optimizer):.2f} %\n")

@@ -29,7 +29,7 @@ PANELS = {
     },
     "cosine with restarts": {
         "cycles = 3": cosine(0.01, cycles=3, end_factor=0.1, total_steps=N_STEPS),
-        "cycle_factor = 2": cosine(0.01, cycles=3, cycle_factor=2, total_steps=N_STEPS),
+        "cycle_mult = 2": cosine(0.01, cycles=3, cycle_mult=2, total_steps=N_STEPS),
     },
     "phases: one_cycle, and two numbers": phases(
         (0.5, one_cycle(0.01, steps=0.5, total_steps=N_STEPS)),

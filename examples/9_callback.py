@@ -2,7 +2,7 @@
 
     python examples/9_callback.py
 
-`Training` is the loop behind `thinc-swa train`. Its callbacks hear of every step and every
+`Trainer` is the loop behind `thinc-swa train`. Its callbacks hear of every step and every
 evaluation, and may do what they like: here, call `start_swa()`.
 """
 
@@ -11,7 +11,7 @@ from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax, chain
 from thinc_swa import SWA
 from thinc_swa.training.callbacks import Callback
 from thinc_swa.training.datasets import make_digits
-from thinc_swa.training.trainer import Training
+from thinc_swa.training.trainer import Trainer
 
 
 class StartWhenLevel(Callback):
@@ -26,7 +26,7 @@ class StartWhenLevel(Callback):
     def on_evaluate(self, training, evaluation):
         averages = "-" if evaluation.averages is None else f"{100 * evaluation.averages:.2f}"
         print(
-            f"step {evaluation.step:>5}   weights {100 * evaluation.plain:.2f}   "
+            f"step {evaluation.step:>5}   weights {100 * evaluation.raw:.2f}   "
             f"averages {averages}"
         )
         recent = training.evaluations[-self.patience :]
@@ -41,7 +41,7 @@ try:
 except ImportError as error:
     raise SystemExit(str(error)) from None
 
-training = Training(
+training = Trainer(
     chain(Relu(64, dropout=0.2), Relu(64, dropout=0.2), Softmax()),
     SWA(Adam(0.005, use_averages=False), freq=10),
     CategoricalCrossentropy(),

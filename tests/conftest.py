@@ -11,7 +11,7 @@ import pytest  # noqa: E402
 from helpers import HAS_GPU  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from thinc_swa.models import parameter_paths as paths  # noqa: E402
+from thinc_swa.models import parameter_paths  # noqa: E402
 
 # The same examples in every run: a new one that fails belongs on a developer's screen.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -32,7 +32,7 @@ def xp(request):
 @pytest.fixture(autouse=True)
 def unnamed(monkeypatch):
     """No test knows the paths of another one's parameters: many make up their keys."""
-    monkeypatch.setattr(paths, "_named", {})
+    monkeypatch.setattr(parameter_paths, "_registered_paths", {})
 
 
 @pytest.fixture

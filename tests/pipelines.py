@@ -76,7 +76,7 @@ def is_same(first, second):
     return all(numpy.array_equal(array, second[name]) for name, array in first.items())
 
 
-class Training:
+class Trainer:
     """A run of spaCy's own training loop in this process, with watchers that know nothing
     of the package: spaCy hands the pipeline to them before every update and in every
     evaluation.

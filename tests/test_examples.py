@@ -51,7 +51,7 @@ def assert_good(plain, averaged):
 
 
 def check_thinc_loop(output):
-    rows = dict(re.findall(r"^(\w+) +plain weights +(\d+\.\d+)", output, re.MULTILINE))
+    rows = dict(re.findall(r"^(\w+) +raw weights +(\d+\.\d+)", output, re.MULTILINE))
     assert list(rows) == ["Adam", "SWA", "EMA", "Lookahead"]
     assert rows["Adam"] == rows["SWA"] == rows["EMA"]
     averages = dict(re.findall(r"^(\w+) .* averages +(\d+\.\d+)$", output, re.MULTILINE))
@@ -63,7 +63,7 @@ def check_thinc_loop(output):
 def check_lookahead_then_swa(output):
     assert "SWA(Lookahead(" in output
     rows = re.findall(
-        r"step +(\d+) +plain weights +([\d.]+) +averages +([\d.]+) +snapshots +(\d+)", output
+        r"step +(\d+) +raw weights +([\d.]+) +averages +([\d.]+) +snapshots +(\d+)", output
     )
     before, after = output.split("start_swa()")
     assert before.count("step ") == after.count("step ") == len(rows) / 2 == 4
@@ -76,7 +76,7 @@ def check_lookahead_then_swa(output):
 
 def check_from_config(output):
     assert "SWA(Optimizer(" in output
-    plain = re.search(r"^Plain weights: +([\d.]+) %", output, re.MULTILINE).group(1)
+    plain = re.search(r"^Raw weights: +([\d.]+) %", output, re.MULTILINE).group(1)
     averaged, snapshots = re.search(
         r"^Averages: +([\d.]+) % \((\d+) snapshots\)", output, re.MULTILINE
     ).groups()

@@ -17,7 +17,7 @@ from corpus import write_corpus  # noqa: E402
 from pipelines import (  # noqa: E402
     CONFIGS,
     ROOT,
-    Training,
+    Trainer,
     as_arguments,
     assert_close,
     is_same,
@@ -137,7 +137,7 @@ def trained(corpus, tmp_path_factory):
         if (name, gpu_id) not in trainings:
             settings = {**corpus, **SMALL, **SMALL_SETTINGS[name]}
             output = tmp_path_factory.mktemp(name)
-            trainings[name, gpu_id] = Training(read_config(name, settings), output, gpu_id)
+            trainings[name, gpu_id] = Trainer(read_config(name, settings), output, gpu_id)
         return trainings[name, gpu_id]
 
     return get
@@ -241,7 +241,7 @@ def test_lookahead_pulls_back(corpus, tmp_path, monkeypatch):
     # The wrappers have a __call__ of their own: this is that of Adam alone.
     monkeypatch.setattr(Optimizer, "__call__", watched_update)
     settings = {**corpus, **SMALL, **SMALL_SETTINGS["lookahead"], "training.max_steps": 30}
-    training = Training(read_config("lookahead", settings), tmp_path)
+    training = Trainer(read_config("lookahead", settings), tmp_path)
     expected = {}
     for key, name in names_of_keys(training.nlp).items():
         slow = training.history[0][name].astype("float64")
@@ -263,7 +263,7 @@ def test_gradient_accumulation_is_one_step(corpus, tmp_path):
         "training.max_steps": 20,
         "training.accumulate_gradient": 3,
     }
-    training = Training(read_config("ema", settings), tmp_path)
+    training = Trainer(read_config("ema", settings), tmp_path)
     assert_close(training.saved, ema_of(training.history, 21))
 
 
@@ -338,7 +338,7 @@ def test_component_without_annotations(name, settings, averages_of, tmp_path):
     }
     config = read_config(name, settings, more=SHARED_TAGGER)
     config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1}
-    training = Training(config, tmp_path / "output")
+    training = Trainer(config, tmp_path / "output")
     idle_steps = {
         pipe_name: sum(
             is_same(part(before, pipe_name), part(after, pipe_name))
@@ -367,7 +367,7 @@ def test_frozen_components(trained, tmp_path):
     config = read_config("swa", settings, more=OWN_TAGGER)
     for name in ("tok2vec", "ner"):
         config["components"][name] = {"source": str(source.output / "model-last")}
-    training = Training(config, tmp_path / "output")
+    training = Trainer(config, tmp_path / "output")
     for name in ("tok2vec", "ner"):
         assert is_same(part(training.saved, name), part(source.saved, name))
     expected = part(swa_of(training.history, 61, 45, 10), "tagger")
@@ -562,7 +562,7 @@ def test_every_step_has_the_rate_of_its_phase(corpus, tmp_path):
     config = with_phases({**corpus, **SMALL, "training.max_steps": 20})
     optimizer = config["training"]["optimizer"]
     config["training"]["optimizer"] = {"@optimizers": "recorded.v1", "optimizer": optimizer}
-    Training(config, tmp_path)
+    Trainer(config, tmp_path)
     first = one_cycle(0.01, steps=10)
     assert rates == [first(step) for step in range(10)] + [0.002] * 4 + [0.001] * 7
     momentum = one_cycle_momentum(steps=20)

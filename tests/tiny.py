@@ -1,9 +1,9 @@
-"""A task that trains in a moment, as a config for the command line and for `Training`."""
+"""A task that trains in a moment, as a config for the command line and for `Trainer`."""
 
 import numpy
 from thinc.api import SGD, CategoricalCrossentropy, Config, Relu, Softmax, chain
 
-from thinc_swa.training.trainer import Training
+from thinc_swa.training.trainer import Trainer
 
 TEXT = """
 [training]
@@ -93,8 +93,8 @@ def write_config(folder, name="tiny", optimizer=SWA, more="", **settings):
 class SequenceLoss:
     """As Thinc's for sequences, which takes one-hot rows for negative examples."""
 
-    def __call__(self, guesses, truths):
-        gradients = [(g - t) / len(g) for g, t in zip(guesses, truths, strict=True)]
+    def __call__(self, predictions, targets):
+        gradients = [(g - t) / len(g) for g, t in zip(predictions, targets, strict=True)]
         return gradients, float(sum((gradient**2).sum() for gradient in gradients))
 
 
@@ -104,7 +104,7 @@ def make_model():
 
 def make_training(optimizer=None, callbacks=(), dataset=None, model=None, **settings):
     settings = {"max_steps": 20, "batch_size": 8, "eval_frequency": 10, **settings}
-    return Training(
+    return Trainer(
         model or make_model(),
         optimizer or SGD(0.1, use_averages=False),
         CategoricalCrossentropy(),

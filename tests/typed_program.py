@@ -15,11 +15,11 @@ from thinc_swa import (
     apply_averages,
     cosine,
     forget_missing,
-    list_parameters,
-    name_parameters,
     one_cycle,
     one_cycle_momentum,
+    parameter_summary,
     phases,
+    register_parameter_paths,
     swa_anneal,
     use_averages,
 )
@@ -48,14 +48,14 @@ def main() -> None:
         Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),
         ParamGroups(Adam(0.001), groups=[{"name": "biases", "params": ["*/b"], "L2": 0.0}]),
     ]
-    paths: List[str] = name_parameters(model)
+    paths: List[str] = register_parameter_paths(model)
     for optimizer in optimizers:
         train(model, optimizer, X)
     swa: SWA = SWA(Adam(0.001))
     swa.start_swa()
     n_averaged: int = swa.n_averaged
     print(n_averaged, swa.optimizer, swa.averages)
-    shapes: List[Tuple[int, ...]] = [row.shape for row in list_parameters(model, swa)]
+    shapes: List[Tuple[int, ...]] = [row.shape for row in parameter_summary(model, swa)]
     n_forgotten: int = forget_missing(swa, model)
     print(paths, shapes, n_forgotten)
 

@@ -10,13 +10,13 @@ exit_on_interrupt()
 from .about import __version__
 from .models.averages import apply_averages, use_averages
 from .models.batch_norm import update_batch_norm
-from .models.parameter_paths import name_parameters
+from .models.parameter_paths import register_parameter_paths
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
 from .optimizers.lookahead import Lookahead
 from .optimizers.swa import SWA
 from .param_groups.optimizer import ParamGroups
-from .param_groups.summary import list_parameters
+from .param_groups.summary import parameter_summary
 from .schedules.cosine import cosine
 from .schedules.one_cycle import one_cycle, one_cycle_momentum
 from .schedules.phases import phases
@@ -34,9 +34,9 @@ __all__ = [
     "apply_averages",
     "cosine",
     "forget_missing",
-    "list_parameters",
+    "parameter_summary",
     "load_optimizer",
-    "name_parameters",
+    "register_parameter_paths",
     "one_cycle",
     "one_cycle_momentum",
     "phases",

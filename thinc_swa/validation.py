@@ -70,7 +70,7 @@ def check_choice(name: str, value: object, choices: Tuple[str, ...]) -> str:
     return value
 
 
-UNFILLED = (
+UNRESOLVED = (
     "total_steps is {value!r}, a variable that spaCy has not filled in. It does so for `spacy "
     "train`, but not where a pipeline makes an optimizer for itself, as in nlp.initialize(), "
     "nlp.resume_training() or nlp.update() without sgd: write the number of steps into the "
@@ -88,7 +88,7 @@ def check_total_steps(value: object) -> Optional[int]:
     if value is None:
         return None
     if is_variable(value):
-        raise ValueError(UNFILLED.format(value=value))
+        raise ValueError(UNRESOLVED.format(value=value))
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(
             f"total_steps must be an int >= 1, but was {value!r}. (In spaCy, max_steps = 0 "

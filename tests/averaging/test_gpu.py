@@ -31,7 +31,7 @@ from thinc_swa.averaging.cpu_kernels import pull_back
 from thinc_swa.averaging.finite import SkipCount, pull_back_finite
 from thinc_swa.averaging.running_average import RunningAverage
 from thinc_swa.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from thinc_swa.training.trainer import Training
+from thinc_swa.training.trainer import Trainer
 
 SHAPES = [(64, 32), (7,), (3, 5, 2), (1,)]
 
@@ -114,7 +114,7 @@ def test_an_update_is_few_launches_and_waits_for_nothing(
         assert len(launched) == n_launches
         graph.launch()
         stream.synchronize()
-    assert all(cupy.isfinite(array).all() for array in average.means().values())
+    assert all(cupy.isfinite(array).all() for array in average.averages().values())
 
 
 def count_launch(launched, kernel, *arguments):
@@ -147,9 +147,9 @@ def test_snapshots_of_all_kinds_of_arrays(decay):
             weights[1, "W"] = weights[1, "W"][:]
         on_gpu.add_snapshot(weights, decay)
         on_cpu.add_snapshot({key: as_numpy(array) for key, array in weights.items()}, decay)
-    for key, mean in on_cpu.means().items():
-        numpy.testing.assert_allclose(as_numpy(on_gpu.means()[key]), mean, rtol=2e-6)
-    assert isinstance(on_gpu.means()[14, "W"], numpy.ndarray)
+    for key, mean in on_cpu.averages().items():
+        numpy.testing.assert_allclose(as_numpy(on_gpu.averages()[key]), mean, rtol=2e-6)
+    assert isinstance(on_gpu.averages()[14, "W"], numpy.ndarray)
 
 
 @pytest.mark.parametrize("n_before", [1, 5, 100])
@@ -176,10 +176,10 @@ def test_snapshots_that_are_not_finite(decay, n_before):
         )
     with pytest.warns(RuntimeWarning, match="NaN or infinite"):
         assert (average.n_averaged, average.n_skipped) == (n_before + 2, 1)
-    means = {key: as_numpy(array) for key, array in average.means().items()}
+    means = {key: as_numpy(array) for key, array in average.averages().items()}
     # The weight of what comes after a gap in a moving average is a little higher here.
     tolerance = 2e-6 if decay is None else 0.1
-    for key, mean in expected.means().items():
+    for key, mean in expected.averages().items():
         numpy.testing.assert_allclose(means[key], mean, atol=tolerance)
 
 
@@ -203,7 +203,7 @@ def test_other_memory_of_the_same_place_is_not_taken_for_the_old_one():
     turned = {(0, "W"): weights[0, "W"].reshape(3, 2).T}
     average.add_snapshot(turned)
     expected = (2 * as_numpy(weights[0, "W"]) + as_numpy(turned[0, "W"])) / 3
-    numpy.testing.assert_allclose(as_numpy(average.means()[0, "W"]), expected, rtol=1e-6)
+    numpy.testing.assert_allclose(as_numpy(average.averages()[0, "W"]), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
@@ -217,8 +217,8 @@ def test_a_copy_adds_to_its_own_arrays(make_copy):
         array *= 3
     copied.add_snapshot(copied_weights)
     for key, array in weights.items():
-        cupy.testing.assert_allclose(average.means()[key], array, rtol=1e-6)
-        cupy.testing.assert_allclose(copied.means()[key], array * 5 / 3, rtol=1e-6)
+        cupy.testing.assert_allclose(average.averages()[key], array, rtol=1e-6)
+        cupy.testing.assert_allclose(copied.averages()[key], array * 5 / 3, rtol=1e-6)
 
 
 def test_nothing_beside_the_arrays_is_changed():
@@ -274,7 +274,7 @@ def make_training(optimizer, is_list=False, **settings):
         dataset = [[[a[i : i + 4] for i in range(0, 40, 4)] for a in part] for part in dataset]
         model, loss = with_array(model), SequenceLoss()
     settings = {"max_steps": 40, "batch_size": 5, "eval_frequency": 10, **settings}
-    return Training(model, optimizer, loss, dataset, **settings)
+    return Trainer(model, optimizer, loss, dataset, **settings)
 
 
 @pytest.mark.parametrize("is_list", [False, True])

@@ -102,9 +102,9 @@ def test_arrays_of_any_shape_and_memory_layout(shape):
         average = RunningAverage()
         average.add_snapshot({1: layout}, 0.9)
         average.add_snapshot({1: layout * 2}, 0.9)
-        assert_close(average.means(), {1: weights * 1.1})
+        assert_close(average.averages(), {1: weights * 1.1})
         average.write_to({1: layout})
-        numpy.testing.assert_allclose(layout, average.means()[1])
+        numpy.testing.assert_allclose(layout, average.averages()[1])
 
 
 def many_snapshots(n_snapshots, snapshot):
@@ -114,7 +114,7 @@ def many_snapshots(n_snapshots, snapshot):
         weights = snapshot(k).astype("f")
         average.add_snapshot({1: weights})
         exact += weights.astype("float64")
-    return average.means()[1].astype("float64"), exact / n_snapshots
+    return average.averages()[1].astype("float64"), exact / n_snapshots
 
 
 CENTRES = numpy.random.RandomState(0).uniform(-1, 1, 500)
@@ -166,10 +166,10 @@ def test_many_snapshots_of_other_precisions(dtypes):
     average = RunningAverage()
     for weights in snapshots:
         average.add_snapshot({1: weights})
-    assert average.means()[1].dtype == dtypes[0]
+    assert average.averages()[1].dtype == dtypes[0]
     expected = numpy.mean(snapshots, axis=0, dtype="float64")
     tolerance = 1e-6 if dtypes[0] == "float32" else 1e-13
-    numpy.testing.assert_allclose(average.means()[1], expected, atol=tolerance)
+    numpy.testing.assert_allclose(average.averages()[1], expected, atol=tolerance)
 
 
 # Parameters that are not in every snapshot
@@ -187,13 +187,13 @@ def test_catching_up(decay):
         whole.add_snapshot({"a": moving, "b": b}, decay)
         if 3 <= k < 200 or 250 <= k < 260:
             if k in (4, 199, 259):  # It has an average of its own all the time.
-                assert set(average.means()) == {"a", "b"}
-                assert abs(average.means()["b"]).max() <= 1.01
+                assert set(average.averages()) == {"a", "b"}
+                assert abs(average.averages()["b"]).max() <= 1.01
             average.add_snapshot({"a": moving}, decay)
         else:
             average.add_parameter("b", still.copy())
             average.add_snapshot({"a": moving, "b": b}, decay)
-            assert_close(average.means(), whole.means(), atol=2e-6)
+            assert_close(average.averages(), whole.averages(), atol=2e-6)
 
 
 # Weights that are not finite
@@ -222,7 +222,7 @@ def test_a_snapshot_that_is_not_finite_is_left_out(value, decay, n_before, dtype
         else:
             average.add_snapshot(weights, decay)
     assert (average.n_averaged, average.n_skipped) == (n_before + 2, 2)
-    assert_close(average.means(), expected.means(), rtol=1e-6)
+    assert_close(average.averages(), expected.averages(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [None, 0.999])
@@ -236,13 +236,13 @@ def test_a_snapshot_that_is_left_out_changes_nothing(decay, n_before, size, last
     average = RunningAverage()
     for _ in range(n_before):
         average.add_snapshot(weights, decay)
-    before = average.means()
+    before = average.averages()
     broken = {1: numpy.full((size,), 1e30, dtype="f"), 2: numpy.ones((3,), dtype="f")}
     broken[1][-1], broken[2][1] = last, numpy.nan
     with pytest.warns(RuntimeWarning):
         average.add_snapshot(broken, decay)
     assert average.n_averaged == n_before and average.n_skipped == 1
-    for key, mean in average.means().items():
+    for key, mean in average.averages().items():
         assert numpy.array_equal(mean, before[key])
 
 
@@ -258,18 +258,18 @@ def test_without_the_check():
     average = RunningAverage(check_finite=False)
     average.add_snapshot({1: numpy.ones((3,), dtype="f")})
     average.add_snapshot({1: numpy.full((3,), numpy.nan, dtype="f")})
-    assert average.n_averaged == 2 and numpy.isnan(average.means()[1]).all()
+    assert average.n_averaged == 2 and numpy.isnan(average.averages()[1]).all()
 
 
 def test_a_parameter_that_is_first_seen_when_it_is_not_finite():
     average = RunningAverage()
     average.add_snapshot({1: numpy.ones((3,), dtype="f")})
     average.add_parameter(2, numpy.full((3,), numpy.nan, dtype="f"))
-    assert set(average.means()) == {1}
+    assert set(average.averages()) == {1}
     for value in (2, 4):
         weights = {key: numpy.full((3,), value, dtype="f") for key in (1, 2)}
         average.add_snapshot(weights)
-    means = average.means()
+    means = average.averages()
     assert means[1] == pytest.approx(7 / 3) and means[2] == pytest.approx(3)
 
 
@@ -279,7 +279,7 @@ def test_a_moving_average_over_many_rescalings():
     average = RunningAverage()
     for snapshot in snapshots:
         average.add_snapshot(snapshot, 0.9)
-    assert_close(average.means(), moving_average(snapshots, [0.9] * 2999), atol=1e-6)
+    assert_close(average.averages(), moving_average(snapshots, [0.9] * 2999), atol=1e-6)
 
 
 def test_updates_make_no_temporary_arrays():

@@ -27,7 +27,7 @@ from rich.console import Console  # noqa: E402
 
 from thinc_swa.cli.compare import rich_table  # noqa: E402
 from thinc_swa.cli.main import main, split_overrides, spread  # noqa: E402
-from thinc_swa.training.trainer import Training  # noqa: E402
+from thinc_swa.training.trainer import Trainer  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -325,13 +325,13 @@ def test_compare(tmp_path):
         (200, []),
         (100, []),
         (95, ["ms/step"]),
-        (80, ["ms/step", "swing", "plain weights"]),
-        (60, ["ms/step", "swing", "plain weights", "95 % interval"]),
+        (80, ["ms/step", "swing", "raw weights"]),
+        (60, ["ms/step", "swing", "raw weights", "95 % interval"]),
     ],
 )
 def test_the_table_in_a_narrow_terminal(width, dropped):
     header = (
-        "optimizer|final score|plain weights|difference to adam|95 % interval|swing|"
+        "optimizer|final score|raw weights|difference to adam|95 % interval|swing|"
         "steps to adam's|ms/step|runs"
     )
     row = "lookahead_swa|98.11 ± 0.39|97.77 ± 0.39|+0.83|-1.07 to +2.74|0.22|500|0.301|3"
@@ -441,7 +441,7 @@ def test_compare_the_digits(tmp_path, run):
     assert list(found) == ["adam", "ema", "lookahead", "lookahead_swa", "swa"]
     assert all(summary["score"] > 0.9 for summary in found.values())
     # These two change nothing in the training.
-    assert found["swa"]["plain"] == found["ema"]["plain"] == found["adam"]["plain"]
+    assert found["swa"]["raw"] == found["ema"]["raw"] == found["adam"]["raw"]
     # After step 1500 and then every 10 steps to 2000, and at every step.
     assert (found["swa"]["n_averaged"], found["ema"]["n_averaged"]) == (51, 2000)
 
@@ -519,7 +519,7 @@ def test_a_frozen_layer_stays_as_it_is_in_train(tmp_path, run):
     path = write_config(tmp_path, "groups", GROUPS, max_steps=20)
     result = run(tmp_path, "train", path, "-o", "output")
     assert result.returncode == 0, result.stderr
-    training = Training.from_config(Config().from_disk(path))
+    training = Trainer.from_config(Config().from_disk(path))
     model = training.model
     layers = {node.name: node for node in model.walk() if "W" in node.param_names}
     before = {name: layer.get_param("W").copy() for name, layer in layers.items()}

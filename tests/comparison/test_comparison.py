@@ -19,7 +19,7 @@ from thinc_swa.comparison.results import describe_outdated, summarize
 from thinc_swa.comparison.runs import make_runs, train_runs
 from thinc_swa.training.configs import is_spacy_config, read_config, with_seed
 from thinc_swa.training.logs import read_log
-from thinc_swa.training.trainer import Training
+from thinc_swa.training.trainer import Trainer
 
 EMA_BLOCK = """
 [training.optimizer]
@@ -220,9 +220,9 @@ def test_runs_are_what_a_training_is(tmp_path, adam, swa):
         assert run.state == "done" and run.error is None
         config = Config().from_disk(adam if run.name == "adam" else swa)
         config["training"]["seed"] = run.seed
-        training = Training.from_config(config)
+        training = Trainer.from_config(config)
         training.run()
-        found = [(e["step"], e["plain"], e["averages"], e["score"]) for e in run.evaluations]
+        found = [(e["step"], e["raw"], e["averages"], e["score"]) for e in run.evaluations]
         assert found == [(e.step, e.plain, e.averages, e.score) for e in training.evaluations]
         assert run.records[-1]["n_steps"] == 60
 
@@ -289,7 +289,7 @@ def test_a_run_that_was_cut_off_is_trained_again(tmp_path, adam):
                 (0, "inputs", [DELETED, 3, {"thinc": 3}, None]),
                 (0, "config", [7, "[[[", "[a]\n[a]\n", "[a]\nx = ${b.c}\n"]),
                 (2, "score", [None, "high", True, math.nan, 10**400, []]),
-                (2, "plain", [None, "high"]),
+                (2, "raw", [None, "high"]),
                 (2, "averages", ["high", {}]),
                 (2, "n_averaged", ["x", 0.5, -1]),
                 (2, "step", [True, 20.0, "20"]),
@@ -661,8 +661,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
     runs = compare(tmp_path / "output", paths, n_seeds=2)
     assert [run.state for run in runs] == ["failed", "done", "failed", "done"]
     assert runs[0].error == (
-        "The training has diverged: the score after step 10 is nan, that of the plain weights "
-        "nan"
+        "The training has diverged: the score after step 10 is nan, that of the raw weights nan"
     )
     failed, adam = summarize(runs)
     assert (failed.n_failed, failed.score) == (2, None)
@@ -738,7 +737,7 @@ def test_spacys_own_training_is_what_is_compared(tmp_path):
 
 
 def test_plain_weights_are_evaluated_beside_the_averages(tmp_path):
-    """EMA leaves the training alone: its plain weights are those of Adam."""
+    """EMA leaves the training alone: its raw weights are those of Adam."""
     require("spacy")
     from corpus import generate_records, write_corpus
     from pipelines import CONFIGS
@@ -762,9 +761,9 @@ def test_plain_weights_are_evaluated_beside_the_averages(tmp_path):
         overrides=settings,
     )
     ema, adam = (run.evaluations for run in runs)
-    assert [e["plain"] for e in ema] == [e["score"] for e in adam]
-    assert [e["plain"] for e in adam] == [e["score"] for e in adam]
-    assert ema[-1]["averages"] != ema[-1]["plain"]
+    assert [e["raw"] for e in ema] == [e["score"] for e in adam]
+    assert [e["raw"] for e in adam] == [e["score"] for e in adam]
+    assert ema[-1]["averages"] != ema[-1]["raw"]
 
 
 def test_an_error_of_spacy_is_told(tmp_path):

@@ -132,7 +132,7 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own(run, dat
     nlp, optimizer = watched.nlp, watched.optimizer
     train, dev = ([*Corpus(path)(nlp)] for path in data)
     raw = nlp.evaluate(dev)["ents_f"]
-    assert records[-1]["plain"] == raw
+    assert records[-1]["raw"] == raw
     with use_averages(nlp, optimizer):
         stale = nlp.evaluate([*Corpus(data[1])(nlp)])["ents_f"]
         update_batch_norm(nlp, [[example.text for example in train]])
@@ -140,7 +140,7 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own(run, dat
         statistics = statistics_of(nlp)
     assert records[-1]["averages"] == records[-1]["score"] == pytest.approx(fresh)
     assert fresh != stale
-    # spaCy's evaluation, that of the plain weights, and that of the averages again.
+    # spaCy's evaluation, that of the raw weights, and that of the averages again.
     (spacys, plain, own) = watched.evaluated[-3:]
     assert is_same(spacys[0], own[0]) and not is_same(spacys[0], plain[0])
     assert is_same_statistics(spacys[1], plain[1])
@@ -159,7 +159,7 @@ def test_new_batch_norm_statistics_leave_the_training_as_it_is(run):
     for other_weights, other_statistics, other_records in results[1:]:
         assert is_same(weights, other_weights)
         assert is_same_statistics(statistics, other_statistics)
-        for name in ("loss", "plain", "step"):
+        for name in ("loss", "raw", "step"):
             assert [r[name] for r in records] == [r[name] for r in other_records]
     assert records[-1]["averages"] != results[-1][2][-1]["averages"]
 

@@ -26,7 +26,7 @@ require("scipy")
 ABOUT = {"date": "2026-01-31", "machine": "one", "versions": {"thinc": "8.3"}}
 
 
-def make_run(name, seed_index, scores, *, plain=None, state="done", error=None, ms=1.0):
+def make_run(name, seed_index, scores, *, raw=None, state="done", error=None, ms=1.0):
     """Evaluations after 10, 20, 30 … steps."""
     run = Run(name, seed_index, seed_index + 5, "", Path("runs") / name, state=state)
     for i, score in enumerate(scores):
@@ -34,10 +34,10 @@ def make_run(name, seed_index, scores, *, plain=None, state="done", error=None, 
             {
                 "type": "evaluation",
                 "step": 10 * (i + 1),
-                "plain": score if plain is None else plain[i],
-                "averages": None if plain is None else score,
+                "raw": score if raw is None else raw[i],
+                "averages": None if raw is None else score,
                 "score": score,
-                "n_averaged": None if plain is None else i,
+                "n_averaged": None if raw is None else i,
             }
         )
     if error is not None:
@@ -53,9 +53,9 @@ ADAM = [
     make_run("adam", 2, [0.3, 0.3, 0.6, 0.6], ms=7.0),
 ]
 SWA = [
-    make_run("swa", 0, [0.1, 0.5, 0.7, 0.6], plain=[0.1, 0.5, 0.6, 0.5]),
-    make_run("swa", 1, [0.2, 0.6, 0.6, 0.6], plain=[0.2, 0.7, 0.5, 0.7]),
-    make_run("swa", 2, [0.3, 0.3, 0.7, 0.9], plain=[0.3, 0.3, 0.6, 0.6]),
+    make_run("swa", 0, [0.1, 0.5, 0.7, 0.6], raw=[0.1, 0.5, 0.6, 0.5]),
+    make_run("swa", 1, [0.2, 0.6, 0.6, 0.6], raw=[0.2, 0.7, 0.5, 0.7]),
+    make_run("swa", 2, [0.3, 0.3, 0.7, 0.9], raw=[0.3, 0.3, 0.6, 0.6]),
 ]
 RUNS = [*ADAM, *SWA]
 
@@ -205,7 +205,7 @@ def test_learning_curves(tmp_path):
     (line,) = panels[0].get_lines()
     assert line.get_xdata().tolist() == [10, 20, 30, 40]
     assert line.get_ydata() == pytest.approx([20.0, 50.0, 56.6667, 60.0], rel=1e-5)
-    # The first one, the plain weights and the averages.
+    # The first one, the raw weights and the averages.
     lines = panels[1].get_lines()
     assert [line.get_ydata()[-1] for line in lines] == pytest.approx([60.0, 60.0, 70.0])
     for path in save_figure(figure, tmp_path / "curves"):

@@ -27,7 +27,7 @@ from thinc_swa import (
     ParamGroups,
     forget_missing,
     load_optimizer,
-    name_parameters,
+    register_parameter_paths,
     save_optimizer,
 )
 
@@ -184,7 +184,7 @@ def test_the_wrong_model_is_refused():
 def test_models_whose_parameters_were_named_tell_by_themselves(tmp_path):
     """What was in the same model before needs no call of forget_missing."""
     model, optimizer = make_model(), EMA(Adam(0.1))
-    name_parameters(model)
+    register_parameter_paths(model)
     train(model, optimizer, 0, 2)
     change(model)
     train(model, optimizer, 2, 4)
@@ -202,16 +202,18 @@ def test_models_whose_parameters_were_named_tell_by_themselves(tmp_path):
 def test_groups_of_new_layers():
     """Paths of a Thinc model have to be registered again; the message says so."""
     model = make_model()
-    name_parameters(model)
+    register_parameter_paths(model)
     optimizer = ParamGroups(
         SGD(0.1), groups=[{"name": "last", "params": ["softmax/*"], "frozen": True}]
     )
     train(model, optimizer, 0, 2)
     change(model)
-    message = r"is not known: call name_parameters\(model\) .* again after layers were added"
+    message = (
+        r"is not known: call register_parameter_paths\(model\) .* again after layers were added"
+    )
     with pytest.raises(ValueError, match=message):
         train(model, optimizer, 2, 3)
-    name_parameters(model)
+    register_parameter_paths(model)
     before = model.layers[-1].get_param("W").copy()
     train(model, optimizer, 2, 5)
     numpy.testing.assert_array_equal(model.layers[-1].get_param("W"), before)
@@ -279,7 +281,7 @@ def test_labels_added_in_mid_training(wrap, name, is_named, tmp_path):
 
     nlp, optimizer = make()
     if is_named:
-        name_parameters(nlp)
+        register_parameter_paths(nlp)
     before, after = {"A": 1.0, "B": 0.0}, {"A": 0.0, "B": 0.0, "C": 1.0}
     after = after if name == "textcat" else before
     train_spacy(nlp, optimizer, 0, 4, before)
@@ -302,7 +304,7 @@ def test_labels_added_in_mid_training(wrap, name, is_named, tmp_path):
 def test_groups_find_new_layers_of_a_pipeline():
     """By themselves, if its parameters were named before."""
     nlp = make_spacy_pipeline()
-    name_parameters(nlp)
+    register_parameter_paths(nlp)
     optimizer = ParamGroups(
         SGD(0.1), groups=[{"name": "ner", "params": ["ner/*"], "frozen": True}]
     )
@@ -321,7 +323,7 @@ def test_pipelines_are_not_kept_alive():
 
     nlp = spacy.blank("en")
     nlp.add_pipe("tagger").model = Model("tagger", lambda model, X, is_train: (X, None))
-    name_parameters(nlp)
+    register_parameter_paths(nlp)
     reference = weakref.ref(nlp)
     del nlp
     gc.collect()

@@ -21,17 +21,17 @@ from thinc.api import (
     with_array,
 )
 
-from thinc_swa import name_parameters
+from thinc_swa import register_parameter_paths
 from thinc_swa.models.parameter_paths import parameter_paths, paths_around
 
 
 def test_a_layer():
-    assert name_parameters(Softmax(3, 4)) == ["softmax/W", "softmax/b"]
+    assert register_parameter_paths(Softmax(3, 4)) == ["softmax/W", "softmax/b"]
 
 
 def test_layers_of_the_same_name_are_numbered():
     model = chain(Relu(4, 4), Linear(4, 4), Relu(4, 4), Softmax(3, 4))
-    assert name_parameters(model) == [
+    assert register_parameter_paths(model) == [
         *("relu-0/W", "relu-0/b", "linear/W", "linear/b"),
         *("relu-1/W", "relu-1/b", "softmax/W", "softmax/b"),
     ]
@@ -46,15 +46,15 @@ def test_how_a_chain_is_written_makes_no_difference():
     i, j, k, m = layers()
     expected = ["relu", "residual/relu", "linear", "softmax"]
     expected = [f"{name}/{parameter}" for name in expected for parameter in "Wb"]
-    assert name_parameters(chain(a, b, c, d)) == expected
-    assert name_parameters(chain(chain(chain(e, f), g), h)) == expected
-    assert name_parameters(chain(i, chain(j, chain(k, m)))) == expected
+    assert register_parameter_paths(chain(a, b, c, d)) == expected
+    assert register_parameter_paths(chain(chain(chain(e, f), g), h)) == expected
+    assert register_parameter_paths(chain(i, chain(j, chain(k, m)))) == expected
 
 
 def test_chains_side_by_side_are_numbered():
     """In Thinc this is called "linear>>relu|linear>>relu"."""
     branches = [chain(Linear(4, 4), Relu(4, 4)) for _ in range(2)]
-    paths = name_parameters(concatenate(*branches))
+    paths = register_parameter_paths(concatenate(*branches))
     assert paths[::2] == [
         *("concatenate/chain-0/linear/W", "concatenate/chain-0/relu/W"),
         *("concatenate/chain-1/linear/W", "concatenate/chain-1/relu/W"),
@@ -64,7 +64,7 @@ def test_chains_side_by_side_are_numbered():
 def test_what_is_around_a_layer_is_named_by_its_kind():
     """In Thinc this is called "with_array(residual(maxout>>layernorm>>dropout)>>…)"."""
     layer = residual(Maxout(4, 4, normalize=True, dropout=0.1))
-    paths = name_parameters(with_array(clone(layer, 4)))
+    paths = register_parameter_paths(with_array(clone(layer, 4)))
     assert len(paths) == 16
     assert paths[:4] == [
         *("with_array/residual-0/maxout/W", "with_array/residual-0/maxout/b"),
@@ -76,19 +76,22 @@ def test_what_is_around_a_layer_is_named_by_its_kind():
 def test_a_name_of_ones_own_stays():
     model = chain(Relu(4, 4), Softmax(3, 4))
     model.name = "my head"
-    assert name_parameters(chain(Linear(4, 4), model))[::2] == [
+    assert register_parameter_paths(chain(Linear(4, 4), model))[::2] == [
         *("linear/W", "my_head/relu/W", "my_head/softmax/W"),
     ]
 
 
 def test_what_stands_in_two_places_has_the_path_of_the_first():
-    paths = name_parameters(make_model())
+    paths = register_parameter_paths(make_model())
     assert paths[::2] == [
         *("relu-0/W", "residual/relu/W"),
         *("concatenate/relu-0/W", "concatenate/relu-1/W", "softmax/W"),
     ]
     layer = Relu(4, 4)
-    assert name_parameters(chain(layer, Linear(4, 4), layer))[::2] == ["relu/W", "linear/W"]
+    assert register_parameter_paths(chain(layer, Linear(4, 4), layer))[::2] == [
+        "relu/W",
+        "linear/W",
+    ]
 
 
 def test_every_parameter_has_a_path_of_its_own():
@@ -98,13 +101,13 @@ def test_every_parameter_has_a_path_of_its_own():
         return model
 
     layers = [linear(name) for name in ("a", "a", "a-0", "a-1", "a(b)", "a/b", "a b")]
-    paths = name_parameters(chain(*layers, noop()))
+    paths = register_parameter_paths(chain(*layers, noop()))
     assert len(set(paths)) == len(paths) == 14
 
 
 def test_paths_are_known_before_the_initialization():
     model = chain(Relu(4), Softmax())
-    paths = name_parameters(model)
+    paths = register_parameter_paths(model)
     model.initialize(X=numpy.ones((2, 3), "f"), Y=numpy.ones((2, 3), "f"))
     assert list(parameter_paths(model).values()) == paths
 
@@ -112,7 +115,7 @@ def test_paths_are_known_before_the_initialization():
 def test_copies_have_the_same_paths():
     model = make_model()
     copy = model.copy()
-    assert name_parameters(copy) == name_parameters(model)
+    assert register_parameter_paths(copy) == register_parameter_paths(model)
     (key, other_key) = (next(iter(parameter_paths(m))) for m in (model, copy))
     assert key != other_key
     assert set(paths_around(key)) == set(parameter_paths(model))
@@ -126,9 +129,9 @@ def test_nothing_is_known_of_others():
 def test_the_last_call_counts():
     layer = Linear(2, 2)
     key = (layer.id, "W")
-    name_parameters(layer)
+    register_parameter_paths(layer)
     assert paths_around(key)[key] == "linear/W"
-    name_parameters(chain(layer, Linear(2, 2)))
+    register_parameter_paths(chain(layer, Linear(2, 2)))
     assert paths_around(key)[key] == "linear-0/W"
 
 
@@ -139,12 +142,12 @@ def test_shims_without_a_model():
 
     shim = PyTorchShim(None)
     empty = Model("empty", lambda model, X, is_train: (X, lambda dY: dY), shims=[shim])
-    assert name_parameters(chain(empty, Linear(2, 2))) == ["linear/W", "linear/b"]
+    assert register_parameter_paths(chain(empty, Linear(2, 2))) == ["linear/W", "linear/b"]
 
 
 def test_models_are_not_kept_alive():
     model = chain(Relu(4, 4), Softmax(3, 4)).initialize()
-    name_parameters(model)
+    register_parameter_paths(model)
     weights = weakref.ref(model.layers[0].get_param("W"))
     assert weights() is not None
     del model
@@ -154,7 +157,7 @@ def test_models_are_not_kept_alive():
 
 def test_other_things():
     with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language: str"):
-        name_parameters("model")
+        register_parameter_paths("model")
 
 
 def test_pytorch_names_stay():
@@ -165,12 +168,12 @@ def test_pytorch_names_stay():
     tied = torch.nn.Linear(4, 4)
     layers = [torch.nn.Sequential(tied, torch.nn.LayerNorm(4)), tied]
     wrapped = [PyTorchWrapper(layer) for layer in (torch.nn.Sequential(*layers), tied)]
-    assert name_parameters(chain(wrapped[0], Softmax(3, 4))) == [
+    assert register_parameter_paths(chain(wrapped[0], Softmax(3, 4))) == [
         *("pytorch/0.0.weight", "pytorch/0.0.bias", "pytorch/0.1.weight", "pytorch/0.1.bias"),
         *("softmax/W", "softmax/b"),
     ]
     both = Model("both", lambda model, X, is_train: None, shims=[w.shims[0] for w in wrapped])
-    assert name_parameters(both) == [
+    assert register_parameter_paths(both) == [
         *("both/0/0.0.weight", "both/0/0.0.bias", "both/0/0.1.weight", "both/0/0.1.bias"),
         *("both/1/weight", "both/1/bias"),
     ]
@@ -182,7 +185,7 @@ def test_pipeline():
     from spacy import registry
 
     nlp = make_pipeline()
-    callback = registry.get("callbacks", "thinc_swa.name_parameters.v1")()
+    callback = registry.get("callbacks", "thinc_swa.register_parameter_paths.v1")()
     assert callback(nlp) is nlp
     paths = list(parameter_paths(nlp).values())
     assert len(set(paths)) == len(paths)
@@ -198,7 +201,7 @@ def test_pipeline():
     assert list(paths_around(key).values()) == paths
     # What two components have in common has the path of the first.
     nlp.get_pipe("ner").model.layers.append(nlp.get_pipe("tagger").model.layers[-1])
-    assert name_parameters(nlp) == paths
+    assert register_parameter_paths(nlp) == paths
     # A component that is switched off is still one, as those are that spaCy does not train.
     with nlp.select_pipes(disable=["tagger"]):
-        assert name_parameters(nlp) == paths
+        assert register_parameter_paths(nlp) == paths

@@ -13,7 +13,7 @@ import spacy  # noqa: E402
 from corpus import generate_records, write_corpus  # noqa: E402
 from pipelines import (  # noqa: E402
     CONFIGS,
-    Training,
+    Trainer,
     as_arguments,
     assert_close,
     is_same,
@@ -95,7 +95,7 @@ def other_float():
 @pytest.fixture(scope="module")
 def training(settings, tmp_path_factory):
     """A training in this process, and the weights after each of its steps."""
-    return Training(read_config(NAME, settings), tmp_path_factory.mktemp("training"))
+    return Trainer(read_config(NAME, settings), tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +272,7 @@ def test_groups(groups_settings, tmp_path):
     config = read_config("transformer_groups", groups_settings)
     config["training"]["optimizer"]["optimizer"] = {"@optimizers": "separate.v1"}
     config["initialize"]["after_init"] = {"@callbacks": "names.v1"}
-    expected = Training(config, tmp_path / "separate")
+    expected = Trainer(config, tmp_path / "separate")
     assert set(separate.adams) == {(d, s) for d in (True, False) for s in (1.0, 0.8, 0.8**2)}
     assert_close(saved, expected.saved, rtol=1e-6, atol=1e-7)
 
@@ -284,4 +284,4 @@ def test_groups_without_paths(groups_settings, tmp_path):
     with pytest.raises(
         ValueError, match=r"\[initialize.after_init\] with @callbacks = \"thinc"
     ):
-        Training(config, tmp_path)
+        Trainer(config, tmp_path)

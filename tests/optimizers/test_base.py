@@ -239,7 +239,7 @@ def test_updates_before_the_first_step_schedules_are_one_step(name, looks):
     results = []
     for is_known in (False, True):
         optimizer = OPTIMIZERS[name](Adam(0.1))
-        optimizer._is_stepped = is_known
+        optimizer._uses_step_schedules = is_known
         weights = make_weights()
         for step in range(7):
             for update in range(2):

@@ -23,7 +23,14 @@ from thinc.api import (
 )
 from wrapped_optimizers import OPTIMIZERS, Refusing
 
-from thinc_swa import EMA, SWA, Lookahead, ParamGroups, list_parameters, name_parameters
+from thinc_swa import (
+    EMA,
+    SWA,
+    Lookahead,
+    ParamGroups,
+    parameter_summary,
+    register_parameter_paths,
+)
 from thinc_swa.models.parameter_paths import parameter_paths
 from thinc_swa.schedules.compat import Schedule
 from thinc_swa.schedules.learn_rate import current_rate
@@ -54,7 +61,7 @@ def make_model(n_layers=3):
 
 def make_named_model(n_layers=3):
     model = make_model(n_layers)
-    name_parameters(model)
+    register_parameter_paths(model)
     return model
 
 
@@ -130,9 +137,9 @@ def test_pytorch_parameters():
 
     layers = torch.nn.Linear(2, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 2)
     model = chain(PyTorchWrapper(torch.nn.Sequential(*layers)), Softmax(2, 2)).initialize()
-    name_parameters(model)
+    register_parameter_paths(model)
     groups = [group("*bias", "pytorch/1.*", "*/b", lr_scale=0.0)]
-    optimizer = ParamGroups(sgd(), groups=groups, lr_decay=0.5, layers=["*/#.*"])
+    optimizer = ParamGroups(sgd(), groups=groups, layer_lr_decay=0.5, layer_patterns=["*/#.*"])
     module = model.layers[0].shims[0]._model
     before = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
     X = numpy.random.RandomState(0).uniform(-1, 1, (4, 2)).astype("f")
@@ -485,7 +492,7 @@ def test_a_frozen_parameter_costs_no_memory():
 def test_layers():
     """The last layer has the whole rate, and so has what is in no layer."""
     optimizer = ParamGroups(
-        sgd(), lr_decay=0.5, layers=["linear-0/*", "linear-1/*", "linear-2/*"]
+        sgd(), layer_lr_decay=0.5, layer_patterns=["linear-0/*", "linear-1/*", "linear-2/*"]
     )
     assert moves(optimizer, make_named_model()) == {
         "linear-0/W": 0.025,
@@ -503,15 +510,17 @@ def test_layers_come_on_top_of_groups():
     optimizer = ParamGroups(
         sgd(),
         groups=[group("*/b", lr_scale=3.0)],
-        lr_decay=0.5,
-        layers=["linear/*", "softmax/*"],
+        layer_lr_decay=0.5,
+        layer_patterns=["linear/*", "softmax/*"],
     )
     assert list(moves(optimizer, make_named_model(1)).values()) == [0.05, 0.15, 0.1, 0.3]
 
 
 def test_numbered_layers_are_in_numerical_order():
     """10 comes after 9. "linear-1" is not a part of "linear-10"."""
-    optimizer = ParamGroups(sgd(), lr_decay=0.9, layers=["*linear-#*", "softmax/*"])
+    optimizer = ParamGroups(
+        sgd(), layer_lr_decay=0.9, layer_patterns=["*linear-#*", "softmax/*"]
+    )
     moved = moves(optimizer, make_named_model(12))
     assert moved == {
         **{f"linear-{i}/{name}": 0.1 * 0.9 ** (12 - i) for i in range(12) for name in "Wb"},
@@ -522,18 +531,20 @@ def test_numbered_layers_are_in_numerical_order():
 
 def test_numbers_without_some():
     """As many layers as there are numbers: 0 and 2 here, and 1 is somewhere else."""
-    optimizer = ParamGroups(sgd(), lr_decay=0.5, layers=["linear-1/*", "linear-#/*"])
+    optimizer = ParamGroups(
+        sgd(), layer_lr_decay=0.5, layer_patterns=["linear-1/*", "linear-#/*"]
+    )
     moved = moves(optimizer, make_named_model())
     assert [moved[f"linear-{i}/W"] for i in range(3)] == [0.05, 0.025, 0.1]
 
 
 def test_layers_by_the_names_of_parameters():
-    optimizer = ParamGroups(sgd(), lr_decay=0.5, layers=["W", "b"])
+    optimizer = ParamGroups(sgd(), layer_lr_decay=0.5, layer_patterns=["W", "b"])
     assert list(moves(optimizer, make_model(1)).values()) == [0.05, 0.1] * 2
 
 
 def test_a_decay_of_1():
-    optimizer = ParamGroups(sgd(), lr_decay=1, layers=["linear-#/*"])
+    optimizer = ParamGroups(sgd(), layer_lr_decay=1, layer_patterns=["linear-#/*"])
     assert list(moves(optimizer, make_named_model()).values()) == [0.1] * 8
 
 
@@ -705,25 +716,41 @@ ERRORS = {
         {},
         "L2 of group 'a group' must be a number or a schedule.*has a section of its own",
     ),
-    "decay without layers": ([GROUP], {"lr_decay": 0.9}, "lr_decay = 0.9 needs layers"),
-    "layers without decay": ([GROUP], {"layers": ["b"]}, r"layers = \['b'\] needs an lr_decay"),
+    "decay without layers": (
+        [GROUP],
+        {"layer_lr_decay": 0.9},
+        "layer_lr_decay = 0.9 needs layers",
+    ),
+    "layers without decay": (
+        [GROUP],
+        {"layers": ["b"]},
+        r"layers = \['b'\] needs an layer_lr_decay",
+    ),
     "empty layers": (
         [GROUP],
-        {"lr_decay": 0.9, "layers": []},
+        {"layer_lr_decay": 0.9, "layers": []},
         r"layers must be a list of globs, but was \[\]",
     ),
-    "layers' string": ([GROUP], {"lr_decay": 0.9, "layers": "b"}, "layers must be a list.*'b'"),
+    "layers' string": (
+        [GROUP],
+        {"layer_lr_decay": 0.9, "layers": "b"},
+        "layers must be a list.*'b'",
+    ),
     "the same layer": (
         [GROUP],
-        {"lr_decay": 0.9, "layers": ["b", "W", "b"]},
+        {"layer_lr_decay": 0.9, "layers": ["b", "W", "b"]},
         "layers has 'b' in it more than once",
     ),
     "decay of 0": (
         [GROUP],
-        {"lr_decay": 0, "layers": ["b"]},
-        "lr_decay must be.*> 0 and <= 1.* 0",
+        {"layer_lr_decay": 0, "layers": ["b"]},
+        "layer_lr_decay must be.*> 0 and <= 1.* 0",
     ),
-    "growth": ([GROUP], {"lr_decay": 1.1, "layers": ["b"]}, "lr_decay must be.*1.1"),
+    "growth": (
+        [GROUP],
+        {"layer_lr_decay": 1.1, "layers": ["b"]},
+        "layer_lr_decay must be.*1.1",
+    ),
 }
 
 
@@ -766,11 +793,11 @@ UNMATCHED = {
         {},
         r"group 'biases' \(all that it matches is in groups before it\)",
     ),
-    "layer": ([], {"lr_decay": 0.5, "layers": ["linear*", "conv*"]}, r"layer 'conv\*'"),
-    "number": ([], {"lr_decay": 0.5, "layers": ["softmax-#*"]}, r"layer 'softmax-#\*'"),
+    "layer": ([], {"layer_lr_decay": 0.5, "layers": ["linear*", "conv*"]}, r"layer 'conv\*'"),
+    "number": ([], {"layer_lr_decay": 0.5, "layers": ["softmax-#*"]}, r"layer 'softmax-#\*'"),
     "both": (
         [group("*/c", L2=0.0)],
-        {"lr_decay": 0.5, "layers": ["*/d"]},
+        {"layer_lr_decay": 0.5, "layers": ["*/d"]},
         r"group 'a group', layer '\*/d'",
     ),
 }
@@ -789,18 +816,20 @@ def test_what_selects_nothing_is_an_error(groups, arguments, what, wrap):
         optimizer(key, weights, numpy.ones((2, 2), "f"))
     assert (weights == 1).all() and not optimizer.nr_update and not optimizer.averages
     with pytest.raises(ValueError, match=message):
-        list_parameters(model, optimizer)
+        parameter_summary(model, optimizer)
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])
 def test_what_selects_nothing_without_paths(is_stepped):
     """It may be frozen: there is a warning when the first step is over, and only one."""
     groups = [GROUP, group("gamma", name="norms", L2=0.0)]
-    optimizer = ParamGroups(Adam(0.1), groups=groups, lr_decay=0.5, layers=["W", "V"])
+    optimizer = ParamGroups(
+        Adam(0.1), groups=groups, layer_lr_decay=0.5, layer_patterns=["W", "V"]
+    )
     train(optimizer, make_weights(), 1, is_stepped=False)
     message = (
         "^Nothing was selected by group 'norms', layer 'V' in the first step, which updated "
-        r"parameters with the names 'W', 'b'.*name_parameters\(model\)"
+        r"parameters with the names 'W', 'b'.*register_parameter_paths\(model\)"
     )
     with pytest.warns(UserWarning, match=message):
         if is_stepped:
@@ -818,7 +847,7 @@ def test_what_selects_only_frozen_parameters_is_no_error(params, is_named):
     if params == "V":
         linear.set_param("V", numpy.zeros((1,), dtype="f"))
     if is_named:
-        name_parameters(model)
+        register_parameter_paths(model)
     optimizer = ParamGroups(sgd(), groups=[group(params, lr_scale=0.5)])
     weights = softmax.get_param("W")
     if is_named:
@@ -842,15 +871,19 @@ def test_a_step_without_updates_is_none():
     "arguments, what",
     [
         ({"groups": [group("W", "*/b", L2=0.0)]}, r"'\*/b' in the params of group 'a group'"),
-        ({"groups": [], "lr_decay": 0.5, "layers": ["W", "layer.#"]}, "'layer.#' in layers"),
-        ({"lr_decay": 0.5, "layers": ["W", "a/b"]}, "'a/b' in layers"),
+        (
+            {"groups": [], "layer_lr_decay": 0.5, "layers": ["W", "layer.#"]},
+            "'layer.#' in layers",
+        ),
+        ({"layer_lr_decay": 0.5, "layers": ["W", "a/b"]}, "'a/b' in layers"),
     ],
 )
 def test_places_in_the_model_need_paths(arguments, what):
     model = make_model()
     optimizer = SWA(ParamGroups(Adam(0.1), **arguments), start_step=0)
     message = (
-        rf"^{what} selects by the place .*name_parameters\(model\).*\[initialize.after_init\]"
+        rf"^{what} selects by the place .*register_parameter_paths\(model\).*"
+        r"\[initialize.after_init\]"
     )
     with pytest.raises(ValueError, match=message):
         optimizer((model.layers[0].id, "W"), numpy.ones((2, 2), "f"), numpy.ones((2, 2), "f"))
@@ -882,7 +915,7 @@ def test_paths_that_change_are_of_no_consequence():
     optimizer = ParamGroups(sgd(), groups=[group("linear/*", lr_scale=0.5)])
     assert list(moves(optimizer, model).values()) == [0.05, 0.05, 0.1, 0.1]
     larger = chain(Linear(2, 2), model)
-    assert name_parameters(larger)[::2] == ["linear-0/W", "linear-1/W", "softmax/W"]
+    assert register_parameter_paths(larger)[::2] == ["linear-0/W", "linear-1/W", "softmax/W"]
     assert list(moves(optimizer, larger).values()) == [0.1, 0.1, 0.05, 0.05, 0.1, 0.1]
 
 
@@ -893,13 +926,14 @@ def test_repr():
     optimizer = ParamGroups(
         Adam(0.001),
         groups=[group("*/b", "*/G", name="no_decay", L2=0), group("E", name="E", frozen=True)],
-        lr_decay=0.8,
-        layers=["*embed*", "*layers.#.*"],
+        layer_lr_decay=0.8,
+        layer_patterns=["*embed*", "*layers.#.*"],
     )
     assert repr(SWA(optimizer)) == (
         "SWA(ParamGroups(Optimizer(learn_rate=0.001), groups=[{'name': 'no_decay', 'params': "
         "['*/b', '*/G'], 'L2': 0.0}, {'name': 'E', 'params': ['E'], 'frozen': True}], "
-        "lr_decay=0.8, layers=['*embed*', '*layers.#.*']), start_step=None, freq=1)"
+        "layer_lr_decay=0.8, layer_patterns=['*embed*', '*layers.#.*']), start_step=None, "
+        "freq=1)"
     )
     optimizer = ParamGroups(
         Adam(0.1), groups=[group("b", L2="slow", eps=[0.1])], schedules={"slow": [0.2, 0.1]}
@@ -915,10 +949,10 @@ def test_rows():
             group("*/b", name="no_decay", L2=0, lr_scale=[0.5, 0.1]),
             group("softmax/*", name="head", frozen=True),
         ],
-        lr_decay=0.5,
-        layers=["linear-#/*"],
+        layer_lr_decay=0.5,
+        layer_patterns=["linear-#/*"],
     )
-    rows = list_parameters(model, SWA(optimizer))
+    rows = parameter_summary(model, SWA(optimizer))
     assert [tuple(row) for row in rows] == [
         ("linear-0/W", (2, 2), None, 0.5, False, {}),
         ("linear-0/b", (2,), "no_decay", 0.25, False, {"L2": 0}),
@@ -928,14 +962,14 @@ def test_rows():
         ("softmax/b", (2,), "no_decay", 0.5, False, {"L2": 0}),
     ]
     optimizer.step_schedules()
-    assert list_parameters(model, optimizer)[1].lr_scale == 0.05
+    assert parameter_summary(model, optimizer)[1].lr_scale == 0.05
 
 
 @pytest.mark.parametrize("optimizer", [None, Adam(0.1), SWA(Adam(0.1))])
 def test_rows_without_groups(optimizer):
     model = make_model(1)
     model.layers[0].set_param("b", None)
-    assert [tuple(row) for row in list_parameters(model, optimizer)] == [
+    assert [tuple(row) for row in parameter_summary(model, optimizer)] == [
         ("linear/W", (2, 2), None, 1.0, False, {}),
         ("softmax/W", (2, 2), None, 1.0, False, {}),
         ("softmax/b", (2,), None, 1.0, False, {}),
@@ -945,7 +979,7 @@ def test_rows_without_groups(optimizer):
 def test_rows_of_groups_in_groups():
     inner = ParamGroups(Adam(0.1), groups=[group("b", name="b", lr_scale=0.5, L2=0.2)])
     optimizer = ParamGroups(inner, groups=[group("*", name="all", lr_scale=0.5, L2=0.1)])
-    rows = list_parameters(make_model(1), optimizer)
+    rows = parameter_summary(make_model(1), optimizer)
     assert tuple(rows[0])[2:] == ("all", 0.5, False, {"L2": 0.1})
     assert tuple(rows[1])[2:] == ("all + b", 0.25, False, {"L2": 0.2})
 
@@ -959,8 +993,8 @@ groups = [
     {"name": "no_decay", "params": ["*/b"], "L2": 0.0, "lr_scale": "warmup"},
     {"name": "frozen", "params": ["softmax/*"], "frozen": true}
   ]
-lr_decay = 0.5
-layers = ["linear-#/*"]
+layer_lr_decay = 0.5
+layer_patterns = ["linear-#/*"]
 
 [optimizer.schedules]
 

@@ -88,7 +88,7 @@ def test_cosine_with_warmup_and_restarts_by_hand():
         start_factor=0.5,
         end_factor=0.5,
         cycles=2,
-        cycle_factor=2,
+        cycle_mult=2,
     )
     cycles = [4.0, 3.0, 4.0, 3 + math.sqrt(0.5), 3.0, 3 - math.sqrt(0.5)]
     assert values(schedule, 12) == close([2.0, 2.5, 3.0, 3.5, *cycles, 2.0, 2.0])
@@ -214,7 +214,7 @@ def test_the_momentum_is_the_mirror_of_the_rate(first, second, lengths, strategy
     PARTS,
 )
 def test_cosine_is_its_formula(
-    max_rate, first_cycle, cycles, cycle_factor, warmup_steps, start_factor, end_factor
+    max_rate, first_cycle, cycles, cycle_mult, warmup_steps, start_factor, end_factor
 ):
     """T_0, T_mult and T_cur as in the paper, equation 5."""
     low = end_factor * max_rate
@@ -225,7 +225,7 @@ def test_cosine_is_its_formula(
     ends = {0: start_factor * max_rate} if warmup_steps else {}
     for i in range(cycles):
         ends[len(expected)] = max_rate
-        T_i = first_cycle * cycle_factor**i
+        T_i = first_cycle * cycle_mult**i
         expected += [
             low + 0.5 * (max_rate - low) * (1 + math.cos(math.pi * T_cur / T_i))
             for T_cur in range(T_i)
@@ -238,26 +238,26 @@ def test_cosine_is_its_formula(
         start_factor=start_factor,
         end_factor=end_factor,
         cycles=cycles,
-        cycle_factor=cycle_factor,
+        cycle_mult=cycle_mult,
     )
     check(schedule, [*expected, low, low], ends)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 10), st.floats(0.2, 5))
-def test_cycles_share_all_steps(steps, cycles, cycle_factor):
+def test_cycles_share_all_steps(steps, cycles, cycle_mult):
     """To the nearest step, also where it does not divide."""
     try:
-        schedule = cosine(1.0, steps=steps, cycles=cycles, cycle_factor=cycle_factor)
+        schedule = cosine(1.0, steps=steps, cycles=cycles, cycle_mult=cycle_mult)
     except ValueError:
-        parts = [cycle_factor**i for i in range(cycles)]
+        parts = [cycle_mult**i for i in range(cycles)]
         assert steps * min(parts) / sum(parts) < 1.5
         return
     got = values(schedule, steps + 1)
     starts = [step for step in range(steps) if got[step] == 1.0]
     assert len(starts) == cycles and starts[0] == 0 and got[-1] == 0.0
     spans = numpy.diff([*starts, steps])
-    shares = cycle_factor ** numpy.arange(cycles)
+    shares = cycle_mult ** numpy.arange(cycles)
     assert abs(spans - steps * shares / shares.sum()).max() <= 1.0
 
 
@@ -351,15 +351,15 @@ def test_one_cycle_is_pytorchs(steps, warmup_steps, strategy):
     assert values(momentum, n) == torch_values(scheduler, n, "momentum")
 
 
-@pytest.mark.parametrize("cycle_factor, steps", [(1, 4 * 10), (2, 15 * 10), (3, 40 * 10)])
-def test_restarts_are_pytorchs(cycle_factor, steps):
+@pytest.mark.parametrize("cycle_mult, steps", [(1, 4 * 10), (2, 15 * 10), (3, 40 * 10)])
+def test_restarts_are_pytorchs(cycle_mult, steps):
     require("torch")
     from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-    schedule = cosine(0.5, steps=steps, cycles=4, cycle_factor=cycle_factor, end_factor=0.1)
+    schedule = cosine(0.5, steps=steps, cycles=4, cycle_mult=cycle_mult, end_factor=0.1)
 
     def scheduler(optimizer):
-        return CosineAnnealingWarmRestarts(optimizer, T_0=10, T_mult=cycle_factor, eta_min=0.05)
+        return CosineAnnealingWarmRestarts(optimizer, T_0=10, T_mult=cycle_mult, eta_min=0.05)
 
     assert values(schedule, steps) == torch_values(scheduler, steps)
 
@@ -676,14 +676,14 @@ WRONG = [
     (lambda: cosine(0.1, steps=9, end_factor=2), "end_factor must be .*, but was 2"),
     (lambda: cosine(0.1, steps=9, cycles=0), "cycles must be an int >= 1, but was 0"),
     (lambda: cosine(0.1, steps=9, cycles=2.5), "cycles must be an int >= 1, but was 2.5"),
-    (lambda: cosine(0.1, steps=9, cycle_factor=0), "cycle_factor must be a number > 0, but"),
+    (lambda: cosine(0.1, steps=9, cycle_mult=0), "cycle_mult must be a number > 0, but"),
     (
         lambda: cosine(0.1, steps=9, warmup_steps=2, cycles=8),
         "cycles must be few enough for each to have a step, but was 8 with "
-        "cycle_factor = 1.0 and 7 steps",
+        "cycle_mult = 1.0 and 7 steps",
     ),
     (
-        lambda: cosine(0.1, steps=9999, cycles=999, cycle_factor=10.0),
+        lambda: cosine(0.1, steps=9999, cycles=999, cycle_mult=10.0),
         "cycles must be few enough .*but was 999",
     ),
     (

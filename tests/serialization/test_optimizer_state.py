@@ -62,10 +62,10 @@ from thinc_swa import (
     ParamGroups,
     cosine,
     load_optimizer,
-    name_parameters,
     one_cycle,
     one_cycle_momentum,
     phases,
+    register_parameter_paths,
     save_optimizer,
     swa_anneal,
 )
@@ -134,7 +134,7 @@ def three_phases(rate=0.1, decay=0.1, steps=3):
 
 def make_named_model():
     model = make_model()
-    name_parameters(model)
+    register_parameter_paths(model)
     return model
 
 
@@ -307,8 +307,8 @@ def make_cases():
             ParamGroups(
                 Adam(0.1),
                 groups=[{"name": "first", "params": ["relu-0/W"], "frozen": True}],
-                lr_decay=0.5,
-                layers=["relu-0/*", "*residual/*", "softmax/*"],
+                layer_lr_decay=0.5,
+                layer_patterns=["relu-0/*", "*residual/*", "softmax/*"],
             ),
             start_step=3,
         ),
@@ -387,7 +387,8 @@ def go_on(folder):
 
 def run(function, *arguments):
     """Call a function of this module in a new process. RETURNS (str): What it prints."""
-    code = f"import sys, test_optimizer_state; test_optimizer_state.{function.__name__}(*sys.argv[1:])"
+    module = Path(__file__).stem
+    code = f"import sys, {module}; {module}.{function.__name__}(*sys.argv[1:])"
     paths = os.pathsep.join(
         [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     )
@@ -479,7 +480,7 @@ def make_small_model():
     """The same weights every time."""
     fix_random_seed(0)
     model = chain(Linear(2, 3), Linear(2, 2)).initialize()
-    name_parameters(model)  # Not all parameters are in the first step of what follows.
+    register_parameter_paths(model)  # Not all parameters are in the first step of what follows.
     return model
 
 

@@ -24,7 +24,7 @@ from thinc_swa.training.callbacks import Callback  # noqa: E402
 from thinc_swa.training.checkpoints import delete_checkpoint, find_checkpoint, load_checkpoint  # noqa: E402
 from thinc_swa.training.logs import read_log  # noqa: E402
 from thinc_swa.training.output_folder import MARKER, TrainingFolder  # noqa: E402
-from thinc_swa.training.trainer import Training, train  # noqa: E402
+from thinc_swa.training.trainer import Trainer, train  # noqa: E402
 
 # What is saved
 
@@ -34,7 +34,7 @@ def config_of(tmp_path, **settings):
 
 
 def load_model(config, path):
-    training = Training.from_config(config)
+    training = Trainer.from_config(config)
     return training, training.model.from_bytes(path.read_bytes())
 
 
@@ -83,8 +83,8 @@ def test_the_log_has_everything(tmp_path):
     assert [record["step"] for record in steps] == list(range(1, 61))
     assert [steps[i]["n_averaged"] for i in (18, 19, 21, 22, 59)] == [0, 1, 1, 2, 14]
     evaluations = [record for record in records if record["type"] == "evaluation"]
-    assert [record["plain"] for record in evaluations] == [
-        evaluation.plain for evaluation in training.evaluations
+    assert [record["raw"] for record in evaluations] == [
+        evaluation.raw for evaluation in training.evaluations
     ]
 
 
@@ -697,9 +697,9 @@ def test_averages_with_batch_norm_are_those_made_by_hand(tmp_path):
         if record["type"] == "evaluation" and record["step"] == 60
     ]
 
-    training = Training.from_config(config, code=code)
+    training = Trainer.from_config(config, code=code)
     load_checkpoint(find_checkpoint(output), training)
-    assert training._score() == evaluation["plain"]
+    assert training._score() == evaluation["raw"]
     apply_averages(training.model, training.optimizer)
     stale = training._score()
     (X, _), _ = training.dataset
@@ -717,7 +717,7 @@ def test_averages_with_batch_norm_are_those_made_by_hand(tmp_path):
 def score_at(output, step):
     records = list(read_log(output / "log.jsonl"))
     (found,) = [r for r in records if r["type"] == "evaluation" and r["step"] == step]
-    return found["plain"] if found["averages"] is None else found["averages"]
+    return found["raw"] if found["averages"] is None else found["averages"]
 
 
 def best_step(output):

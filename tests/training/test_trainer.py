@@ -35,7 +35,7 @@ from thinc_swa.errors import CallbackError
 from thinc_swa.training.callbacks import Callback, SaveModels, StopOnInterrupt
 from thinc_swa.training.datasets import check_dataset
 from thinc_swa.training.evaluation import accuracy
-from thinc_swa.training.trainer import Training
+from thinc_swa.training.trainer import Trainer
 
 # The loop
 
@@ -55,8 +55,8 @@ def test_is_a_plain_thinc_loop():
             if epoch == 2 and start == 8:
                 break
             rows = order[start : start + 8]
-            guesses, backprop = model.begin_update(X[rows])
-            backprop((guesses - Y[rows]) / len(rows))
+            predictions, backprop = model.begin_update(X[rows])
+            backprop((predictions - Y[rows]) / len(rows))
             model.finish_update(optimizer)
             optimizer.step_schedules()
     assert_same(weights_of(training.model), weights_of(model))
@@ -99,10 +99,10 @@ def test_plain_weights_and_averages_are_evaluated():
     training.run()
     early, late = training.evaluations
     assert (early.step, late.step) == (10, 20)
-    assert early.averages is None and early.score == early.plain
+    assert early.averages is None and early.score == early.raw
     assert (early.n_averaged, late.n_averaged) == (0, 6)
     _, (X, Y) = make_dataset()
-    assert late.plain == accuracy(training.model.predict(X), Y)
+    assert late.raw == accuracy(training.model.predict(X), Y)
     with use_averages(training.model, optimizer):
         averages = training.model.predict(X)
     assert late.averages == late.score == accuracy(averages, Y)
@@ -179,18 +179,18 @@ def test_score_loss_is_minus_the_loss():
 
 
 @pytest.mark.parametrize(
-    "guesses, truths, expected",
+    "predictions, targets, expected",
     [
         ([[0.2, 0.8], [0.7, 0.3]], [1, 1], 0.5),
         ([[0.2, 0.8], [0.7, 0.3]], [[0, 1], [1, 0]], 1.0),
     ],
 )
-def test_accuracy(guesses, truths, expected):
-    guesses, truths = numpy.array(guesses, dtype="f"), numpy.array(truths)
-    assert accuracy(guesses, truths) == expected
-    if truths.ndim == 1:
-        assert accuracy(guesses, truths.tolist()) == expected
-    assert accuracy([guesses[:1], guesses[1:]], [truths[:1], truths[1:]]) == expected
+def test_accuracy(predictions, targets, expected):
+    predictions, targets = numpy.array(predictions, dtype="f"), numpy.array(targets)
+    assert accuracy(predictions, targets) == expected
+    if targets.ndim == 1:
+        assert accuracy(predictions, targets.tolist()) == expected
+    assert accuracy([predictions[:1], predictions[1:]], [targets[:1], targets[1:]]) == expected
 
 
 def test_accuracy_of_other_things_is_an_error():
@@ -199,11 +199,12 @@ def test_accuracy_of_other_things_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "guesses, truths", [((3, 1), (3, 1)), ((3, 1), (3,)), ((3, 4), (3, 1)), ((3, 4), (3, 5))]
+    "predictions, targets",
+    [((3, 1), (3, 1)), ((3, 1), (3,)), ((3, 4), (3, 1)), ((3, 4), (3, 5))],
 )
-def test_an_accuracy_that_would_mean_nothing_is_an_error(guesses, truths):
+def test_an_accuracy_that_would_mean_nothing_is_an_error(predictions, targets):
     with pytest.raises(ValueError, match='try score = "loss"'):
-        accuracy(numpy.ones(guesses), numpy.ones(truths))
+        accuracy(numpy.ones(predictions), numpy.ones(targets))
 
 
 def test_classes_as_numbers_all_have_an_output():
@@ -263,10 +264,10 @@ def test_a_layer_that_draws_when_it_is_made_has_the_seed_too(tmp_path):
         "*": {"drawn": {"@layers": "test_training.drawn.v1"}, **config["model"]["*"]},
     }
     X = numpy.ones((1, 3), dtype="f")
-    first = Training.from_config(config).model.layers[0].predict(X)
+    first = Trainer.from_config(config).model.layers[0].predict(X)
     numpy.random.random(7)
     numpy.testing.assert_array_equal(
-        Training.from_config(config).model.layers[0].predict(X), first
+        Trainer.from_config(config).model.layers[0].predict(X), first
     )
 
 
@@ -296,7 +297,7 @@ def test_wrong_parts():
     with pytest.raises(TypeError, match="model must be a Thinc Model"):
         make_training(model="chain")
     with pytest.raises(TypeError, match="loss must be a Thinc Loss"):
-        Training(make_model(), SGD(0.1), None, make_dataset(), max_steps=1)
+        Trainer(make_model(), SGD(0.1), None, make_dataset(), max_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -318,10 +319,10 @@ def test_wrong_configs(tmp_path):
     config = Config().from_disk(write_config(tmp_path))
     without = Config({name: config[name] for name in config if name != "loss"})
     with pytest.raises(ValueError, match=r"but has no \[loss\]"):
-        Training.from_config(without)
+        Trainer.from_config(without)
     config["training"]["epochs"] = 3
     with pytest.raises(ValueError, match=r"unknown settings \['epochs'\]: there are"):
-        Training.from_config(config)
+        Trainer.from_config(config)
 
 
 # Callbacks
@@ -465,7 +466,7 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own():
     training.run()
     raw = training._score()
     found = training.evaluations[-1]
-    assert found.plain == raw
+    assert found.raw == raw
 
     apply_averages(training.model, training.optimizer)
     stale = training._score()
@@ -502,7 +503,7 @@ def test_new_batch_norm_statistics_leave_the_training_as_it_is():
 
         training = make_batch_norm([Watch()], batch_norm_batches=n_batches)
         training.run()
-        plain = [found.plain for found in training.evaluations]
+        plain = [found.raw for found in training.evaluations]
         averages = [found.averages for found in training.evaluations]
         results.append((losses, plain, statistics_of(training.model), averages))
     for losses, plain, statistics, _ in results[1:]:

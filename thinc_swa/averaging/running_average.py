@@ -193,7 +193,7 @@ class RunningAverage:
         self.missed.pop(key, None)
         self.add_parameter(key, weights)
 
-    def means(self) -> Dict[KeyT, Array]:
+    def averages(self) -> Dict[KeyT, Array]:
         """The averages, in arrays of their own."""
         means = {}
         for key, total in self.totals.items():

@@ -214,7 +214,7 @@ def _progress_table(runs: Sequence[Run], score: str, console: Console) -> Table:
 _MARKS = {"waiting": "·", "running": "▸", "done": "■", "failed": "✗"}
 
 # What a narrow terminal does without, in this order. The files have all of it.
-_DISPENSABLE = ("ms/step", "swing", "plain weights", "95 % interval")
+_DISPENSABLE = ("ms/step", "swing", "raw weights", "95 % interval")
 
 
 def rich_table(rows: Sequence[Sequence[str]], console: Console) -> Table:

@@ -8,7 +8,7 @@ from typing import (
 import typer
 
 from ..errors import naming_config
-from ..param_groups.summary import ParameterRow, list_parameters
+from ..param_groups.summary import ParameterSummary, parameter_summary
 from ..training.configs import make_model, optimizer_section, prepare_process, read_config
 from .options import CodeT, ConfigT, DebugT, GpuT
 
@@ -31,15 +31,15 @@ def params(
         optimizer_section(settings)
         model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
         try:
-            rows = list_parameters(model, optimizer)
+            rows = parameter_summary(model, optimizer)
         except ValueError as error:
             # Of a group that selects nothing. Here are the paths that it could select.
-            _print_parameters(list_parameters(model))
+            _print_parameters(parameter_summary(model))
             raise ValueError(str(error).partition(" The model has")[0]) from error
     _print_parameters(rows)
 
 
-def _print_parameters(rows: Sequence[ParameterRow]) -> None:
+def _print_parameters(rows: Sequence[ParameterSummary]) -> None:
     # Paths can be long, and are there whole, so that they can be copied.
     cells = [("learning rate", "group", "settings", "shape", "path")]
     for row in rows:

@@ -19,7 +19,7 @@ FORMATS = ("png", "svg")
 
 def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
     """The scores along the way, a panel for each entry: mean and standard deviation over the
-    seeds, of the averages and of the plain weights. The first entry's mean is in all of them.
+    seeds, of the averages and of the raw weights. The first entry's mean is in all of them.
 
     runs (Sequence[Run]): All runs of the comparison.
     score (str): What the scores are: "accuracy" or "loss".
@@ -30,7 +30,7 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
     figure = Figure(figsize=(4.0 * n_columns, 2.6 * n_rows + 0.9), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
     curves = {
-        name: {kind: _curve(complete(runs, name), kind, score) for kind in ("score", "plain")}
+        name: {kind: _curve(complete(runs, name), kind, score) for kind in ("score", "raw")}
         for name in names
     }
     for i, panel in enumerate(panels.flat):
@@ -63,8 +63,8 @@ def _panel(panel: Any, curves: Dict[str, Any], name: str, first: str, color: str
     if name != first:
         steps, middle, _ = curves[first]["score"]
         panel.plot(steps, middle, color=GREY, linewidth=1.0)
-    if curves[name]["score"] != curves[name]["plain"]:
-        steps, middle, _ = curves[name]["plain"]
+    if curves[name]["score"] != curves[name]["raw"]:
+        steps, middle, _ = curves[name]["raw"]
         panel.plot(steps, middle, color=color, linewidth=1.0, linestyle=(0, (2, 1.5)))
     steps, middle, spread = curves[name]["score"]
     low = [value - deviation for value, deviation in zip(middle, spread, strict=True)]
@@ -80,9 +80,9 @@ def _legend(curves: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
     dark = "#404040"
     handles: List[Any] = [Line2D([], [], color=dark, linewidth=1.8)]
     labels = ["what is saved: averages, or else weights"]
-    if any(curve["score"] != curve["plain"] for curve in curves.values()):
+    if any(curve["score"] != curve["raw"] for curve in curves.values()):
         handles.append(Line2D([], [], color=dark, linewidth=1.0, linestyle=(0, (2, 1.5))))
-        labels.append("plain weights")
+        labels.append("raw weights")
     handles.append(Patch(color=dark, alpha=0.2, linewidth=0.0))
     labels.append("± standard deviation over seeds")
     if len(curves) > 1:
@@ -119,7 +119,7 @@ def _limits(curves: Dict[str, Any]) -> Tuple[float, float]:
 
 def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: str) -> Figure:
     """A bar for each entry: the mean of the final scores, with a dot for each seed; hollow dots
-    are those of the plain weights.
+    are those of the raw weights.
 
     runs (Sequence[Run]): All runs of the comparison.
     summaries (Sequence[Summary]): Of these runs.
@@ -136,7 +136,7 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     for i, summary in enumerate(shown):
         scores, plain = (
             [factor * value for value in final_scores(runs, summary.name, kind)]
-            for kind in ("score", "plain")
+            for kind in ("score", "raw")
         )
         values += scores + plain
         color = _color(i)
@@ -151,7 +151,7 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     labels = [_bar_label(summary, score) for summary in shown]
     panel.set_yticks(range(len(shown)), labels, parse_math=False)
     panel.tick_params(left=False)
-    hollow = "; hollow: plain weights" if any(s.has_averages for s in shown) else ""
+    hollow = "; hollow: raw weights" if any(s.has_averages for s in shown) else ""
     panel.set_xlabel(
         f"final {_label(score)} (the axis does not start at zero)\n"
         f"bars: means; dots: seeds{hollow}"

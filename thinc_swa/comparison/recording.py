@@ -20,7 +20,7 @@ from ..training.configs import check_spacy, is_spacy_config, take_batch_norm_bat
 from ..training.evaluation import Evaluation
 from ..training.fingerprints import describe_dataset
 from ..training.logs import Log
-from ..training.trainer import Training, count_snapshots
+from ..training.trainer import Trainer, count_snapshots
 
 # Seconds from one progress record in a log to the next: a hundredth of the time that the run
 # has taken so far, within these limits, so that the logs of long runs stay small.
@@ -65,10 +65,10 @@ class _Recorder(Callback):
         self._log = log
         self._progress = _Progress(log)
 
-    def on_step(self, training: Training) -> None:
+    def on_step(self, training: Trainer) -> None:
         self._progress.update(training.step, training.total_steps)
 
-    def on_evaluate(self, training: Training, evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: Trainer, evaluation: Evaluation) -> None:
         _log_evaluation(self._log, evaluation)
         if _has_diverged(evaluation):
             training.stop("diverged")
@@ -76,14 +76,14 @@ class _Recorder(Callback):
 
 def _has_diverged(evaluation: Evaluation) -> bool:
     """Whether the scores are no numbers, which could not be compared with others."""
-    return not (math.isfinite(evaluation.plain) and math.isfinite(evaluation.score))
+    return not (math.isfinite(evaluation.raw) and math.isfinite(evaluation.score))
 
 
-def _refuse_diverged(evaluation: Evaluation) -> None:
+def _raise_if_diverged(evaluation: Evaluation) -> None:
     if _has_diverged(evaluation):
         raise ValueError(
             f"The training has diverged: the score after step {evaluation.step} is "
-            f"{evaluation.score}, that of the plain weights {evaluation.plain}"
+            f"{evaluation.score}, that of the raw weights {evaluation.raw}"
         )
 
 
@@ -94,7 +94,7 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
         loss=evaluation.loss,
         learn_rate=evaluation.learn_rate,
         n_averaged=evaluation.n_averaged,
-        plain=evaluation.plain,
+        raw=evaluation.raw,
         averages=evaluation.averages,
         score=evaluation.score,
     )
@@ -103,19 +103,19 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
 
 def log_dataset(config: Config, log: Log) -> None:
     """Log the fingerprint of the data of a Thinc config, loaded as for a training."""
-    _log_dataset(log, Training.from_config(config))
+    _log_dataset(log, Trainer.from_config(config))
 
 
-def _log_dataset(log: Log, training: Training) -> None:
+def _log_dataset(log: Log, training: Trainer) -> None:
     log.write("dataset", content=describe_dataset(training.dataset))
     log.flush()
 
 
 def _run_thinc(config: Config, log: Log) -> None:
-    training = Training.from_config(config, [_Recorder(log)])
+    training = Trainer.from_config(config, [_Recorder(log)])
     _log_dataset(log, training)
     training.run()
-    _refuse_diverged(training.evaluations[-1])
+    _raise_if_diverged(training.evaluations[-1])
     log.write(
         "end",
         n_records=log.n_records,
@@ -213,7 +213,7 @@ class _SpacyRecorder:
     def _log_evaluation(self, info: Dict[str, Any]) -> None:
         plain, averages = float(info["score"]), None
         if self._optimizer.averages:
-            # spaCy has evaluated with these. The plain weights are those that are there now.
+            # spaCy has evaluated with these. The raw weights are those that are there now.
             averages = plain
             with keeping_random_state():
                 plain = float(self._evaluate()[0])
@@ -225,11 +225,11 @@ class _SpacyRecorder:
             loss=float(sum(info["losses"].values())),
             learn_rate=self._learn_rate,
             n_averaged=count_snapshots(self._optimizer),
-            plain=plain,
+            raw=plain,
             averages=averages,
         )
         _log_evaluation(self._log, evaluation)
-        _refuse_diverged(evaluation)
+        _raise_if_diverged(evaluation)
 
     def _evaluate_averages(self, score: float) -> float:
         """Evaluate the averages with BatchNorm statistics of their own. Weights and statistics

@@ -25,10 +25,10 @@ class Summary:
     n_runs (int): Runs that are complete.
     n_failed (int): Runs that have failed.
     score (Optional[float]): The mean of the final scores: of the averages where there are any,
-        else of the plain weights.
+        else of the raw weights.
     score_sd (Optional[float]): Their standard deviation.
-    plain (Optional[float]): The mean of the final scores of the plain weights.
-    plain_sd (Optional[float]): Their standard deviation.
+    raw (Optional[float]): The mean of the final scores of the raw weights.
+    raw_sd (Optional[float]): Their standard deviation.
     best (Optional[float]): The mean of the highest scores along the way.
     difference (Optional[float]): The mean difference of the final score to the first entry's,
         seed by seed.
@@ -49,8 +49,8 @@ class Summary:
     has_averages: bool
     score: Optional[float]
     score_sd: Optional[float]
-    plain: Optional[float]
-    plain_sd: Optional[float]
+    raw: Optional[float]
+    raw_sd: Optional[float]
     best: Optional[float]
     difference: Optional[float]
     difference_low: Optional[float]
@@ -80,7 +80,7 @@ def complete(runs: Sequence[Run], name: str) -> List[Run]:
 def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[float]:
     """The last scores of the runs of an entry that are done, in the order of the runs.
 
-    kind (str): "score" for what is saved, averages or else weights; "plain" for the weights.
+    kind (str): "score" for what is saved, averages or else weights; "raw" for the weights.
     """
     return [run.evaluations[-1][kind] for run in complete(runs, name)]
 
@@ -88,7 +88,7 @@ def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[fl
 def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary:
     own = complete(runs, name)
     last = [run.evaluations[-1] for run in own]
-    scores, plain = final_scores(runs, name), final_scores(runs, name, "plain")
+    scores, plain = final_scores(runs, name), final_scores(runs, name, "raw")
     pairs = [(run, first[run.seed_index]) for run in own if run.seed_index in first]
     is_first = all(run is other for run, other in pairs)
     differences = [_final(run) - _final(other) for run, other in pairs]
@@ -102,8 +102,8 @@ def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary
         has_averages=any(record["averages"] is not None for record in last),
         score=_mean(scores),
         score_sd=_sd(scores),
-        plain=_mean(plain),
-        plain_sd=_sd(plain),
+        raw=_mean(plain),
+        raw_sd=_sd(plain),
         best=_mean([max(record["score"] for record in run.evaluations) for run in own]),
         difference=None if is_first else _mean(differences),
         difference_low=low,
@@ -173,7 +173,7 @@ def table(summaries: Sequence[Summary], score: str) -> List[List[str]]:
     header = [
         "optimizer",
         "final score",
-        "plain weights",
+        "raw weights",
         f"difference to {first}",
         "95 % interval",
         "swing",
@@ -204,7 +204,7 @@ def _row(summary: Summary, score: str) -> List[str]:
     return [
         summary.name,
         spread(summary.score, summary.score_sd),
-        spread(summary.plain, summary.plain_sd) if summary.has_averages else "",
+        spread(summary.raw, summary.raw_sd) if summary.has_averages else "",
         number(summary.difference, "+"),
         "-" if low is None else f"{number(low, '+')} to {number(high, '+')}",
         number(summary.swing),

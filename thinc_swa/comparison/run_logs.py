@@ -58,7 +58,7 @@ def _check_whole(records: Sequence[Record]) -> None:
         raise ValueError(f"it has {len(records) - 1} records before its end, not {n_written}")
     for record in records:
         # Only a run that has failed may have diverged.
-        if record["type"] == "evaluation" and None in (record["plain"], record["score"]):
+        if record["type"] == "evaluation" and None in (record["raw"], record["score"]):
             raise ValueError(f"no score after step {record['step']}")
 
 
@@ -91,7 +91,7 @@ _FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
         "loss": _is_number_or_none,
         "learn_rate": _is_number_or_none,
         "n_averaged": lambda value: value is None or _is_count(value),
-        "plain": _is_number_or_none,
+        "raw": _is_number_or_none,
         "averages": _is_number_or_none,
         "score": _is_number_or_none,
     },

@@ -1,7 +1,7 @@
 """Paths of parameters: readable names for their places in a model, for globs.
 
-An optimizer only sees a node's id and a parameter's name. `name_parameters` registers the paths
-of a model's parameters, for all optimizers of the process.
+An optimizer only sees a node's id and a parameter's name. `register_parameter_paths` registers
+the paths of a model's parameters, for all optimizers of the process.
 """
 
 import re
@@ -15,7 +15,7 @@ from .parameters import ModelT, component_models
 
 
 class _Registration(NamedTuple):
-    """A call of `name_parameters`.
+    """A call of `register_parameter_paths`.
 
     paths (Dict[KeyT, str]): The paths of all parameters of the model.
     model (Union[int, weakref.ref]): The id of a Thinc model, which has no weak references and
@@ -36,14 +36,14 @@ class _Registration(NamedTuple):
 
 
 # By parameter, the last registration with it.
-_named: Dict[KeyT, _Registration] = {}
+_registered_paths: Dict[KeyT, _Registration] = {}
 
 # Thinc names these by all that they consist of. What they are can only be told from what
 # they do: in "a|b>>c" it may be a chain or a concatenation.
 COMPOSED = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "concatenate"}
 
 
-def name_parameters(model: ModelT) -> List[str]:
+def register_parameter_paths(model: ModelT) -> List[str]:
     """Register the paths of a model's parameters, so that `ParamGroups` can select by them.
     Call it when the model has all its layers, and again when it has got other ones: that
     replaces what was known. Layers that are added to a spaCy pipeline later are found without
@@ -62,16 +62,16 @@ def name_parameters(model: ModelT) -> List[str]:
     """
     paths = parameter_paths(model)
     registered = model.id if isinstance(model, Model) else weakref.ref(model)
-    _named.update(dict.fromkeys(paths, _Registration(paths, registered)))
+    _registered_paths.update(dict.fromkeys(paths, _Registration(paths, registered)))
     return list(paths.values())
 
 
-def make_name_parameters() -> Callable[[Any], Any]:
-    """`thinc_swa.name_parameters.v1`: `name_parameters` for `[initialize.after_init]` of a
-    spaCy config."""
+def make_register_parameter_paths() -> Callable[[Any], Any]:
+    """`thinc_swa.register_parameter_paths.v1`: `register_parameter_paths` for
+    `[initialize.after_init]` of a spaCy config."""
 
     def after_init(nlp: Any) -> Any:
-        name_parameters(nlp)
+        register_parameter_paths(nlp)
         return nlp
 
     return after_init
@@ -80,25 +80,28 @@ def make_name_parameters() -> Callable[[Any], Any]:
 def paths_around(key: KeyT) -> Optional[Dict[KeyT, str]]:
     """The paths of all parameters of the model that this one belongs to, or None if they are
     not known. A pipeline may have got the parameter after its parameters were named."""
-    if key not in _named:
-        pipelines = {id(r.model): r.find_pipeline() for r in _named.values()}
+    if key not in _registered_paths:
+        pipelines = {id(r.model): r.find_pipeline() for r in _registered_paths.values()}
         for pipeline in pipelines.values():
             if pipeline is not None and key in parameter_paths(pipeline):
-                name_parameters(pipeline)
+                register_parameter_paths(pipeline)
                 break
-    registration = _named.get(key)
+    registration = _registered_paths.get(key)
     return None if registration is None else registration.paths
 
 
 def removed_parameters(model: ModelT) -> Set[KeyT]:
-    """The parameters that this very model had when `name_parameters` was called, and does not
-    have any more."""
-    removed = {key for key, registration in _named.items() if registration.is_of(model)}
+    """The parameters that this very model had when `register_parameter_paths` was called, and
+    does not have any more."""
+    removed = {
+        key for key, registration in _registered_paths.items() if registration.is_of(model)
+    }
     return removed.difference(parameter_paths(model))
 
 
 def parameter_paths(model: ModelT) -> Dict[KeyT, str]:
-    """The path of every parameter, from the first layer to the last. See `name_parameters`."""
+    """The path of every parameter, from the first layer to the last. See
+    `register_parameter_paths`."""
     paths: Dict[KeyT, str] = {}
     taken = set()
     for component, root in component_models(model):

@@ -50,8 +50,8 @@ class OptimizerWrapper(Optimizer):
         "_n_steps",
         "_n_calls",
         "_is_open",
-        "_is_settled",
-        "_is_stepped",
+        "_is_flushed",
+        "_uses_step_schedules",
         "_n_updates",
         "_most_updates",
         "_most_updates_before",
@@ -67,8 +67,8 @@ class OptimizerWrapper(Optimizer):
         "_n_steps",
         "_n_calls",
         "_is_open",
-        "_is_settled",
-        "_is_stepped",
+        "_is_flushed",
+        "_uses_step_schedules",
         "_n_updates",
         "_most_updates",
         "_shapes",
@@ -85,7 +85,7 @@ class OptimizerWrapper(Optimizer):
                 f"{type(optimizer).__name__}: {optimizer!r}"
             )
         fix_pytorch_shim()
-        count_draws(nesting(optimizer)[-1])
+        count_draws(unwrap(optimizer)[-1])
         self.optimizer = optimizer
         self._arguments: Dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
@@ -102,10 +102,10 @@ class OptimizerWrapper(Optimizer):
         # Whether there was an update since the last step was counted, and whether the step
         # that is under way already counts as complete.
         self._is_open = False
-        self._is_settled = False
+        self._is_flushed = False
         # Whether the loop calls step_schedules(). If not, the updates of each parameter
         # and of the most often updated one tell where a step ends.
-        self._is_stepped = False
+        self._uses_step_schedules = False
         self._n_updates: Dict[KeyT, int] = {}
         self._most_updates = 0
         # Whether a wrapper further out tells when a step is complete.
@@ -146,18 +146,18 @@ class OptimizerWrapper(Optimizer):
         shape = weights.shape
         expected = self._shapes.get(key, shape) if known is None else known.shape
         if gradient.shape != shape or expected != shape:
-            self._refuse_shape(key, weights, gradient, expected)
+            self._raise_shape_error(key, weights, gradient, expected)
         n_updates = self._n_updates.get(key, 0) + 1
         begins_step = n_updates > self._most_updates
-        if begins_step and not self._is_stepped:
-            self._settle()
+        if begins_step and not self._uses_step_schedules:
+            self._flush_step()
         initial = weights.copy() if known is None else None
         weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
         self._n_updates[key] = n_updates
         if begins_step:
             self._most_updates = n_updates
-            if not self._is_stepped:
-                self._is_settled = False
+            if not self._uses_step_schedules:
+                self._is_flushed = False
                 if self._n_steps and not self._is_wrapped and self._overwrites_next():
                     self._unfinished = dict.fromkeys(self._n_updates, 1)
         self._is_open = True
@@ -170,19 +170,19 @@ class OptimizerWrapper(Optimizer):
         if self._unfinished:
             self._unfinished.pop(key, None)
             if not self._unfinished:
-                self._settle()
+                self._flush_step()
         return weights, gradient
 
     def step_schedules(self) -> None:
         """Complete a step: of the wrapped optimizer, then of this one."""
-        if not self._is_stepped:
+        if not self._uses_step_schedules:
             self._merge_steps()
         self._on_step_end()
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
         self._n_calls += 1
-        if not self._is_settled:
+        if not self._is_flushed:
             self._complete_step()
-        self._is_open = self._is_settled = False
+        self._is_open = self._is_flushed = False
         if self._most_updates - self._most_updates_before >= MANY_UPDATES:
             self._warn_of_epochs()
         self._most_updates_before = self._most_updates
@@ -194,8 +194,8 @@ class OptimizerWrapper(Optimizer):
         arrays of their own, which later updates leave as they are. Reading them again
         before the next update costs nothing.
         """
-        if not self._is_stepped:
-            self._settle()
+        if not self._uses_step_schedules:
+            self._flush_step()
         if self._averages is None:
             self._averages = self._make_averages()
         return self._averages or self.optimizer.averages or {}
@@ -300,28 +300,28 @@ class OptimizerWrapper(Optimizer):
         self._most_updates_before = min(self._most_updates_before, self._most_updates)
         self._averages = None
 
-    def _settle(self) -> None:
+    def _flush_step(self) -> None:
         """Count the step that is under way as complete. Updates that still come before
         it ends belong to the next one."""
-        is_due = self._is_open and not self._is_settled
+        is_due = self._is_open and not self._is_flushed
         if is_due:
             self._on_step_end()
         if isinstance(self.optimizer, OptimizerWrapper):
-            self.optimizer._settle()
+            self.optimizer._flush_step()
         self._unfinished = {}
         if is_due:
-            self._is_settled = True
+            self._is_flushed = True
             self._complete_step()
             self._is_open = False
 
     def _merge_steps(self) -> None:
         """The first step_schedules(): all updates before it belong to one step."""
-        self._is_stepped = True
+        self._uses_step_schedules = True
         self._unfinished = {}
         # A step that was only completed early, by reading the averages, stays as it is.
         if self._n_steps > 1 or (self._n_steps and self._is_open):
             self._n_steps = 0
-            self._is_settled = False
+            self._is_flushed = False
             self._averages = None
             self._on_steps_merged()
 
@@ -347,7 +347,7 @@ class OptimizerWrapper(Optimizer):
         self._averages = None
         self._on_step(self._n_steps)
 
-    def _refuse_shape(
+    def _raise_shape_error(
         self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: Tuple[int, ...]
     ) -> None:
         if gradient.shape != weights.shape:
@@ -388,7 +388,7 @@ class OptimizerWrapper(Optimizer):
             setattr(self, name, value)
 
 
-def nesting(optimizer: Any) -> List[Any]:
+def unwrap(optimizer: Any) -> List[Any]:
     """An optimizer and those that it wraps, outermost first.
 
     optimizer (Optimizer): Typed as Any: what the innermost has depends on the Thinc version.

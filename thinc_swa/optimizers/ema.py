@@ -15,7 +15,7 @@ from ..validation import (
     is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import Unfilled
+from .unresolved import UnresolvedOptimizer
 
 
 class EMA(OptimizerWrapper):
@@ -114,15 +114,15 @@ class EMA(OptimizerWrapper):
     @property
     def n_averaged(self) -> int:
         """How many averages were taken."""
-        if not self._is_stepped:
-            self._settle()
+        if not self._uses_step_schedules:
+            self._flush_step()
         return self._average.n_averaged
 
     @property
     def n_skipped(self) -> int:
         """How often weights were left out because they were not finite."""
-        if not self._is_stepped:
-            self._settle()
+        if not self._uses_step_schedules:
+            self._flush_step()
         return self._average.n_skipped
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
@@ -147,7 +147,7 @@ class EMA(OptimizerWrapper):
         )
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
-        return self._average.means()
+        return self._average.averages()
 
 
 def make_ema(
@@ -163,7 +163,7 @@ def make_ema(
 ) -> Optimizer:
     """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
     if is_variable(total_steps):
-        return Unfilled(optimizer, total_steps)
+        return UnresolvedOptimizer(optimizer, total_steps)
     return EMA(
         optimizer,
         decay=decay,

@@ -17,7 +17,7 @@ from ..validation import (
     is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import Unfilled
+from .unresolved import UnresolvedOptimizer
 
 INNER_STATES = ("keep", "reset", "pullback")
 
@@ -192,7 +192,7 @@ def make_lookahead(
 ) -> Optimizer:
     """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
     if is_variable(total_steps):
-        return Unfilled(optimizer, total_steps)
+        return UnresolvedOptimizer(optimizer, total_steps)
     return Lookahead(
         optimizer,
         freq=freq,

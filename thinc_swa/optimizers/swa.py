@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional, Union
 from thinc.api import Optimizer
 
 from ..averaging.running_average import RunningAverage, is_due
-from ..schedules.learn_rate import LearnRate, current_rate
+from ..schedules.learn_rate import LearnRateOverride, current_rate
 from ..types import FloatsXd, KeyT, RateT, StepT
 from ..validation import (
     check_bool,
@@ -16,7 +16,7 @@ from ..validation import (
     is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import Unfilled
+from .unresolved import UnresolvedOptimizer
 
 
 class SWA(OptimizerWrapper):
@@ -98,7 +98,7 @@ class SWA(OptimizerWrapper):
         if end_step is not None:
             self.end_step = check_end_step(end_step, total_steps, self.start_step)
         self.freq = check_int("freq", freq, minimum=1)
-        self._learn_rate = LearnRate.make(learn_rate, anneal_steps, anneal_strategy)
+        self._learn_rate = LearnRateOverride.make(learn_rate, anneal_steps, anneal_strategy)
         self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
         self._is_started = False
         self._is_ended = False
@@ -120,15 +120,15 @@ class SWA(OptimizerWrapper):
     @property
     def n_averaged(self) -> int:
         """The number of snapshots in the mean."""
-        if not self._is_stepped:
-            self._settle()
+        if not self._uses_step_schedules:
+            self._flush_step()
         return self._average.n_averaged
 
     @property
     def n_skipped(self) -> int:
         """The number of snapshots that were left out for weights that are not finite."""
-        if not self._is_stepped:
-            self._settle()
+        if not self._uses_step_schedules:
+            self._flush_step()
         return self._average.n_skipped
 
     def start_swa(self) -> None:
@@ -142,13 +142,13 @@ class SWA(OptimizerWrapper):
         """
         if self._is_started:
             return
-        n_steps = self._n_steps + (self._is_open and not self._is_settled)
+        n_steps = self._n_steps + (self._is_open and not self._is_flushed)
         if self.end_step is not None and self.end_step <= n_steps:
             raise ValueError(
                 f"start_swa() must be called before end_step = {self.end_step}, but "
                 f"{n_steps} steps are complete"
             )
-        self._settle()
+        self._flush_step()
         if not self._is_started:
             self.start_step = n_steps
             self._averages = None  # They may have been read before.
@@ -223,7 +223,7 @@ class SWA(OptimizerWrapper):
         return self._learn_rate is not None and self._learn_rate.is_schedule
 
     def _make_averages(self) -> Dict[KeyT, FloatsXd]:
-        return self._average.means()
+        return self._average.averages()
 
     def _before_load(self) -> None:
         if self._learn_rate is not None:
@@ -255,7 +255,7 @@ def make_swa(
             "steps, or a fraction of total_steps"
         )
     if is_variable(total_steps):
-        return Unfilled(optimizer, total_steps)
+        return UnresolvedOptimizer(optimizer, total_steps)
     return SWA(
         optimizer,
         start_step=start_step,

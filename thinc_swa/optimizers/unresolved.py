@@ -6,11 +6,11 @@ from thinc.api import Optimizer
 from thinc.types import FloatsXd
 
 from ..types import KeyT
-from ..validation import UNFILLED
+from ..validation import UNRESOLVED
 from .base import OptimizerWrapper
 
 
-class Unfilled(OptimizerWrapper):
+class UnresolvedOptimizer(OptimizerWrapper):
     """Can do anything but train.
 
     spaCy resolves the config as it is written, with its variables, where a pipeline makes an
@@ -36,4 +36,4 @@ class Unfilled(OptimizerWrapper):
         *,
         lr_scale: float = 1.0,
     ) -> Tuple[FloatsXd, FloatsXd]:
-        raise ValueError(UNFILLED.format(value=self.total_steps))
+        raise ValueError(UNRESOLVED.format(value=self.total_steps))

@@ -19,7 +19,7 @@ from typing import (
 from thinc.api import Optimizer
 
 from ..models.parameter_paths import paths_around
-from ..optimizers.base import OptimizerWrapper, nesting
+from ..optimizers.base import OptimizerWrapper, unwrap
 from ..schedules.compat import Schedule
 from ..schedules.learn_rate import current_value, describe_rate
 from ..serialization.schedule_state import schedule_states
@@ -30,10 +30,10 @@ from .settings import ATTRIBUTES, Group, describe_group, make_groups
 
 # The group of each parameter, and the factor for the learning rate in its layer.
 ChoicesT = Dict[KeyT, Tuple[Group, float]]
-HOW_TO_NAME = (
-    "call name_parameters(model) with the initialized model, again after layers were added to "
-    "it, or let spaCy call it: [initialize.after_init] with "
-    '@callbacks = "thinc_swa.name_parameters.v1" in the config'
+HOW_TO_REGISTER = (
+    "call register_parameter_paths(model) with the initialized model, again after layers were "
+    "added to it, or let spaCy call it: [initialize.after_init] with "
+    '@callbacks = "thinc_swa.register_parameter_paths.v1" in the config'
 )
 
 
@@ -42,11 +42,12 @@ class ParamGroups(OptimizerWrapper):
 
     A group selects parameters by globs, and every parameter belongs to the first group that
     selects it. A glob is matched against the parameter's path, "tok2vec/…/maxout/W", with
-    "*" for anything, "/" included. `name_parameters` makes the paths known. A glob without
-    "/" is matched against the parameter's own name too, "W" or "encoder.layers.0.weight",
-    and needs no path for that. If the paths are known, a group that selects nothing in the
-    whole model is an error. If they are not, it may select parameters that are frozen or get
-    their first gradient later, so there is only a warning after the first step.
+    "*" for anything, "/" included. `register_parameter_paths` makes the paths known. A glob
+    without "/" is matched against the parameter's own name too, "W" or
+    "encoder.layers.0.weight", and needs no path for that. If the paths are known, a group that
+    selects nothing in the whole model is an error. If they are not, it may select parameters
+    that are frozen or get their first gradient later, so there is only a warning after the
+    first step.
 
     The settings of a group take the place of the innermost optimizer's while a parameter of
     the group is updated; its parameters are updated as by an optimizer of their own. A
@@ -61,13 +62,13 @@ class ParamGroups(OptimizerWrapper):
         decay), `L2`, `beta1`, `beta2`, `eps` and `grad_clip`. These are numbers, lists of
         numbers, Thinc schedules, which begin at their step 0 and advance with
         `step_schedules()`, or names in `schedules`.
-    lr_decay (Optional[float]): The learning rate of a layer as a part of the next one's, in
-        (0, 1]: it is multiplied by 1 in the last layer, lr_decay in the one before it,
-        lr_decay² before that, on top of the `lr_scale` of a group. What is in no layer, the
-        head of a task for instance, has the whole rate.
-    layers (Optional[Sequence[str]]): Globs for lr_decay, one for each layer, from the first
-        to the last. With "#" one glob stands for many layers, as many as there are numbers
-        in its place, in numerical order: "*layers.#.*". This needs the paths.
+    layer_lr_decay (Optional[float]): The learning rate of a layer as a part of the next
+        one's, in (0, 1]: it is multiplied by 1 in the last layer, layer_lr_decay in the one
+        before it, layer_lr_decay² before that, on top of the `lr_scale` of a group. What is in
+        no layer, the head of a task for instance, has the whole rate.
+    layer_patterns (Optional[Sequence[str]]): Globs for layer_lr_decay, one for each layer,
+        from the first to the last. With "#" one glob stands for many layers, as many as there
+        are numbers in its place, in numerical order: "*layers.#.*". This needs the paths.
     schedules (Optional[Mapping[str, Any]]): Schedules by name, for several groups at once
         and for config files, where a list cannot have sections.
     """
@@ -77,8 +78,8 @@ class ParamGroups(OptimizerWrapper):
     __slots__ = [
         "_groups",
         "_rest",
-        "_lr_decay",
-        "_layers",
+        "_layer_lr_decay",
+        "_layer_patterns",
         "_sources",
         "_position",
         "_choices",
@@ -91,8 +92,8 @@ class ParamGroups(OptimizerWrapper):
         optimizer: Optimizer,
         *,
         groups: Optional[Sequence[Mapping[str, Any]]] = None,
-        lr_decay: Optional[float] = None,
-        layers: Optional[Sequence[str]] = None,
+        layer_lr_decay: Optional[float] = None,
+        layer_patterns: Optional[Sequence[str]] = None,
         schedules: Optional[Mapping[str, Any]] = None,
     ) -> None:
         super().__init__(optimizer)
@@ -100,37 +101,42 @@ class ParamGroups(OptimizerWrapper):
             [] if groups is None else groups, {} if schedules is None else schedules
         )
         self._rest = Group("", [], {}, is_frozen=False)
-        self._lr_decay = 1.0
-        self._layers: List[Glob] = []
-        if lr_decay is not None:
-            self._lr_decay = check_number("lr_decay", lr_decay, above=0.0, maximum=1.0)
-            if layers is None:
+        self._layer_lr_decay = 1.0
+        self._layer_patterns: List[Glob] = []
+        if layer_lr_decay is not None:
+            self._layer_lr_decay = check_number(
+                "layer_lr_decay", layer_lr_decay, above=0.0, maximum=1.0
+            )
+            if layer_patterns is None:
                 raise ValueError(
-                    f"lr_decay = {lr_decay!r} needs layers: globs from the first layer to the "
-                    "last, but layers was not given"
+                    f"layer_lr_decay = {layer_lr_decay!r} needs layer_patterns: globs from the "
+                    "first layer to the last, but layer_patterns was not given"
                 )
-        if layers is not None:
-            if lr_decay is None:
-                raise ValueError(f"layers = {layers!r} needs an lr_decay, which was not given")
-            self._layers = check_globs("layers", layers)
-            texts = [glob.text for glob in self._layers]
+        if layer_patterns is not None:
+            if layer_lr_decay is None:
+                raise ValueError(
+                    f"layer_patterns = {layer_patterns!r} needs a layer_lr_decay, which was "
+                    "not given"
+                )
+            self._layer_patterns = check_globs("layer_patterns", layer_patterns)
+            texts = [glob.text for glob in self._layer_patterns]
             for text in texts:
                 if texts.count(text) > 1:
-                    raise ValueError(f"layers has {text!r} in it more than once")
+                    raise ValueError(f"layer_patterns has {text!r} in it more than once")
         # How often the schedules have advanced.
         self._position = 0
         # Of every parameter that has been asked for.
         self._choices: ChoicesT = {}
         # The groups and the layers that have selected nothing so far, in words.
         self._unmatched = [f"group {name!r}" for name in self._groups]
-        self._unmatched += [f"layer {glob.text!r}" for glob in self._layers]
+        self._unmatched += [f"layer {glob.text!r}" for glob in self._layer_patterns]
         self._radam_buffers: Dict[str, List[List[Any]]] = {}
-        self._fit_to(nesting(optimizer)[-1])
+        self._fit_to(unwrap(optimizer)[-1])
         if groups is not None:
             self._arguments["groups"] = [describe_group(group) for group in groups]
-        if lr_decay is not None:
-            self._arguments["lr_decay"] = self._lr_decay
-            self._arguments["layers"] = [glob.text for glob in self._layers]
+        if layer_lr_decay is not None:
+            self._arguments["layer_lr_decay"] = self._layer_lr_decay
+            self._arguments["layer_patterns"] = [glob.text for glob in self._layer_patterns]
         if schedules is not None:
             self._arguments["schedules"] = {
                 name: describe_rate(schedule) for name, schedule in schedules.items()
@@ -151,7 +157,7 @@ class ParamGroups(OptimizerWrapper):
             zeroed: Array = gradient
             zeroed[...] = 0.0
             return weights, gradient
-        # As nesting() does, without a list for every call.
+        # As unwrap() does, without a list for every call.
         optimizer: Any = self.optimizer
         while isinstance(optimizer, OptimizerWrapper):
             optimizer = optimizer.optimizer
@@ -162,8 +168,11 @@ class ParamGroups(OptimizerWrapper):
         if optimizer.use_radam and scale != 1.0:
             # Thinc's RAdam knows no lr_scale. The learning rate may only be changed when no
             # wrapper further in is going to change it.
-            if not self._is_stepped and self._n_updates.get(key, 0) >= self._most_updates:
-                self._settle()
+            if (
+                not self._uses_step_schedules
+                and self._n_updates.get(key, 0) >= self._most_updates
+            ):
+                self._flush_step()
             changes = {**changes, "learn_rate": _scale_rate(optimizer.learn_rate, scale)}
             scale = 1.0
         scale *= lr_scale
@@ -227,7 +236,7 @@ class ParamGroups(OptimizerWrapper):
             for text, words in self._need_paths():
                 raise ValueError(
                     f"{text!r} in {words} selects by the place in the model, but that of "
-                    f"parameter {key} is not known: {HOW_TO_NAME}"
+                    f"parameter {key} is not known: {HOW_TO_REGISTER}"
                 )
             choices, matched = self._match({key: key[1]})
             self._unmatched = [words for words in self._unmatched if words not in matched]
@@ -240,9 +249,11 @@ class ParamGroups(OptimizerWrapper):
         choices: ChoicesT = {}
         layers = self._match_layers(paths)
         # One glob with "#" stands for as many layers as there are numbers.
-        all_layers = {(i, 0) for i, glob in enumerate(self._layers) if not glob.has_number}
+        all_layers = {
+            (i, 0) for i, glob in enumerate(self._layer_patterns) if not glob.has_number
+        }
         order = sorted(all_layers | set(layers.values()))
-        matched = {f"layer {self._layers[i].text!r}" for i, _ in layers.values()}
+        matched = {f"layer {self._layer_patterns[i].text!r}" for i, _ in layers.values()}
         for key, path in paths.items():
             group = self._rest
             for candidate in self._groups.values():
@@ -252,7 +263,7 @@ class ParamGroups(OptimizerWrapper):
                     break
             scale = 1.0
             if key in layers:
-                scale = self._lr_decay ** (len(order) - 1 - order.index(layers[key]))
+                scale = self._layer_lr_decay ** (len(order) - 1 - order.index(layers[key]))
             choices[key] = (group, scale)
         return choices, matched
 
@@ -260,7 +271,7 @@ class ParamGroups(OptimizerWrapper):
         """Which glob a parameter is selected by, and the number in the place of "#"."""
         layers = {}
         for key, path in paths.items():
-            for i, glob in enumerate(self._layers):
+            for i, glob in enumerate(self._layer_patterns):
                 match = glob.match(key, path)
                 if match is not None:
                     layers[key] = (i, int(match["number"]) if glob.has_number else 0)
@@ -273,9 +284,9 @@ class ParamGroups(OptimizerWrapper):
             for glob in group.globs:
                 if "/" in glob.text:
                     yield glob.text, f"the params of group {group.name!r}"
-        for glob in self._layers:
+        for glob in self._layer_patterns:
             if "/" in glob.text or glob.has_number:
-                yield glob.text, "layers"
+                yield glob.text, "layer_patterns"
 
     def _warn_of_unmatched(self) -> None:
         names = sorted({name for _, name in self._choices})
@@ -284,7 +295,7 @@ class ParamGroups(OptimizerWrapper):
             f"Nothing was selected by {', '.join(unmatched)} in the first step, which "
             f"updated parameters with the names {', '.join(map(repr, names))}. That is right "
             "if what they select is frozen or gets its first gradient later. To have it "
-            f"checked, {HOW_TO_NAME}",
+            f"checked, {HOW_TO_REGISTER}",
             stacklevel=3,
         )
 
@@ -294,7 +305,7 @@ class ParamGroups(OptimizerWrapper):
         if source is None:
             return group.lr_scale
         # On Thinc 9.1 a schedule is asked in every call, and may look at the parameter.
-        last_score = nesting(self)[-1].last_score
+        last_score = unwrap(self)[-1].last_score
         return float(source.learn_rate(source.step, key=key, last_score=last_score))
 
     def _settings_of(self, group: Group) -> Dict[str, Any]:
@@ -379,15 +390,15 @@ def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
 def make_param_groups(
     optimizer: Optimizer,
     groups: Union[Any, List[Dict[str, Any]], None] = None,
-    lr_decay: Union[Any, float, None] = None,
-    layers: Union[Any, List[str], None] = None,
+    layer_lr_decay: Union[Any, float, None] = None,
+    layer_patterns: Union[Any, List[str], None] = None,
     schedules: Union[Any, Dict[str, Any], None] = None,
 ) -> Optimizer:
     """`ParamGroups.v1`: `ParamGroups` from a config. See `ParamGroups` for the arguments."""
     return ParamGroups(
         optimizer,
         groups=groups,
-        lr_decay=lr_decay,
-        layers=layers,
+        layer_lr_decay=layer_lr_decay,
+        layer_patterns=layer_patterns,
         schedules=schedules,
     )

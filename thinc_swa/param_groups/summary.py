@@ -13,13 +13,13 @@ from thinc.api import Optimizer
 
 from ..models.parameter_paths import parameter_paths
 from ..models.parameters import ModelT, named_parameters
-from ..optimizers.base import nesting
+from ..optimizers.base import unwrap
 from ..types import KeyT
 from .optimizer import ChoicesT, ParamGroups
 
 
-class ParameterRow(NamedTuple):
-    """What an optimizer does with a parameter. See `list_parameters`."""
+class ParameterSummary(NamedTuple):
+    """What an optimizer does with a parameter. See `parameter_summary`."""
 
     path: str
     shape: Tuple[int, ...]
@@ -29,14 +29,16 @@ class ParameterRow(NamedTuple):
     settings: Dict[str, Any]
 
 
-def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> List[ParameterRow]:
+def parameter_summary(
+    model: ModelT, optimizer: Optional[Optimizer] = None
+) -> List[ParameterSummary]:
     """What there is to be trained in a model, and what the groups of an optimizer make of it.
 
     model (Union[Model, Language]): A Thinc model or a spaCy pipeline, initialized.
     optimizer (Optional[Optimizer]): An optimizer with or without groups, somewhere in it.
-    RETURNS (List[ParameterRow]): A row for each parameter, from the first layer to the last:
-        its path and shape, the name of its group or None, the factor for its learning rate
-        now (0 for one that is frozen), whether it is frozen, and the other settings of its
+    RETURNS (List[ParameterSummary]): A row for each parameter, from the first layer to the
+        last: its path and shape, the name of its group or None, the factor for its learning
+        rate now (0 for one that is frozen), whether it is frozen, and the other settings of its
         group.
     RAISES: TypeError for what is no model; ValueError if a group selects nothing.
     """
@@ -45,7 +47,7 @@ def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> Lis
     for _, key, parameter in named_parameters(model):
         shapes.setdefault(key, parameter.shape)
     levels: List[Tuple[ParamGroups, ChoicesT]] = []
-    for level in nesting(optimizer):
+    for level in unwrap(optimizer):
         if isinstance(level, ParamGroups):
             levels.append((level, level._select(paths)))
     rows = []
@@ -63,5 +65,5 @@ def list_parameters(model: ModelT, optimizer: Optional[Optimizer] = None) -> Lis
                 settings.update(level._settings_of(group))
         scale = 0.0 if frozen else scale
         group_name = " + ".join(names) or None
-        rows.append(ParameterRow(path, shapes[key], group_name, scale, frozen, settings))
+        rows.append(ParameterSummary(path, shapes[key], group_name, scale, frozen, settings))
     return rows

@@ -16,7 +16,7 @@ def cosine(
     start_factor: Union[Any, float] = 0.0,
     end_factor: Union[Any, float] = 0.0,
     cycles: Union[Any, int] = 1,
-    cycle_factor: Union[Any, float] = 1.0,
+    cycle_mult: Union[Any, float] = 1.0,
     total_steps: Union[Any, int, None] = None,
 ) -> ScheduleT:
     """`cosine.v1`: down along half a cosine, again and again with warm restarts (SGDR,
@@ -39,7 +39,7 @@ def cosine(
     end_factor (float): Where each cycle ends, as a part of `max_rate`, in [0, 1].
     cycles (int): Into how many cycles the steps after the warmup are divided: one more than
         there are restarts.
-    cycle_factor (float): How many times as long as the cycle before each cycle is (T_mult in
+    cycle_mult (float): How many times as long as the cycle before each cycle is (T_mult in
         the paper), to the nearest step.
     total_steps (Optional[int]): The length of the training in steps.
     RETURNS (ScheduleT): A schedule for this Thinc.
@@ -55,7 +55,7 @@ def cosine(
         warmup_steps=warmup_steps,
         start_factor=check_number("start_factor", start_factor, minimum=0.0, maximum=1.0),
         end_factor=check_number("end_factor", end_factor, minimum=0.0, maximum=1.0),
-        cycle_steps=_divide(steps - warmup_steps, cycles, cycle_factor),
+        cycle_steps=_divide(steps - warmup_steps, cycles, cycle_mult),
     )
 
 
@@ -73,18 +73,18 @@ def _cosine(schedule: ScheduleT, step: int, **extra: Any) -> float:
     return float(low)
 
 
-def _divide(steps: int, cycles: Any, cycle_factor: Any) -> List[int]:
+def _divide(steps: int, cycles: Any, cycle_mult: Any) -> List[int]:
     """The lengths of cycles that are `steps` steps together."""
     cycles = check_int("cycles", cycles, minimum=1)
-    cycle_factor = check_number("cycle_factor", cycle_factor, above=0.0)
+    cycle_mult = check_number("cycle_mult", cycle_mult, above=0.0)
     # Powers of at most 1: they can become 0, but not infinite.
-    exponents = range(cycles) if cycle_factor <= 1 else range(1 - cycles, 1)
-    parts = [cycle_factor**exponent for exponent in exponents]
+    exponents = range(cycles) if cycle_mult <= 1 else range(1 - cycles, 1)
+    parts = [cycle_mult**exponent for exponent in exponents]
     ends = [round(steps * sum(parts[: n + 1]) / sum(parts)) for n in range(cycles)]
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     if min(lengths) < 1:
         raise ValueError(
             f"cycles must be few enough for each to have a step, but was {cycles} with "
-            f"cycle_factor = {cycle_factor!r} and {steps} steps"
+            f"cycle_mult = {cycle_mult!r} and {steps} steps"
         )
     return lengths

@@ -18,7 +18,7 @@ from .annealing import ANNEAL_STRATEGIES, anneal
 from .compat import DrawnSchedule, Schedule, ScheduleClass, describe_schedule
 
 
-class LearnRate:
+class LearnRateOverride:
     """A learning rate that begins when averaging does.
 
     learn_rate (RateT): A number, a list of numbers, or any Thinc schedule.
@@ -80,7 +80,7 @@ class LearnRate:
     @classmethod
     def make(
         cls, learn_rate: Optional[RateT], anneal_steps: Optional[int], anneal_strategy: str
-    ) -> Optional["LearnRate"]:
+    ) -> Optional["LearnRateOverride"]:
         """None if no learning rate is to take over."""
         check_choice("anneal_strategy", anneal_strategy, ANNEAL_STRATEGIES)
         if learn_rate is not None:

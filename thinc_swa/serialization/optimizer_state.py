@@ -18,7 +18,7 @@ from thinc.api import Optimizer, get_array_module
 
 from ..models.parameter_paths import removed_parameters
 from ..models.parameters import ModelT, named_parameters
-from ..optimizers.base import OptimizerWrapper, forget_keys, nesting
+from ..optimizers.base import OptimizerWrapper, forget_keys, unwrap
 from ..types import Array, KeyT
 from .schedule_state import (
     describe_schedules,
@@ -28,7 +28,13 @@ from .schedule_state import (
     restore_schedules,
     schedule_differences,
 )
-from .state_checks import OPTIONAL, has_form, has_form_of, has_form_of_schedules
+from .state_checks import (
+    OPTIONAL,
+    has_form,
+    has_form_of,
+    has_form_of_schedules,
+    rename_fields,
+)
 from .state_file import StateReader, write_state
 
 # What training changes in Thinc's own Optimizer. Which of these there are depends on the
@@ -50,8 +56,8 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     the positions of schedules. Save the model beside it.
 
     State of parameters that the model no longer has is dropped, if it had them when
-    `name_parameters` was called with it. Otherwise call `forget_missing` after the model has
-    changed.
+    `register_parameter_paths` was called with it. Otherwise call `forget_missing` after the
+    model has changed.
 
     The file is written under another name first and then renamed: after a crash there is
     the old file or the new one.
@@ -109,6 +115,8 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
         header = reader.header
         if not has_form(header):
             raise ValueError(f"{path} is damaged: its header is no description of a state")
+        if reader.version == 1:
+            rename_fields(header)
         differences = list(_differences(header, reader.version, levels, parameters))
         if differences:
             raise ValueError(
@@ -421,7 +429,7 @@ class _Restoring:
 def _levels(optimizer: Optimizer) -> List[Optimizer]:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"Not a Thinc Optimizer: {type(optimizer).__name__} {optimizer!r}")
-    return nesting(optimizer)
+    return unwrap(optimizer)
 
 
 def _fields(value: Any) -> List[str]:

@@ -16,6 +16,23 @@ OPTIONAL: Dict[str, Any] = {
     "_last_score": (0, 0.0),
 }
 
+# Names of attributes and arguments in files of version 1, and their names now.
+RENAMED = {
+    "_is_settled": "_is_flushed",
+    "_is_stepped": "_uses_step_schedules",
+    "lr_decay": "layer_lr_decay",
+    "layers": "layer_patterns",
+}
+
+
+def rename_fields(header: Dict[str, Any]) -> None:
+    """Give what a header of version 1 describes its present names."""
+    for level in header["optimizers"]:
+        for part in ("arguments", "state"):
+            level[part] = {
+                RENAMED.get(name, name): value for name, value in level[part].items()
+            }
+
 
 def has_form(header: Any) -> bool:
     """Whether a header describes a state, apart from what depends on the optimizer."""

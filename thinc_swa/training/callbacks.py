@@ -15,7 +15,7 @@ from .evaluation import Evaluation, format_score
 from .logs import Log
 
 if TYPE_CHECKING:
-    from .trainer import Training
+    from .trainer import Trainer
 
 # Thinc has none for callbacks; spaCy's is its own. So [callbacks.*] of a Thinc config can name
 # what a file of the user registers with @thinc.registry.callbacks.
@@ -41,16 +41,16 @@ class Callback:
     """Base class for training callbacks. A method may call `training.stop()`; an exception ends
     the training."""
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         """Called before the first step, also of a resumed training."""
 
-    def on_step(self, training: "Training") -> None:
+    def on_step(self, training: "Trainer") -> None:
         """Called after every step."""
 
-    def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
         """Called after every evaluation."""
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         """Called at the end, also after an error, which is `training.error` then."""
 
 
@@ -67,7 +67,7 @@ class ProgressBar(Callback):
         self._loss = 0.0
         self._weight = 0.0
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         from tqdm import tqdm
 
         self._bar = tqdm(
@@ -81,7 +81,7 @@ class ProgressBar(Callback):
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining}{postfix}]",
         )
 
-    def on_step(self, training: "Training") -> None:
+    def on_step(self, training: "Trainer") -> None:
         self._loss = SMOOTHING * self._loss + (1.0 - SMOOTHING) * training.last_loss
         # Of the losses so far, without the zero that it began with.
         self._weight = SMOOTHING * self._weight + (1.0 - SMOOTHING)
@@ -93,7 +93,7 @@ class ProgressBar(Callback):
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -109,12 +109,12 @@ class ScoreTable(Callback):
     def __init__(self, file: Optional[TextIO] = None) -> None:
         self._file = file
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         self._write(f"{self.HEADER}{'weights':>10}{'averages':>10}")
         for evaluation in training.evaluations:
             self.on_evaluate(training, evaluation)
 
-    def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
         snapshots = "-" if evaluation.n_averaged is None else evaluation.n_averaged
         averages = "-"
         if evaluation.averages is not None:
@@ -122,7 +122,7 @@ class ScoreTable(Callback):
         self._write(
             f"{evaluation.step:>8}{evaluation.epoch:>7}{evaluation.loss:>11.4g}"
             f"{evaluation.learn_rate:>12.3g}{snapshots:>11}"
-            f"{format_score(evaluation.plain, training.score):>10}{averages:>10}"
+            f"{format_score(evaluation.raw, training.score):>10}{averages:>10}"
             f"{'  better' if evaluation.is_best else ''}"
         )
 
@@ -142,7 +142,7 @@ class TrainingLog(Callback):
         self._path = path
         self._log: Optional[Log] = None
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         self._log = Log(self._path)
         self._log.write(
             "start",
@@ -154,7 +154,7 @@ class TrainingLog(Callback):
         )
         self._log.flush()
 
-    def on_step(self, training: "Training") -> None:
+    def on_step(self, training: "Trainer") -> None:
         if self._log is not None:
             self._log.write(
                 "step",
@@ -165,19 +165,19 @@ class TrainingLog(Callback):
                 n_averaged=training.n_averaged,
             )
 
-    def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
         if self._log is not None:
             self._log.write("evaluation", **asdict(evaluation), seconds=training.seconds)
             # Before the checkpoint, which must not be ahead of the log.
             self._log.sync()
 
-    def write_checkpoint(self, training: "Training") -> None:
+    def write_checkpoint(self, training: "Trainer") -> None:
         """Note that a checkpoint was saved: without it the training cannot be resumed."""
         if self._log is not None:
             self._log.write("checkpoint", step=training.step)
             self._log.sync()
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         if self._log is not None:
             error = None if training.error is None else repr(training.error)
             reason = training.stop_reason
@@ -187,7 +187,7 @@ class TrainingLog(Callback):
 
 class SaveModels(Callback):
     """Save the model at every evaluation, with the averages as its weights if there are any
-    (`Training.use_averages`): `model-best` when its score is the best so far, and `model-last`.
+    (`Trainer.use_averages`): `model-best` when its score is the best so far, and `model-last`.
     `Model.from_disk` reads them.
 
     folder (Path): An existing folder.
@@ -196,19 +196,19 @@ class SaveModels(Callback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
         data = self._model_data(training)
         replace_bytes(self._folder / "model-last", data)
         if evaluation.is_best:
             replace_bytes(self._folder / "model-best", data)
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         # After an error weights may be half updated; those of the last evaluation are saved.
         is_saved = training.evaluations and training.evaluations[-1].step == training.step
         if training.error is None and not is_saved:
             replace_bytes(self._folder / "model-last", self._model_data(training))
 
-    def _model_data(self, training: "Training") -> bytes:
+    def _model_data(self, training: "Trainer") -> bytes:
         with training.use_averages():
             return training.model.to_bytes()
 
@@ -225,15 +225,15 @@ class SaveCheckpoints(Callback):
         self._folder = folder
         self._log = log
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         check_folder(self._folder, training)
 
-    def on_evaluate(self, training: "Training", evaluation: Evaluation) -> None:
+    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
         save_checkpoint(self._folder, training)
         if self._log is not None:
             self._log.write_checkpoint(training)
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         if training.error is None:
             save_checkpoint(self._folder, training)
 
@@ -246,7 +246,7 @@ class StopOnInterrupt(Callback):
     def __init__(self) -> None:
         self._handler: Any = None
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: "Trainer") -> None:
         def stop(number: int, frame: Any) -> None:
             signal.signal(signal.SIGINT, self._handler)
             training.stop("interrupted")
@@ -254,6 +254,6 @@ class StopOnInterrupt(Callback):
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
             self._handler = signal.signal(signal.SIGINT, stop)
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: "Trainer") -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)

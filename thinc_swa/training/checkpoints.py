@@ -29,7 +29,7 @@ from .evaluation import Evaluation
 from .fingerprints import TrainingFingerprint, differences, digest_file
 
 if TYPE_CHECKING:
-    from .trainer import Training
+    from .trainer import Trainer
 
 torch: Any = thinc.compat.torch
 
@@ -95,7 +95,7 @@ class DamagedCheckpointError(ValueError):
         self.what = what
 
 
-def save_checkpoint(folder: Path, training: "Training") -> None:
+def save_checkpoint(folder: Path, training: "Trainer") -> None:
     """Save the whole state of a training, and delete its checkpoints but the last two.
 
     Folders that are not checkpoints of this training are never deleted.
@@ -131,7 +131,7 @@ def save_checkpoint(folder: Path, training: "Training") -> None:
         delete_checkpoint(other)
 
 
-def _write(folder: Path, training: "Training") -> None:
+def _write(folder: Path, training: "Trainer") -> None:
     replace_bytes(folder / MODEL, training.model.to_bytes())
     save_optimizer(folder / OPTIMIZER, training.optimizer, training.model)
     replace_text(folder / STATE, training.get_state().to_json())
@@ -144,7 +144,7 @@ def _write(folder: Path, training: "Training") -> None:
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def check_folder(folder: Path, training: "Training") -> None:
+def check_folder(folder: Path, training: "Trainer") -> None:
     """Check that a training can save its checkpoints in a folder.
 
     RAISES: FileExistsError if there is a checkpoint of another training, or something that is
@@ -159,7 +159,7 @@ def check_folder(folder: Path, training: "Training") -> None:
             )
 
 
-def check_names(folder: Path, training: "Training") -> None:
+def check_names(folder: Path, training: "Trainer") -> None:
     """Check that nothing but checkpoints has a name that a checkpoint is going to have.
 
     RAISES: FileExistsError that names it.
@@ -270,7 +270,7 @@ def _read(path: Path, name: str) -> str:
         raise DamagedCheckpointError(path, f"{name} cannot be read") from None
 
 
-def load_checkpoint(path: Path, training: "Training", *, trust: bool = False) -> None:
+def load_checkpoint(path: Path, training: "Trainer", *, trust: bool = False) -> None:
     """Bring a training to the state of a checkpoint.
 
     path (Path): As `find_checkpoint` returns it.

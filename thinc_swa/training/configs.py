@@ -9,11 +9,11 @@ from thinc.api import Config, Optimizer
 
 from ..errors import describe_error
 from ..validation import check_int
-from .trainer import BATCH_NORM_BATCHES, Training
+from .trainer import BATCH_NORM_BATCHES, Trainer
 
 
 def is_spacy_config(config: Config) -> bool:
-    """Whether spaCy trains this config, and not `Training`."""
+    """Whether spaCy trains this config, and not `Trainer`."""
     return "nlp" in config
 
 
@@ -107,7 +107,7 @@ def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
         the optimizer.
     """
     if not is_spacy_config(config):
-        training = Training.from_config(config)
+        training = Trainer.from_config(config)
         return training.model, training.optimizer
     check_spacy()
     from spacy.training.initialize import init_nlp

@@ -21,7 +21,7 @@ class Evaluation:
     learn_rate (float): Learning rate of the last step.
     n_averaged (Optional[int]): Snapshots in the averages; None if the optimizer does not count
         any.
-    plain (float): Score of the raw weights.
+    raw (float): Score of the raw weights.
     averages (Optional[float]): Score of the averages; None if there are none yet.
     is_best (bool): Whether the score is higher than all before.
     """
@@ -31,14 +31,14 @@ class Evaluation:
     loss: float
     learn_rate: float
     n_averaged: Optional[int]
-    plain: float
+    raw: float
     averages: Optional[float]
     is_best: bool = False
 
     @property
     def score(self) -> float:
         """The score of the averages if there are any, since they are saved."""
-        return self.plain if self.averages is None else self.averages
+        return self.raw if self.averages is None else self.averages
 
 
 def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:
@@ -54,27 +54,28 @@ def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> An
     return model.ops.xp.concatenate(pieces)
 
 
-def accuracy(guesses: Any, truths: Any) -> float:
+def accuracy(predictions: Any, targets: Any) -> float:
     """Fraction of the rows whose highest number is in the right place.
 
-    guesses (Union[Floats2d, List[Floats2d]]): A row of numbers for each example, or for each
-        token of each example.
-    truths (Union[Ints1d, Floats2d, List[…]]): The place, or a row with its highest number
+    predictions (Union[Floats2d, List[Floats2d]]): A row of numbers for each example, or
+        for each token of each example.
+    targets (Union[Ints1d, Floats2d, List[…]]): The place, or a row with its highest number
         there, for each of them.
     RETURNS (float): From 0 to 1.
     RAISES: ValueError for other shapes.
     """
-    guesses, truths = _to_numpy(guesses), _to_numpy(truths)
+    predictions, targets = _to_numpy(predictions), _to_numpy(targets)
     # In a row of one number the highest is always in the right place.
-    fits = guesses.ndim == 2 and guesses.shape[1] > 1
-    if not fits or truths.shape not in (guesses.shape, guesses.shape[:1]):
+    fits = predictions.ndim == 2 and predictions.shape[1] > 1
+    if not fits or targets.shape not in (predictions.shape, predictions.shape[:1]):
         raise ValueError(
-            'score = "accuracy" needs rows of numbers and as many truths, but the guesses have '
-            f'the shape {guesses.shape} and the truths {truths.shape}: try score = "loss"'
+            'score = "accuracy" needs rows of numbers and as many targets, but the predictions '
+            f"have the shape {predictions.shape} and the targets {targets.shape}: try "
+            'score = "loss"'
         )
-    if truths.ndim == 2:
-        truths = truths.argmax(axis=-1)
-    return float((guesses.argmax(axis=-1) == truths).mean())
+    if targets.ndim == 2:
+        targets = targets.argmax(axis=-1)
+    return float((predictions.argmax(axis=-1) == targets).mean())
 
 
 def _to_numpy(data: Union[Any, Iterable[Any]]) -> Any:

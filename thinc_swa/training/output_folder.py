@@ -18,7 +18,7 @@ from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
 from .logs import Record, find_disorder, keep_records, read_log
 
 if TYPE_CHECKING:
-    from .trainer import Training
+    from .trainer import Trainer
 
 LOG = "log.jsonl"
 CONFIG = "config.cfg"
@@ -174,7 +174,7 @@ class TrainingFolder:
                 )
         return checkpoint
 
-    def resume_log(self, training: "Training") -> None:
+    def resume_log(self, training: "Trainer") -> None:
         """Remove the records after the checkpoint that was loaded: the steps are repeated.
 
         RAISES: ValueError if the log is damaged or does not belong to the checkpoint.

@@ -15,9 +15,9 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
 from ..errors import CallbackError, naming_config
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
-from ..models.parameter_paths import name_parameters
+from ..models.parameter_paths import register_parameter_paths
 from ..models.parameters import named_parameters
-from ..optimizers.base import nesting
+from ..optimizers.base import unwrap
 from ..schedules.learn_rate import current_rate
 from ..validation import check_choice, check_int
 from .callbacks import Callback
@@ -51,13 +51,14 @@ SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 BATCH_NORM_BATCHES = 50
 
 
-class Training:
+class Trainer:
     """Training loop for a Thinc model. The same seed gives the same initial weights, batches
     and dropout for all optimizers.
 
     model (Model): Need not be initialized.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
-    loss (Loss): A Thinc loss: called with guesses and truths, it returns gradient and loss.
+    loss (Loss): A Thinc loss: called with predictions and targets, it returns gradient and
+        loss.
     dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)): arrays, or lists of what the
         model takes.
     seed (int): Seed of weights, batches and dropout.
@@ -149,7 +150,7 @@ class Training:
             sample = numpy.array([0, int(Y.argmax())])
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
         # For ParamGroups.
-        name_parameters(self.model)
+        register_parameter_paths(self.model)
 
     @classmethod
     def from_config(
@@ -159,7 +160,7 @@ class Training:
         *,
         code: Optional[Path] = None,
         output: Optional[Path] = None,
-    ) -> "Training":
+    ) -> "Trainer":
         """Make a training from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
 
@@ -302,21 +303,21 @@ class Training:
             the callbacks is called in any case.
         """
         try:
-            self._tell("on_start")
+            self._dispatch("on_start")
             while True:
                 # Also first of all, if the checkpoint was saved before an evaluation.
                 if self._needs_evaluation():
                     self._evaluate()
-                    self._tell("on_evaluate", self.evaluations[-1])
+                    self._dispatch("on_evaluate", self.evaluations[-1])
                 if self._is_over():
                     break
                 self._train_step()
-                self._tell("on_step")
+                self._dispatch("on_step")
         except BaseException as error:
             self.error = error
             raise
         finally:
-            self._tell("on_end")
+            self._dispatch("on_end")
 
     def _needs_evaluation(self) -> bool:
         is_due = self.step > 0 and (self.step % self.eval_frequency == 0 or self._is_at_limit())
@@ -338,8 +339,8 @@ class Training:
         X, Y = self._next_batch()
         start = time.perf_counter()
         self.last_learn_rate = current_rate(self.optimizer)
-        guesses, backprop = self.model.begin_update(X)
-        gradient, loss = self.loss(guesses, Y)
+        predictions, backprop = self.model.begin_update(X)
+        gradient, loss = self.loss(predictions, Y)
         backprop(gradient)
         self.model.finish_update(self.optimizer)
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
@@ -384,7 +385,7 @@ class Training:
             loss=self.loss_sum / max(self.n_losses, 1),
             learn_rate=self.last_learn_rate,
             n_averaged=self.n_averaged,
-            plain=plain,
+            raw=plain,
             averages=averages,
             is_best=self._is_best(score),
         )
@@ -436,12 +437,12 @@ class Training:
 
     def _score(self) -> float:
         X, Y = self.dataset[1]
-        guesses = predict(self.model, X, self._on_device)
+        predictions = predict(self.model, X, self._on_device)
         if self.score == "loss":
-            return -float(self.loss.get_loss(guesses, self._on_device(Y)))
-        return accuracy(guesses, Y)
+            return -float(self.loss.get_loss(predictions, self._on_device(Y)))
+        return accuracy(predictions, Y)
 
-    def _tell(self, event: str, *arguments: Any) -> None:
+    def _dispatch(self, event: str, *arguments: Any) -> None:
         """Call all callbacks; at the end also those after one that fails."""
         failed: Optional[CallbackError] = None
         for callback in self.callbacks:
@@ -459,7 +460,7 @@ class Training:
 def count_snapshots(optimizer: Optimizer) -> Optional[int]:
     """How many snapshots are in the averages of the optimizer, or of the first that it wraps
     which counts them; None if none does."""
-    counts = (getattr(level, "n_averaged", None) for level in nesting(optimizer))
+    counts = (getattr(level, "n_averaged", None) for level in unwrap(optimizer))
     return next((count for count in counts if count is not None), None)
 
 
@@ -473,10 +474,10 @@ def train(
     source: Optional[Path] = None,
     code: Optional[Path] = None,
     trust: bool = False,
-) -> Training:
+) -> Trainer:
     """Train what a config describes, and save models, a log and checkpoints.
 
-    config (Config): See `Training.from_config`.
+    config (Config): See `Trainer.from_config`.
     output (Optional[Path]): The output folder, which is created if it does not exist, and
         locked until the training ends. By default nothing is saved.
     resume (bool): Resume the training in the folder from its last checkpoint. If it has not
@@ -500,7 +501,7 @@ def train(
         raise ValueError("resume and overwrite exclude each other")
     if output is None:
         with naming_config(source):
-            training = Training.from_config(config, callbacks, code=code)
+            training = Trainer.from_config(config, callbacks, code=code)
         training.run()
         return training
     folder = TrainingFolder(output, config)
@@ -510,7 +511,7 @@ def train(
         checkpoint = folder.find_checkpoint() if resume else None
         # First the callbacks that save, so that nothing is lost if another one fails.
         with naming_config(source):
-            training = Training.from_config(
+            training = Trainer.from_config(
                 config, [*folder.callbacks(), *callbacks], code=code, output=output
             )
         if checkpoint is None:

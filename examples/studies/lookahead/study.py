@@ -131,7 +131,7 @@ def main(n_seeds, n_jobs, output):
         raise RuntimeError(failure)
     # Of the fast weights: it is training that is compared here, not averaging.
     scores = {
-        key: [100 * value for value in final_scores(runs, entry.name, "plain")]
+        key: [100 * value for value in final_scores(runs, entry.name, "raw")]
         for key, entry in entries.items()
     }
     blocks = [
