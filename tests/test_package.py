@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pytest
 from helpers import require
+from thinc.api import registry
 
 import thinc_swa
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PREFIX = "thinc_swa."
 
 
 def names_in_setup_cfg(group):
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["options.entry_points"][group].split("\n")
-    return [line.split("=")[0].strip() for line in lines if line.strip()]
+    names = [line.split("=")[0].strip() for line in lines if line.strip()]
+    return [name for name in names if not name.startswith(PREFIX)]
 
 
 NAMES = names_in_setup_cfg("thinc_optimizers")
@@ -69,7 +72,9 @@ for name in sys.argv[1:]:
 def test_schedules_are_found_without_an_import():
     command = [sys.executable, "-c", FRESH_PROCESS_FOR_SCHEDULES, *SCHEDULES]
     run = subprocess.run(command, capture_output=True, text=True)
-    assert run.stdout.split() == ["thinc_swa.schedules"] * len(SCHEDULES), run.stderr
+    modules = run.stdout.split()
+    assert len(modules) == len(SCHEDULES), run.stderr
+    assert all(module.startswith("thinc_swa.schedules.") for module in modules)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,9 +94,21 @@ def test_config_names_are_found_without_an_import(name):
     ],
 )
 def test_every_installed_name_is_in_setup_cfg(group, names):
+    """Each also with the name of the package, for the same function."""
     installed = entry_points(group=group)
-    ours = {e.name for e in installed if e.value.startswith("thinc_swa.")}
-    assert ours == set(names)
+    ours = {e.name: e.value for e in installed if e.value.startswith(PREFIX)}
+    assert set(ours) == {*names, *(PREFIX + name for name in names)}
+    assert all(ours[PREFIX + name] == ours[name] for name in names)
+
+
+def test_names_with_the_prefix_resolve():
+    config = {"@optimizers": "thinc_swa.SWA.v1", "start_step": 3}
+    config["optimizer"] = {
+        "@optimizers": "Adam.v1",
+        "learn_rate": {"@schedules": "thinc_swa.cosine.v1", "max_rate": 0.1, "steps": 9},
+    }
+    optimizer = registry.resolve({"optimizer": config})["optimizer"]
+    assert isinstance(optimizer, thinc_swa.SWA)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -223,7 +223,7 @@ def test_runs_are_what_a_training_is(tmp_path, adam, swa):
         training = Trainer.from_config(config)
         training.run()
         found = [(e["step"], e["raw"], e["averages"], e["score"]) for e in run.evaluations]
-        assert found == [(e.step, e.plain, e.averages, e.score) for e in training.evaluations]
+        assert found == [(e.step, e.raw, e.averages, e.score) for e in training.evaluations]
         assert run.records[-1]["n_steps"] == 60
 
 

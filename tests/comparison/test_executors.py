@@ -44,7 +44,7 @@ def make(how, folder):
 
 
 def make_fork_executor():
-    return ForkExecutor(["thinc_swa.runs"], environment=os.environ)
+    return ForkExecutor(["thinc_swa.comparison.recording"], environment=os.environ)
 
 
 def make_subprocess_executor():

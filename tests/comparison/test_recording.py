@@ -171,7 +171,7 @@ def test_the_sample_for_batch_norm_is_the_same_in_every_evaluation(run, monkeypa
         samples.append([[doc.text for doc in batch] for batch in batches])
         update_batch_norm(nlp, iter([[nlp.make_doc("I like socks .")]]), **settings)
 
-    monkeypatch.setattr("thinc_swa.models.batch_norm.update_batch_norm", update)
+    monkeypatch.setattr("thinc_swa.comparison.recording.update_batch_norm", update)
     before, _ = run(batch_norm_batches=0, accumulate_gradient=2)
     assert samples == []
     watched, records = run(batch_norm_batches=2, accumulate_gradient=2)
@@ -192,7 +192,7 @@ def test_predictions_for_batch_norm_do_not_see_annotations_of_earlier_ones(run, 
         update_batch_norm(nlp, batches, **settings)
         assert any(doc.has_annotation("ENT_IOB") for doc in seen[-20:])
 
-    monkeypatch.setattr("thinc_swa.models.batch_norm.update_batch_norm", update)
+    monkeypatch.setattr("thinc_swa.comparison.recording.update_batch_norm", update)
     run()
     assert len(seen) >= 80
 

@@ -63,10 +63,10 @@ RUNS = [*ADAM, *SWA]
 def test_final_scores():
     adam, swa = summarize(RUNS)
     assert (adam.name, adam.n_runs, adam.n_failed, adam.has_averages) == ("adam", 3, 0, False)
-    assert adam.score == adam.plain == pytest.approx(0.6)
+    assert adam.score == adam.raw == pytest.approx(0.6)
     assert adam.score_sd == pytest.approx(0.1)
     assert swa.score == pytest.approx(0.7)
-    assert swa.plain == pytest.approx(0.6)
+    assert swa.raw == pytest.approx(0.6)
     assert swa.score_sd == pytest.approx((0.06 / 2) ** 0.5)
     assert swa.best == pytest.approx((0.7 + 0.6 + 0.9) / 3)
     assert (adam.n_averaged, swa.n_averaged) == (None, 3)

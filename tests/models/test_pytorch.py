@@ -286,7 +286,7 @@ def test_an_average_of_another_shape():
 
 
 PRISTINE = """
-from thinc_swa.models import _shim_uses_averages, fix_pytorch_shim
+from thinc_swa.models.pytorch_shim import _shim_uses_averages, fix_pytorch_shim
 assert not _shim_uses_averages(), "Thinc uses the averages of PyTorch layers by itself now"
 from thinc.api import Adam
 from thinc_swa import OptimizerWrapper

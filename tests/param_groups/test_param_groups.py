@@ -719,36 +719,36 @@ ERRORS = {
     "decay without layers": (
         [GROUP],
         {"layer_lr_decay": 0.9},
-        "layer_lr_decay = 0.9 needs layers",
+        "layer_lr_decay = 0.9 needs layer_patterns",
     ),
     "layers without decay": (
         [GROUP],
-        {"layers": ["b"]},
-        r"layers = \['b'\] needs an layer_lr_decay",
+        {"layer_patterns": ["b"]},
+        r"layer_patterns = \['b'\] needs a layer_lr_decay",
     ),
     "empty layers": (
         [GROUP],
-        {"layer_lr_decay": 0.9, "layers": []},
-        r"layers must be a list of globs, but was \[\]",
+        {"layer_lr_decay": 0.9, "layer_patterns": []},
+        r"layer_patterns must be a list of globs, but was \[\]",
     ),
     "layers' string": (
         [GROUP],
-        {"layer_lr_decay": 0.9, "layers": "b"},
-        "layers must be a list.*'b'",
+        {"layer_lr_decay": 0.9, "layer_patterns": "b"},
+        "layer_patterns must be a list.*'b'",
     ),
     "the same layer": (
         [GROUP],
-        {"layer_lr_decay": 0.9, "layers": ["b", "W", "b"]},
-        "layers has 'b' in it more than once",
+        {"layer_lr_decay": 0.9, "layer_patterns": ["b", "W", "b"]},
+        "layer_patterns has 'b' in it more than once",
     ),
     "decay of 0": (
         [GROUP],
-        {"layer_lr_decay": 0, "layers": ["b"]},
+        {"layer_lr_decay": 0, "layer_patterns": ["b"]},
         "layer_lr_decay must be.*> 0 and <= 1.* 0",
     ),
     "growth": (
         [GROUP],
-        {"layer_lr_decay": 1.1, "layers": ["b"]},
+        {"layer_lr_decay": 1.1, "layer_patterns": ["b"]},
         "layer_lr_decay must be.*1.1",
     ),
 }
@@ -793,11 +793,19 @@ UNMATCHED = {
         {},
         r"group 'biases' \(all that it matches is in groups before it\)",
     ),
-    "layer": ([], {"layer_lr_decay": 0.5, "layers": ["linear*", "conv*"]}, r"layer 'conv\*'"),
-    "number": ([], {"layer_lr_decay": 0.5, "layers": ["softmax-#*"]}, r"layer 'softmax-#\*'"),
+    "layer": (
+        [],
+        {"layer_lr_decay": 0.5, "layer_patterns": ["linear*", "conv*"]},
+        r"layer 'conv\*'",
+    ),
+    "number": (
+        [],
+        {"layer_lr_decay": 0.5, "layer_patterns": ["softmax-#*"]},
+        r"layer 'softmax-#\*'",
+    ),
     "both": (
         [group("*/c", L2=0.0)],
-        {"layer_lr_decay": 0.5, "layers": ["*/d"]},
+        {"layer_lr_decay": 0.5, "layer_patterns": ["*/d"]},
         r"group 'a group', layer '\*/d'",
     ),
 }
@@ -872,10 +880,10 @@ def test_a_step_without_updates_is_none():
     [
         ({"groups": [group("W", "*/b", L2=0.0)]}, r"'\*/b' in the params of group 'a group'"),
         (
-            {"groups": [], "layer_lr_decay": 0.5, "layers": ["W", "layer.#"]},
-            "'layer.#' in layers",
+            {"groups": [], "layer_lr_decay": 0.5, "layer_patterns": ["W", "layer.#"]},
+            "'layer.#' in layer_patterns",
         ),
-        ({"layer_lr_decay": 0.5, "layers": ["W", "a/b"]}, "'a/b' in layers"),
+        ({"layer_lr_decay": 0.5, "layer_patterns": ["W", "a/b"]}, "'a/b' in layer_patterns"),
     ],
 )
 def test_places_in_the_model_need_paths(arguments, what):

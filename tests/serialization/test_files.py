@@ -139,7 +139,7 @@ def test_names_as_long_as_the_file_system_allows(write, name, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from thinc_swa.files import replacing
+from thinc_swa.serialization.files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print("written", flush=True)
@@ -188,7 +188,7 @@ KILLED_SAVING = """
 import resource, signal, sys
 from pathlib import Path
 import numpy
-from thinc_swa.state_file import write_state
+from thinc_swa.serialization.state_file import write_state
 # A file that grows beyond it ends the process at once.
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))

@@ -122,7 +122,7 @@ def test_a_checkpoint_that_could_not_be_written_leaves_nothing(tmp_path, monkeyp
 
     make_swa([SaveAt(tmp_path, 9)]).run()
     before = content_of(tmp_path)
-    monkeypatch.setattr("thinc_swa.serialization.optimizer_state.save_optimizer", fail)
+    monkeypatch.setattr("thinc_swa.training.checkpoints.save_optimizer", fail)
     with pytest.raises(CallbackError, match="No space left"):
         resumed = make_swa([SaveAt(tmp_path, 13)])
         load_checkpoint(find_checkpoint(tmp_path), resumed)

@@ -91,11 +91,13 @@ def test_the_same_array_has_the_same_digest_in_any_memory_layout():
 
 def test_digests_do_not_depend_on_the_process():
     code = "from test_fingerprints import VALUES, digest; print([digest(v) for v in VALUES])"
+    helpers = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
     outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
             timeout=120,

@@ -117,8 +117,8 @@ SLOW_STEPS = """
 import os, sys, time
 from pathlib import Path
 from thinc.api import Config
-from thinc_swa.callbacks import Callback
-from thinc_swa.training import train
+from thinc_swa.training.callbacks import Callback
+from thinc_swa.training.trainer import train
 
 class Slow(Callback):
     def on_step(self, training):
@@ -224,9 +224,9 @@ def test_a_kill_before_the_first_checkpoint_is_no_obstacle(tmp_path):
         ("thinc_swa.training.callbacks.TrainingLog.on_start", 1),  # Only the config is there.
         ("thinc_swa.training.logs.Log.write", 1),  # The log is empty.
         ("thinc_swa.training.logs.Log.write", 4),
-        ("thinc_swa.serialization.files.replace_bytes", 1),  # Before model-last.
-        ("thinc_swa.serialization.files.replace_bytes", 2),  # Before model-best.
-        ("thinc_swa.serialization.files.replace_bytes", 1),
+        ("thinc_swa.training.callbacks.replace_bytes", 1),  # Before model-last.
+        ("thinc_swa.training.callbacks.replace_bytes", 2),  # Before model-best.
+        ("thinc_swa.training.checkpoints.replace_bytes", 1),
         ("thinc_swa.training.checkpoints.os.rename", 1),
     )
     for place, count in moments:
@@ -236,7 +236,7 @@ from pathlib import Path
 from unittest.mock import patch
 import pkgutil
 from thinc.api import Config
-from thinc_swa.training import train
+from thinc_swa.training.trainer import train
 
 module, _, name = {place!r}.rpartition(".")
 whole, count = pkgutil.resolve_name({place!r}), 0
@@ -645,7 +645,7 @@ def test_an_interrupted_overwriting_begins_the_new_training(output, monkeypatch)
         with monkeypatch.context() as patched:
             patched.setattr(Path, "unlink", functools.partialmethod(fail, Path.unlink))
             patched.setattr(
-                "thinc_swa.training.checkpoints.delete_checkpoint",
+                "thinc_swa.training.output_folder.delete_checkpoint",
                 functools.partial(fail, delete=delete_checkpoint),
             )
             with pytest.raises(KeyboardInterrupt):

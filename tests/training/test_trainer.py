@@ -551,7 +551,7 @@ def test_the_number_of_batches_for_batch_norm(monkeypatch, batch_size, n_batches
     def update(model, batches):
         calls.append([len(batch) for batch in batches])
 
-    monkeypatch.setattr("thinc_swa.models.batch_norm.update_batch_norm", update)
+    monkeypatch.setattr("thinc_swa.training.trainer.update_batch_norm", update)
     training = make_batch_norm(batch_size=batch_size, batch_norm_batches=n_batches)
     training.callbacks.append(UseAverages())
     training.run()
@@ -568,7 +568,7 @@ class UseAverages(Callback):
 def test_a_model_without_batch_norm_reads_no_data_for_it(monkeypatch):
     training = make_training(SWA(Adam(0.01), start_step=0, freq=1))
     monkeypatch.setattr(training, "_batch_norm_data", None)
-    monkeypatch.setattr("thinc_swa.training.checkpoints.keeping_random_state", None)
+    monkeypatch.setattr("thinc_swa.training.trainer.keeping_random_state", None)
     training.run()
     assert training.evaluations[-1].averages is not None
 

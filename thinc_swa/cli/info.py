@@ -27,6 +27,7 @@ from .options import DebugT
 
 DISTRIBUTION = "thinc-swa"
 
+PREFIX = "thinc_swa."
 # Shown by `info`.
 PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
 
@@ -44,6 +45,7 @@ def info(debug: DebugT = False) -> None:
             typer.echo(f"  {name}")
             for parameter in inspect.signature(function).parameters.values():
                 typer.echo(f"      {_describe_parameter(parameter)}")
+    typer.echo(f"\nThe names also work with the prefix {PREFIX!r}.")
 
 
 def _gpus() -> List[Tuple[str, bool]]:
@@ -57,14 +59,25 @@ def _describe_parameter(parameter: inspect.Parameter) -> str:
 
 
 def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
-    """Every name that a config can use, by registry, with its function."""
-    found: Dict[str, List[Tuple[str, Callable[..., Any]]]] = {}
+    """The names that a config can use, by registry, with their functions. Those that only
+    repeat another one with the name of the package are left out."""
+    found: Dict[str, Dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
         owner, _, group = entry_point.group.partition("_")
         if owner in ("thinc", "spacy"):
             name = group if owner == "thinc" else f"{group} of spaCy"
-            found.setdefault(name, []).append((entry_point.name, entry_point.load()))
-    return {group: sorted(names, key=lambda pair: pair[0]) for group, names in found.items()}
+            found.setdefault(name, {})[entry_point.name] = entry_point.load()
+    return {
+        group: sorted(
+            (
+                (name, function)
+                for name, function in functions.items()
+                if not name.startswith(PREFIX) or name.removeprefix(PREFIX) not in functions
+            ),
+            key=lambda pair: pair[0],
+        )
+        for group, functions in found.items()
+    }
 
 
 def installed_versions() -> Iterator[Tuple[str, Optional[str]]]:

@@ -25,7 +25,7 @@ POLL_INTERVAL = 0.05
 GRACE = 1.0
 # What the runs import: always, and where a config has the text. Each takes a second or more.
 MODULES = (
-    ("", ["thinc_swa.runs"]),
+    ("", ["thinc_swa.comparison.recording"]),
     ("[nlp]", ["spacy"]),
     ("digits.v1", ["sklearn.datasets", "sklearn.model_selection"]),
 )
