@@ -106,9 +106,12 @@ def is_finite_quietly(array: Array) -> bool:
     if not isinstance(array, numpy.ndarray):
         return bool(load_cupy_kernels().is_finite(array))
     if array.flags.c_contiguous and array.dtype != numpy.float16:
-        # BLAS is several times as fast as numpy.isfinite. Squares of large numbers are
-        # infinite too, so that only the answer "finite" counts.
+        # BLAS is several times as fast as numpy.isfinite. A product with NaN or infinity is
+        # not finite. Others can be infinite too, so that only the answer "finite" counts. One
+        # half with the other takes less time than the squares of all; they share the element
+        # in the middle of an odd number.
         flat = array.reshape(-1)
-        if flat.dot(flat) < math.inf:
+        half = (flat.size + 1) // 2
+        if math.isfinite(flat[:half].dot(flat[flat.size - half :])):
             return True
     return bool(numpy.isfinite(array).all())
