@@ -55,8 +55,8 @@ from spacy_curated_transformers.pipeline import transformer
 transformer.float = lambda array: array.item()
 """
 WITHOUT_FIX = """
-import thinc_swa.wrapper
-thinc_swa.models.pytorch_shim.fix_pytorch_shim = lambda: False
+import thinc_swa.optimizers.base
+thinc_swa.optimizers.base.fix_pytorch_shim = lambda: False
 """
 # `python -m spacy`, when something else comes first.
 SPACY = """
