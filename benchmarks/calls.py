@@ -30,7 +30,7 @@ GROUPS = {
 
 
 def measure(effort):
-    """Seconds per parameter of a tiny model. RETURNS (List[Dict]): Of the kind "call" for
+    """Seconds per parameter of a tiny model. RETURNS (list[dict]): Of the kind "call" for
     the calls of the optimizer alone, "step" with their share of `step_schedules()`."""
     template = random_arrays([(SIZE,)] * N_PARAMETERS)
     optimizers = {**OPTIMIZERS, **GROUPS}

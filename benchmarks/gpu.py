@@ -9,7 +9,7 @@ TRAFFIC = {"device copy": 2, "SWA": 3, "EMA": 3, "Lookahead": 4}
 
 
 def measure(shapes, n_rounds):
-    """RETURNS (Dict): "missing" says why there is nothing; else "device", and "rows" with
+    """RETURNS (dict): "missing" says why there is nothing; else "device", and "rows" with
     seconds and gigabytes per second."""
     try:
         import cupy

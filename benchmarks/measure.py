@@ -11,11 +11,11 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Callable
 
 import numpy
 
@@ -88,8 +88,8 @@ def _call(module, function, args):
 def measure_libraries(module, layouts, effort, runs):
     """What `measure_library` of a module gives, each library in a process of its own.
 
-    runs (List[Tuple[str, int]]): The library, and on how many threads.
-    RETURNS (List[Dict]): One entry per layout and whatever the library has to be measured.
+    runs (list[tuple[str, int]]): The library, and on how many threads.
+    RETURNS (list[dict]): One entry per layout and whatever the library has to be measured.
     """
     results = []
     for layout, shapes in layouts.items():
@@ -114,8 +114,8 @@ def set_threads(library, n_threads):
 def interleave(contestants, effort):
     """Measure contestants in turns.
 
-    contestants (List[Contestant]): The first is the yardstick of the others.
-    RETURNS (List[Dict]): For each its name and kind, the seconds per run and the ratio to
+    contestants (list[Contestant]): The first is the yardstick of the others.
+    RETURNS (list[dict]): For each its name and kind, the seconds per run and the ratio to
         the yardstick, as a dict of median, low and high (the quartiles). That of the
         yardstick is to itself: how far it is from 1 is noise.
     """

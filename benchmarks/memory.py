@@ -10,7 +10,7 @@ from steps import PERIOD
 
 
 def measure_updates(shapes, libraries):
-    """RETURNS (List[Dict]): For every implementation the most memory that it needs beyond
+    """RETURNS (list[dict]): For every implementation the most memory that it needs beyond
     the weights, from the start through three updates, in copies of the parameters."""
     results = []
     for library in libraries:
@@ -60,7 +60,7 @@ def peers(library):
 
 
 def measure_optimizers(layouts):
-    """What an optimizer needs beyond the bare one. RETURNS (List[Dict]): In bytes, "held"
+    """What an optimizer needs beyond the bare one. RETURNS (list[dict]): In bytes, "held"
     between steps, and at the "peak" of any step, the first one left out and included."""
     from steps_thinc import BARE, OPTIMIZERS
 

@@ -27,7 +27,7 @@ SHARE_OF_COPY = 0.70
 
 
 def check_targets(results):
-    """RETURNS (List[Dict]): "target", "measured" and "verdict" (str) of each target."""
+    """RETURNS (list[dict]): "target", "measured" and "verdict" (str) of each target."""
     targets = []
     if "updates" in results:
         targets += _update_targets(results["updates"])

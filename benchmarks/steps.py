@@ -18,7 +18,7 @@ RUNS = [("thinc", 1), ("torch", 1), ("torch", 0)]
 
 
 def measure(layouts, effort, runs):
-    """RETURNS (List[Dict]): One entry per layout and optimizer."""
+    """RETURNS (list[dict]): One entry per layout and optimizer."""
     return measure_libraries("steps", layouts, effort, runs)
 
 

@@ -46,7 +46,7 @@ def measure(n_steps):
     """Train with every optimizer.
 
     n_steps (int): How many steps, a multiple of BLOCK.
-    RETURNS (Dict): "corpus", "n_steps", "words_per_step" and "rows": for every optimizer the
+    RETURNS (dict): "corpus", "n_steps", "words_per_step" and "rows": for every optimizer the
         seconds per step without evaluation, per evaluation, and the ratio of all the time of
         a block, its evaluation included, to that of the bare optimizer.
     """

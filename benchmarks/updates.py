@@ -7,8 +7,8 @@ yardstick, so that the ratios compare across processes.
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from measure import Contestant, interleave, measure_libraries, set_threads, yardstick
 from shapes import count
@@ -40,7 +40,7 @@ class Peer:
 
 
 def measure(layouts, effort, runs):
-    """RETURNS (List[Dict]): One entry per layout and implementation."""
+    """RETURNS (list[dict]): One entry per layout and implementation."""
     rows = measure_libraries("updates", layouts, effort, runs)
     return [{**row, "n_parameters": count(layouts[row["layout"]])} for row in rows]
 

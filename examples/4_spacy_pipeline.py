@@ -14,7 +14,6 @@ from argparse import ArgumentParser
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Optional, Tuple
 
 try:
     import spacy
@@ -52,7 +51,7 @@ We waited for {} , but only cheese came .
 """
 
 
-def make_sentence(chooser: random.Random) -> Tuple[str, Optional[Tuple[int, int]]]:
+def make_sentence(chooser: random.Random) -> tuple[str, tuple[int, int] | None]:
     """A sentence, and where in it the brand is, if there is one."""
     is_brand = chooser.random() < 0.5
     sentences = (BRAND_SENTENCES if is_brand else FRUIT_SENTENCES).strip().splitlines()
@@ -84,10 +83,10 @@ def write_corpus(path: Path, n_sentences: int, seed: int, wrong: float = 0.0) ->
 
 def train_pipeline(
     config_path: Path, seed: int, n_steps: int, folder: Path
-) -> Tuple[float, float]:
+) -> tuple[float, float]:
     """What `spacy train` does.
 
-    RETURNS (Tuple[float, float]): The F-scores without and with the averages, in percent.
+    RETURNS (tuple[float, float]): The F-scores without and with the averages, in percent.
     """
     settings = {
         "paths.train": str(folder / "train.spacy"),

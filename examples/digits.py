@@ -3,7 +3,8 @@
 This is no example itself: run one of the numbered files beside it.
 """
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from thinc.api import Model, Optimizer, fix_random_seed
 from thinc.types import Floats2d

@@ -33,10 +33,10 @@ def write_corpus(folder, n_train=400, n_dev=160, *, get_records=None, make_docs=
     folder (Path): Where to.
     n_train (int): How many documents to train on, at most.
     n_dev (int): How many documents to evaluate on, at most.
-    get_records (Optional[Callable]): Where they come from: `generate_records` for sentences
+    get_records (Callable | None): Where they come from: `generate_records` for sentences
         that are easily learned. By default the real ones, if they are at hand.
-    make_docs (Optional[Callable]): What becomes of a list of annotated documents.
-    RETURNS (Tuple[Path, Path]): The two files.
+    make_docs (Callable | None): What becomes of a list of annotated documents.
+    RETURNS (tuple[Path, Path]): The two files.
     """
     nlp = spacy.blank("en")
     paths = []

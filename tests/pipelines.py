@@ -21,7 +21,7 @@ CONFIGS = ROOT / "configs" / "spacy"
 def read_config(name, settings=None, more=""):
     """One of the config files.
 
-    settings (Optional[Dict[str, Any]]): What to change, as on the command line.
+    settings (dict[str, Any] | None): What to change, as on the command line.
     more (str): Sections to add.
     """
     text = (CONFIGS / f"{name}.cfg").read_text(encoding="utf8") + more

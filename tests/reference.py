@@ -19,11 +19,11 @@ def make_weights(xp=numpy, dtype="float32", seed=0):
 def train(optimizer, weights, n_steps, *, is_stepped=True, is_updated=None, after=None, seed=1):
     """Train on random gradients, the same for the same seed.
 
-    weights (Dict[KeyT, FloatsXd]): The weights, replaced by what the optimizer returns.
+    weights (dict[KeyT, FloatsXd]): The weights, replaced by what the optimizer returns.
     is_stepped (bool): Whether the loop calls step_schedules().
-    is_updated (Optional[Callable]): (step, key) -> bool: who gets a gradient, if not all.
-    after (Optional[Dict[int, Callable]]): What to call after which step.
-    RETURNS (List[Dict[KeyT, ndarray]]): Copies of the weights at the beginning and after
+    is_updated (Callable | None): (step, key) -> bool: who gets a gradient, if not all.
+    after (dict[int, Callable] | None): What to call after which step.
+    RETURNS (list[dict[KeyT, ndarray]]): Copies of the weights at the beginning and after
         every step, taken before the step is completed.
     """
     random = numpy.random.RandomState(seed)

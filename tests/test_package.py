@@ -149,7 +149,7 @@ def test_a_schedule_has_the_name_of_its_function(name):
 
 
 def check_rows(rows, function):
-    """rows (Dict[str, str]): The defaults in the README, by argument."""
+    """rows (dict[str, str]): The defaults in the README, by argument."""
     parameters = inspect.signature(function).parameters
     assert list(rows) == list(parameters)
     for argument, parameter in parameters.items():

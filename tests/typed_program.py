@@ -1,7 +1,7 @@
 """What a user might write, for mypy: every optimizer of the package passes where Thinc's
 `Optimizer` is expected. It is checked with mypy, and it runs."""
 
-from typing import Any, List, Tuple
+from typing import Any
 
 from thinc.api import Adam, Linear, Model, Optimizer
 from thinc.types import Floats2d
@@ -38,7 +38,7 @@ def train(model: Model[Floats2d, Floats2d], optimizer: Optimizer, X: Floats2d) -
 def main() -> None:
     model: Model[Floats2d, Floats2d] = Linear(2, 3).initialize()
     X: Any = model.ops.alloc2f(4, 3)
-    optimizers: List[Optimizer] = [
+    optimizers: list[Optimizer] = [
         OptimizerWrapper(Adam(0.001)),
         SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
         EMA(Adam(0.001), half_life=10, warmup=True),
@@ -48,14 +48,14 @@ def main() -> None:
         Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),
         ParamGroups(Adam(0.001), groups=[{"name": "biases", "params": ["*/b"], "L2": 0.0}]),
     ]
-    paths: List[str] = register_parameter_paths(model)
+    paths: list[str] = register_parameter_paths(model)
     for optimizer in optimizers:
         train(model, optimizer, X)
     swa: SWA = SWA(Adam(0.001))
     swa.start_swa()
     n_averaged: int = swa.n_averaged
     print(n_averaged, swa.optimizer, swa.averages)
-    shapes: List[Tuple[int, ...]] = [row.shape for row in parameter_summary(model, swa)]
+    shapes: list[tuple[int, ...]] = [row.shape for row in parameter_summary(model, swa)]
     n_forgotten: int = forget_missing(swa, model)
     print(paths, shapes, n_forgotten)
 

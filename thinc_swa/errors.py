@@ -1,8 +1,8 @@
 """Errors and warnings of a training, and errors as one line of text."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional
 
 from thinc.api import ConfigValidationError
 
@@ -23,10 +23,10 @@ class CallbackError(RuntimeError):
 
 
 @contextmanager
-def naming_config(path: Optional[Path]) -> Iterator[None]:
+def naming_config(path: Path | None) -> Iterator[None]:
     """Context manager that adds the name of the config file to errors in its content.
 
-    path (Optional[Path]): The file that the config comes from; None if it is not known.
+    path (Path | None): The file that the config comes from; None if it is not known.
     RAISES: ValueError instead of any other error, except for an OSError that names a file of
         its own.
     """

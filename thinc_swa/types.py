@@ -1,13 +1,13 @@
 """The names of types, Thinc's first."""
 
-from typing import Any, Tuple, Union
+from typing import Any
 
 from thinc.types import FloatsXd
 
-KeyT = Tuple[int, str]
+KeyT = tuple[int, str]
 """A parameter: the id of its node (or shim) and its name."""
 
-StepT = Union[int, float]
+StepT = int | float
 """A moment of the training: steps, or a fraction of total_steps."""
 
 RateT = Any

@@ -6,8 +6,9 @@ says `freq = 5.7` or `start_step = true` is a mistake, not a 5 or a 1.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Mapping, Optional, Sequence, Tuple, TypeGuard
+from typing import Any, TypeGuard
 
 from .types import StepT
 
@@ -23,10 +24,10 @@ def check_number(
     name: str,
     value: object,
     *,
-    above: Optional[float] = None,
-    minimum: Optional[float] = None,
-    maximum: Optional[float] = None,
-    below: Optional[float] = None,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
 ) -> float:
     """A finite number within the bounds that are given. A bool is none."""
     bounds = [("> ", above), (">= ", minimum), ("<= ", maximum), ("< ", below)]
@@ -62,7 +63,7 @@ def check_list(name: str, value: object) -> Sequence[Any]:
     return value
 
 
-def check_choice(name: str, value: object, choices: Tuple[str, ...]) -> str:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """One of a few known strings."""
     if not isinstance(value, str) or value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
@@ -83,7 +84,7 @@ def is_variable(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value.startswith("${")
 
 
-def check_total_steps(value: object) -> Optional[int]:
+def check_total_steps(value: object) -> int | None:
     """The length of the training in steps, or None if it was not given."""
     if value is None:
         return None
@@ -98,13 +99,13 @@ def check_total_steps(value: object) -> Optional[int]:
     return int(value)
 
 
-def check_step(name: str, value: object, total_steps: Optional[int], *, minimum: int) -> int:
+def check_step(name: str, value: object, total_steps: int | None, *, minimum: int) -> int:
     """A moment of the training, in steps.
 
-    value (Union[int, float]): A number of steps, or a float strictly between 0
+    value (int | float): A number of steps, or a float strictly between 0
         and 1: a fraction of total_steps, rounded to the nearest step, and to
         step 1 at least.
-    total_steps (Optional[int]): As returned by `check_total_steps`.
+    total_steps (int | None): As returned by `check_total_steps`.
     minimum (int): The smallest number of steps that makes sense.
     """
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -121,16 +122,14 @@ def check_step(name: str, value: object, total_steps: Optional[int], *, minimum:
     )
 
 
-def check_start_step(value: StepT, total_steps: Optional[int]) -> int:
+def check_start_step(value: StepT, total_steps: int | None) -> int:
     """When averaging starts."""
     start_step = check_step("start_step", value, total_steps, minimum=0)
     _check_reachable("start_step", start_step, total_steps)
     return start_step
 
 
-def check_end_step(
-    value: StepT, total_steps: Optional[int], start_step: Optional[int] = None
-) -> int:
+def check_end_step(value: StepT, total_steps: int | None, start_step: int | None = None) -> int:
     """When averaging ends: after it started, if it is known when it does."""
     end_step = check_step("end_step", value, total_steps, minimum=1)
     _check_reachable("end_step", end_step, total_steps)
@@ -142,7 +141,7 @@ def check_end_step(
     return end_step
 
 
-def _check_reachable(name: str, step: int, total_steps: Optional[int]) -> None:
+def _check_reachable(name: str, step: int, total_steps: int | None) -> None:
     if total_steps is not None and step > total_steps:
         raise ValueError(
             f"{name} must not be greater than total_steps, but was {step} with "

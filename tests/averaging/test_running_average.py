@@ -108,7 +108,7 @@ def test_arrays_of_any_shape_and_memory_layout(shape):
 
 
 def many_snapshots(n_snapshots, snapshot):
-    """RETURNS (Tuple[ndarray, ndarray]): The mean of RunningAverage and that of float64."""
+    """RETURNS (tuple[ndarray, ndarray]): The mean of RunningAverage and that of float64."""
     average, exact = RunningAverage(), 0.0
     for k in range(n_snapshots):
         weights = snapshot(k).astype("f")

@@ -213,7 +213,7 @@ class Separate(Optimizer):
     __slots__ = ["optimizers"]
 
     def __init__(self, optimizers):
-        """optimizers (Dict[str, Tuple[Optimizer, float]]): Each with its lr_scale."""
+        """optimizers (dict[str, tuple[Optimizer, float]]): Each with its lr_scale."""
         super().__init__(0.0)
         self.optimizers = optimizers
 

@@ -153,7 +153,7 @@ def lengths(draw):
 def check(schedule, expected, ends):
     """Every step, and far beyond the last one.
 
-    ends (Dict[int, float]): Values that are to be met exactly."""
+    ends (dict[int, float]): Values that are to be met exactly."""
     n_steps = len(expected)
     got = values(schedule, n_steps)
     assert all(type(value) is float for value in got)

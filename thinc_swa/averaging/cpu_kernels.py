@@ -7,8 +7,9 @@ has found it, does it in one, on the same memory. On the GPU each is one launch
 """
 
 import threading
-from functools import lru_cache
-from typing import Any, Dict, Iterator, Tuple
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import numpy
 import thinc.compat
@@ -130,7 +131,7 @@ def _has_torch_for(array: Array) -> bool:
 
 def _blocks(
     first: Array, second: Array, size: int = BLOCK_SIZE
-) -> Iterator[Tuple[Array, Array]]:
+) -> Iterator[tuple[Array, Array]]:
     """Matching pieces of two arrays of the same size: as they are if they are small, else
     flattened."""
     if first.size <= size:
@@ -148,7 +149,7 @@ def _blocks(
 def _scratch(dtype: Any) -> Array:
     """A block to calculate in. Allocating one for each call would cost as much as the
     calculation, for the operating system hands out its memory page by page."""
-    blocks: Dict[str, Array] = _per_thread.__dict__
+    blocks: dict[str, Array] = _per_thread.__dict__
     if dtype.name not in blocks:
         blocks[dtype.name] = numpy.empty(BLOCK_SIZE, dtype=dtype)
     return blocks[dtype.name]
@@ -157,7 +158,7 @@ def _scratch(dtype: Any) -> Array:
 _per_thread = threading.local()
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_cupy_kernels() -> Any:
     from . import cupy_kernels
 

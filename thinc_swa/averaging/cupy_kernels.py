@@ -4,7 +4,8 @@ None of them copies anything to the host or waits for the GPU, but `is_finite` a
 `Flags.read`, whose answers are for the host.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import cupy
 import numpy
@@ -147,7 +148,7 @@ class Flags:
         self._n_taken += 1
         return self._flags[self._n_taken - 1 : self._n_taken]
 
-    def read(self) -> List[bool]:
+    def read(self) -> list[bool]:
         """The flags that were taken, which are forgotten then. Waits for the GPU."""
         taken = self._flags[: self._n_taken]
         flags = [bool(flag) for flag in taken.get()] if self._n_taken else []
@@ -168,7 +169,7 @@ class AddTogether:
     def __init__(self, totals: Sequence[Array], weights: Sequence[Array]) -> None:
         # Keeps them from being freed, for the GPU knows them by their addresses.
         self._arrays = [*totals, *weights]
-        self._others: List[Tuple[Array, Array]] = []
+        self._others: list[tuple[Array, Array]] = []
         device_id = cupy.cuda.Device().id
         pieces = [numpy.empty((0, 3), dtype="int64")]
         for total, array in zip(totals, weights, strict=True):
@@ -194,13 +195,11 @@ class AddTogether:
             for one, other in zip(arrays, self._arrays, strict=True)
         )
 
-    def __call__(
-        self, factor: float, shrinks: bool = False, flag: Optional[Array] = None
-    ) -> None:
+    def __call__(self, factor: float, shrinks: bool = False, flag: Array | None = None) -> None:
         """Add factor * weights to the totals.
 
         shrinks (bool): Whether the totals are multiplied by 1 - factor before.
-        flag (Optional[Array]): Of `Flags`. With it the weights are checked first: if any of
+        flag (Array | None): Of `Flags`. With it the weights are checked first: if any of
             them is not finite, it is set, and nothing is added.
         """
         grid, block = (self._n_pieces,), (N_THREADS,)
@@ -221,7 +220,7 @@ class AddTogether:
                 unless(array, factor, flag, total)
 
 
-def _layout(array: Array) -> Tuple[Any, ...]:
+def _layout(array: Array) -> tuple[Any, ...]:
     return array.data.ptr, array.dtype, array.shape, array.strides
 
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import numpy
 
@@ -48,16 +48,16 @@ class SkipCount:
         self._is_warned = False
         self._flags: Any = None
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         self.resolve()
         return {"n_skipped": self.n_skipped, "_is_warned": self._is_warned}
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self._flags = None
         for name, value in state.items():
             setattr(self, name, value)
 
-    def skip(self, key: Optional[KeyT], n_times: int = 1) -> None:
+    def skip(self, key: KeyT | None, n_times: int = 1) -> None:
         """Count, and warn if it is the first time."""
         self.n_skipped += n_times
         if not self._is_warned:
@@ -82,9 +82,9 @@ class SkipCount:
         """Whether `resolve` must come before the next flag."""
         return self._flags is not None and bool(self._flags.is_full)
 
-    def resolve(self) -> List[bool]:
+    def resolve(self) -> list[bool]:
         """Read the flags that were taken since the last time, and count those that are set."""
-        flags: List[bool] = [] if self._flags is None else self._flags.read()
+        flags: list[bool] = [] if self._flags is None else self._flags.read()
         if any(flags):
             self.skip(None, sum(flags))
         return flags

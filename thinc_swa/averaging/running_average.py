@@ -1,6 +1,6 @@
 """The running average of snapshots of a model."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy
 
@@ -57,10 +57,10 @@ class RunningAverage:
     check_finite (bool): Whether to look for non-finite weights.
     """
 
-    totals: Dict[KeyT, Array]
+    totals: dict[KeyT, Array]
     weight: float
     scale: float
-    missed: Dict[KeyT, float]
+    missed: dict[KeyT, float]
     check_finite: bool
     _state = ("totals", "weight", "scale", "missed", "n_averaged", "n_skipped")
 
@@ -95,7 +95,7 @@ class RunningAverage:
         # Adds what is on the GPU, as long as it is the same arrays.
         self._launch = None
         # What was added there since the flags were read, and the sum of weights before that.
-        self._unresolved: List[Tuple[float, bool]] = []
+        self._unresolved: list[tuple[float, bool]] = []
         self._resolved_weight = 0.0
 
     @property
@@ -118,11 +118,11 @@ class RunningAverage:
     def n_skipped(self, value: int) -> None:
         self._skipped.n_skipped = value
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         names = (*self._state, "check_finite", "_skipped")
         return {name: getattr(self, name) for name in names if name != "n_skipped"}
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy's arrays are elsewhere on the GPU.
         self._launch = None
         self._unresolved = []
@@ -131,7 +131,7 @@ class RunningAverage:
             setattr(self, name, value)
 
     @staticmethod
-    def _upgrade(saved: Dict[str, Any]) -> Dict[str, Any]:
+    def _upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         """The state in a file of version 1, where the weight was the inverse of the scale."""
         scale = saved.get("scale")
         weight = 0.0
@@ -139,12 +139,12 @@ class RunningAverage:
             weight = 1.0 / scale
         return {"weight": weight, "missed": {"numbers": {}}, "n_skipped": 0, **saved}
 
-    def add_snapshot(self, weights: Dict[KeyT, Array], decay: Optional[float] = None) -> None:
+    def add_snapshot(self, weights: dict[KeyT, Array], decay: float | None = None) -> None:
         """Take the weights into the average.
 
-        weights (Dict[KeyT, Array]): The weights of all parameters. Those of a parameter that
+        weights (dict[KeyT, Array]): The weights of all parameters. Those of a parameter that
             is not among them are caught up on by `add_parameter`.
-        decay (Optional[float]): What is left of the old average, in [0, 1). If None,
+        decay (float | None): What is left of the old average, in [0, 1). If None,
             all snapshots weigh the same: the average is their arithmetic mean.
         """
         if self._n_averaged == 0 or (decay is not None and decay < MIN_SCALE):
@@ -193,7 +193,7 @@ class RunningAverage:
         self.missed.pop(key, None)
         self.add_parameter(key, weights)
 
-    def averages(self) -> Dict[KeyT, Array]:
+    def averages(self) -> dict[KeyT, Array]:
         """The averages, in arrays of their own."""
         means = {}
         for key, total in self.totals.items():
@@ -204,8 +204,8 @@ class RunningAverage:
                 means[key] = mean
         return means
 
-    def write_to(self, weights: Dict[KeyT, Array]) -> List[KeyT]:
-        """Overwrite the weights with the averages. RETURNS (List[KeyT]): Whose."""
+    def write_to(self, weights: dict[KeyT, Array]) -> list[KeyT]:
+        """Overwrite the weights with the averages. RETURNS (list[KeyT]): Whose."""
         written = []
         for key, total in self.totals.items():
             weight = self._weight_of(key)
@@ -224,13 +224,13 @@ class RunningAverage:
         self._resolve()
         return self.weight - self.missed.get(key, 0.0)
 
-    def _start(self, weights: Dict[KeyT, Array]) -> None:
+    def _start(self, weights: dict[KeyT, Array]) -> None:
         """The first snapshot is the average."""
         self.totals = {key: as_average(array, copy=True) for key, array in weights.items()}
         self.weight, self.scale, self.missed, self._launch = 1.0, 1.0, {}, None
         self._n_averaged += 1
 
-    def _check(self, weights: Dict[KeyT, Array]) -> bool:
+    def _check(self, weights: dict[KeyT, Array]) -> bool:
         with numpy.errstate(over="ignore", invalid="ignore"):
             for key, array in weights.items():
                 if not is_finite_quietly(array):
@@ -238,15 +238,15 @@ class RunningAverage:
                     return False
         return True
 
-    def _add(self, weights: Dict[KeyT, Array], factor: float, shrinks: bool) -> bool:
+    def _add(self, weights: dict[KeyT, Array], factor: float, shrinks: bool) -> bool:
         """Add a multiple of the weights to the totals.
 
         factor (float): The weight of the summand.
         shrinks (bool): Whether the total is multiplied by 1 - factor before.
         RETURNS (bool): False if it was left out, which is only known of NumPy arrays.
         """
-        on_cpu: List[Tuple[Array, Array]] = []
-        on_gpu: List[Tuple[Array, Array]] = []
+        on_cpu: list[tuple[Array, Array]] = []
+        on_gpu: list[tuple[Array, Array]] = []
         for key, array in weights.items():
             total = self.totals.get(key)
             if total is None:
@@ -267,7 +267,7 @@ class RunningAverage:
             self._add_on_gpu(on_gpu, factor, shrinks, is_checked)
         return True
 
-    def _note_missed(self, weights: Dict[KeyT, Array], factor: float, shrinks: bool) -> None:
+    def _note_missed(self, weights: dict[KeyT, Array], factor: float, shrinks: bool) -> None:
         """Keep count of what parameters miss that were not in a snapshot, or not in all."""
         for key, total in self.totals.items():
             missed = self.missed.get(key, 0.0)
@@ -280,7 +280,7 @@ class RunningAverage:
 
     def _add_on_gpu(
         self,
-        pairs: List[Tuple[Array, Array]],
+        pairs: list[tuple[Array, Array]],
         factor: float,
         shrinks: bool,
         is_checked: bool,

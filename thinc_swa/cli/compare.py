@@ -2,19 +2,11 @@
 
 import os
 import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-)
+from typing import Any
 
 import typer
 from rich.cells import cell_len
@@ -97,9 +89,9 @@ def _compare(
     n_jobs: int,
     output: Path,
     overwrite: bool,
-    code: Optional[Path],
+    code: Path | None,
     gpu_id: int,
-    overrides: Dict[str, Any],
+    overrides: dict[str, Any],
 ) -> None:
     runs = make_runs(
         entries,
@@ -114,7 +106,7 @@ def _compare(
     console = _console()
     for line in describe_outdated(runs):
         _print(console, line)
-    errors: List[str] = []
+    errors: list[str] = []
     try:
         with _progress(console, score) as watch:
             train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, watch=watch)
@@ -122,7 +114,7 @@ def _compare(
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
             # First what has taken hours, then what can fail: the pictures, the terminal.
-            files: List[str] = []
+            files: list[str] = []
             for what, write in (("results", _write_results), ("pictures", _draw)):
                 try:
                     files += write(output, runs, summaries, score, overrides)
@@ -167,7 +159,7 @@ def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]]
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             yield lambda runs: live.update(_progress_table(runs, score, console))
     else:
-        told: List[Run] = []
+        told: list[Run] = []
 
         def tell(runs: Sequence[Run]) -> None:
             for run in runs:
@@ -250,9 +242,9 @@ def _write_results(
     runs: Sequence[Run],
     summaries: Sequence[Summary],
     score: str,
-    overrides: Dict[str, Any],
-) -> List[str]:
-    """Write the tables. RETURNS (List[str]): The names of the files."""
+    overrides: dict[str, Any],
+) -> list[str]:
+    """Write the tables. RETURNS (list[str]): The names of the files."""
     about = {
         "date": date.today().isoformat(),
         "score": score,
@@ -278,9 +270,9 @@ def _draw(
     runs: Sequence[Run],
     summaries: Sequence[Summary],
     score: str,
-    overrides: Dict[str, Any],
-) -> List[str]:
-    """Draw the pictures. RETURNS (List[str]): The names of the files."""
+    overrides: dict[str, Any],
+) -> list[str]:
+    """Draw the pictures. RETURNS (list[str]): The names of the files."""
     from ..comparison.plots import plot_final_scores, plot_learning_curves, save_figure
 
     figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))

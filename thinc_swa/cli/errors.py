@@ -6,11 +6,10 @@ Wrong usage is exit code 2.
 
 import functools
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import (
     Any,
-    Callable,
-    Iterator,
     TypeVar,
 )
 

@@ -3,21 +3,14 @@
 import inspect
 import json
 import platform
+from collections.abc import Callable, Iterator
 from importlib.metadata import (
     PackageNotFoundError,
     distribution,
     packages_distributions,
     version,
 )
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Tuple,
-)
+from typing import Any
 
 import typer
 from thinc.api import get_current_ops
@@ -48,7 +41,7 @@ def info(debug: DebugT = False) -> None:
     typer.echo(f"\nThe names also work with the prefix {PREFIX!r}.")
 
 
-def _gpus() -> List[Tuple[str, bool]]:
+def _gpus() -> list[tuple[str, bool]]:
     return [("CuPy", has_cupy_gpu), ("PyTorch", has_torch_cuda_gpu)]
 
 
@@ -58,10 +51,10 @@ def _describe_parameter(parameter: inspect.Parameter) -> str:
     return f"{parameter.name} = {json.dumps(parameter.default)}"
 
 
-def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
+def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
     """The names that a config can use, by registry, with their functions. Those that only
     repeat another one with the name of the package are left out."""
-    found: Dict[str, Dict[str, Callable[..., Any]]] = {}
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
         owner, _, group = entry_point.group.partition("_")
         if owner in ("thinc", "spacy"):
@@ -80,7 +73,7 @@ def _registered() -> Dict[str, List[Tuple[str, Callable[..., Any]]]]:
     }
 
 
-def installed_versions() -> Iterator[Tuple[str, Optional[str]]]:
+def installed_versions() -> Iterator[tuple[str, str | None]]:
     distributions = packages_distributions()
     for name in PACKAGES:
         try:

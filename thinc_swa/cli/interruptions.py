@@ -2,11 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import (
-    Any,
-    Iterator,
-)
+from typing import Any
 
 
 class Stopped(KeyboardInterrupt):

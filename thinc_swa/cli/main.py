@@ -4,13 +4,8 @@ import io
 import json
 import os
 import sys
-from typing import (
-    Any,
-    Dict,
-    List,
-    Sequence,
-    Tuple,
-)
+from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -68,15 +63,15 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]]:
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Take out what changes settings of the config: `--section.key value`, or with a "=".
 
-    RETURNS (Tuple[List[str], Dict[str, Any]]): The other arguments, and the settings with their
+    RETURNS (tuple[list[str], dict[str, Any]]): The other arguments, and the settings with their
         values. A value is JSON or else a string. After "--" there are no settings.
     RAISES: ValueError if a value is missing.
     """
-    others: List[str] = []
-    overrides: Dict[str, Any] = {}
+    others: list[str] = []
+    overrides: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -97,12 +92,12 @@ def split_overrides(arguments: Sequence[str]) -> Tuple[List[str], Dict[str, Any]
     return others, overrides
 
 
-def spread(arguments: Sequence[str], option: str) -> List[str]:
+def spread(arguments: Sequence[str], option: str) -> list[str]:
     """Let an option take all values up to the next option, as shells make of `*.cfg`.
 
     RAISES: ValueError if there is none.
     """
-    spread: List[str] = []
+    spread: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)

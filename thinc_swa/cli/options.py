@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import (
     Annotated,
-    List,
-    Optional,
 )
 
 import typer
 
 ConfigT = Annotated[Path, typer.Argument(help="A config file.", show_default=False)]
-ConfigsT = Annotated[List[Path], typer.Argument(help="Config files.", show_default=False)]
+ConfigsT = Annotated[list[Path], typer.Argument(help="Config files.", show_default=False)]
 OptimizersT = Annotated[
-    Optional[List[Path]],
+    list[Path] | None,
     typer.Option(
         "--optimizers",
         help="Files with an optimizer each, to put into the one config: it is trained as it "
@@ -21,12 +19,12 @@ OptimizersT = Annotated[
     ),
 ]
 OutputT = Annotated[
-    Optional[Path], typer.Option("--output", "-o", help="A folder for all that comes out.")
+    Path | None, typer.Option("--output", "-o", help="A folder for all that comes out.")
 ]
 FolderT = Annotated[
     Path, typer.Option("--output", "-o", help="A folder for all that comes out.")
 ]
-SeedT = Annotated[Optional[int], typer.Option(help="Instead of the config's.")]
+SeedT = Annotated[int | None, typer.Option(help="Instead of the config's.")]
 SeedsT = Annotated[int, typer.Option(min=1, help="Trainings of each.")]
 JobsT = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
 ResumeT = Annotated[
@@ -39,7 +37,7 @@ AgainT = Annotated[
     bool, typer.Option("--overwrite", help="Train again what is complete in the folder.")
 ]
 CodeT = Annotated[
-    Optional[Path], typer.Option("--code", "-c", help="A Python file with functions of yours.")
+    Path | None, typer.Option("--code", "-c", help="A Python file with functions of yours.")
 ]
 GpuT = Annotated[int, typer.Option("--gpu-id", "-g", help="Which GPU to use; -1 for the CPU.")]
 TrustT = Annotated[

@@ -1,9 +1,7 @@
 """`thinc-swa params`."""
 
 import math
-from typing import (
-    Sequence,
-)
+from collections.abc import Sequence
 
 import typer
 

@@ -1,8 +1,9 @@
 """What is compared: configs with names, or one config with several optimizers."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any
 
 from thinc.api import Config
 
@@ -26,14 +27,14 @@ class Entry:
 
 
 def read_entries(
-    configs: Sequence[Path], optimizers: Sequence[Path], overrides: Dict[str, Any]
-) -> List[Entry]:
+    configs: Sequence[Path], optimizers: Sequence[Path], overrides: dict[str, Any]
+) -> list[Entry]:
     """What is to be compared.
 
     configs (Sequence[Path]): Config files, for Thinc or for spaCy.
     optimizers (Sequence[Path]): Files with an [optimizer] or [training.optimizer] each. The
         one config that is given then stands for itself, and once more with each of them.
-    overrides (Dict[str, Any]): Settings to change in all configs: {"training.max_steps": 100}.
+    overrides (dict[str, Any]): Settings to change in all configs: {"training.max_steps": 100}.
     RAISES: OSError if a file cannot be read; ValueError if it is no config, or if the configs
         do not belong together.
     """
@@ -104,7 +105,7 @@ def _read_optimizer(path: Path) -> Any:
     raise ValueError(f"{path} has no section [optimizer] or [training.optimizer]")
 
 
-def _names(paths: Sequence[Path]) -> Iterator[Tuple[str, Path]]:
+def _names(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """The paths with names: as many of the folders around them as make the names differ."""
     for path in paths:
         parts = _parts(path)
@@ -119,7 +120,7 @@ def _names(paths: Sequence[Path]) -> Iterator[Tuple[str, Path]]:
         yield printable("-".join(parts[-next(lengths, 2) :])), path
 
 
-def _parts(path: Path) -> List[str]:
+def _parts(path: Path) -> list[str]:
     """Without suffix and root."""
     if path.name:  # The current folder has none.
         path = path.with_suffix("")

@@ -10,9 +10,10 @@ import selectors
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Dict, List, Mapping, Optional, Protocol, Sequence
+from typing import IO, Any, Protocol
 
 from thinc.compat import has_cupy
 
@@ -36,18 +37,18 @@ class Job:
     """One run, as its process needs it.
 
     config (str): The config, with its seed and without variables.
-    inputs (Dict[str, str]): Fingerprints of what the config depends on, for the log.
+    inputs (dict[str, str]): Fingerprints of what the config depends on, for the log.
     folder (str): An existing folder for the log and the output.
     gpu_id (int): Which GPU; -1 for the CPU.
-    code (Optional[str]): A Python file that registers what the config names.
+    code (str | None): A Python file that registers what the config names.
     only_dataset (bool): Log the fingerprint of the dataset, and do not train.
     """
 
     config: str
-    inputs: Dict[str, str]
+    inputs: dict[str, str]
     folder: str
     gpu_id: int = -1
-    code: Optional[str] = None
+    code: str | None = None
     only_dataset: bool = False
 
 
@@ -57,8 +58,8 @@ class Executor(Protocol):
     def start(self, job: Job) -> None:
         """Start a run. RAISES: OSError if there can be no process."""
 
-    def poll(self, timeout: float) -> Dict[str, int]:
-        """Wait for a run to end, at most `timeout` seconds. RETURNS (Dict[str, int]): The exit
+    def poll(self, timeout: float) -> dict[str, int]:
+        """Wait for a run to end, at most `timeout` seconds. RETURNS (dict[str, int]): The exit
         codes of the runs that have ended since the last call, by their folders; negative for
         a signal."""
 
@@ -96,7 +97,7 @@ class SubprocessExecutor:
 
     def __init__(self, *, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
-        self._processes: Dict[str, "subprocess.Popen[bytes]"] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, job: Job) -> None:
         process = _start_worker(["run"], self._environment)
@@ -106,7 +107,7 @@ class SubprocessExecutor:
         with suppress(BrokenPipeError):
             _send(process, asdict(job))
 
-    def poll(self, timeout: float) -> Dict[str, int]:
+    def poll(self, timeout: float) -> dict[str, int]:
         end = time.monotonic() + timeout
         while True:
             ended = {
@@ -153,9 +154,9 @@ class ForkExecutor:
         self._environment = dict(environment)
         self._server: Any = None
         self._received = b""
-        self._folders: List[str] = []
+        self._folders: list[str] = []
         # Of the processes of runs, which are groups with what they have started.
-        self._pids: Dict[str, int] = {}
+        self._pids: dict[str, int] = {}
 
     def start(self, job: Job) -> None:
         if self._server is None:
@@ -165,7 +166,7 @@ class ForkExecutor:
         with suppress(BrokenPipeError):
             _send(self._server, asdict(job))
 
-    def poll(self, timeout: float) -> Dict[str, int]:
+    def poll(self, timeout: float) -> dict[str, int]:
         if self._server is None:
             time.sleep(timeout)
             return {}
@@ -185,10 +186,10 @@ class ForkExecutor:
             selector.register(self._server.stdout, selectors.EVENT_READ)
             return bool(selector.select(timeout))
 
-    def _receive(self) -> Optional[Dict[str, int]]:
+    def _receive(self) -> dict[str, int] | None:
         """Read what the server reports.
 
-        RETURNS (Optional[Dict[str, int]]): The exit codes of runs that have ended; None if the
+        RETURNS (dict[str, int] | None): The exit codes of runs that have ended; None if the
             server has ended.
         """
         data = os.read(self._server.stdout.fileno(), 1 << 16)
@@ -256,13 +257,13 @@ def _start_worker(
     )
 
 
-def _send(process: Any, request: Dict[str, Any]) -> None:
+def _send(process: Any, request: dict[str, Any]) -> None:
     data = json.dumps(request).encode() + b"\n"
     while data:
         data = data[process.stdin.write(data) :]
 
 
-def _close(file: Optional[IO[bytes]]) -> None:
+def _close(file: IO[bytes] | None) -> None:
     if file is not None:
         # What was not sent cannot be sent any more.
         with suppress(OSError):

@@ -2,8 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from ..training.logs import read_log
 from .run_worker import LOG

@@ -1,9 +1,10 @@
 """Pictures of a comparison. matplotlib is needed, and imported here."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -57,7 +58,7 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
     return figure
 
 
-def _panel(panel: Any, curves: Dict[str, Any], name: str, first: str, color: str) -> None:
+def _panel(panel: Any, curves: dict[str, Any], name: str, first: str, color: str) -> None:
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
     if name != first:
@@ -73,12 +74,12 @@ def _panel(panel: Any, curves: Dict[str, Any], name: str, first: str, color: str
     panel.plot(steps, middle, color=color, linewidth=1.8)
 
 
-def _legend(curves: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
+def _legend(curves: dict[str, Any]) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     dark = "#404040"
-    handles: List[Any] = [Line2D([], [], color=dark, linewidth=1.8)]
+    handles: list[Any] = [Line2D([], [], color=dark, linewidth=1.8)]
     labels = ["what is saved: averages, or else weights"]
     if any(curve["score"] != curve["raw"] for curve in curves.values()):
         handles.append(Line2D([], [], color=dark, linewidth=1.0, linestyle=(0, (2, 1.5))))
@@ -91,7 +92,7 @@ def _legend(curves: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
     return handles, labels
 
 
-def _curve(runs: Sequence[Run], kind: str, score: str) -> Tuple[List[int], List[float], Any]:
+def _curve(runs: Sequence[Run], kind: str, score: str) -> tuple[list[int], list[float], Any]:
     """Steps, means and standard deviations, as far as all runs go."""
     rows = list(zip(*(run.evaluations for run in runs), strict=False))
     factor = _factor(score)
@@ -104,7 +105,7 @@ def _curve(runs: Sequence[Run], kind: str, score: str) -> Tuple[List[int], List[
     return steps, middle, spread
 
 
-def _limits(curves: Dict[str, Any]) -> Tuple[float, float]:
+def _limits(curves: dict[str, Any]) -> tuple[float, float]:
     """From what scores have reached after a quarter of the training: the climb before that
     would leave no room for what there is to see."""
     values = []
@@ -172,11 +173,11 @@ def _dots(panel: Any, y: float, values: Sequence[float], **style: Any) -> None:
     panel.scatter(values, heights, s=22, zorder=3, linewidths=1.1, **style)
 
 
-def save_figure(figure: Figure, path: Path) -> List[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Save a picture as PNG and as SVG.
 
     path (Path): Without a suffix.
-    RETURNS (List[Path]): The files.
+    RETURNS (list[Path]): The files.
     """
     paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
     for file in paths:

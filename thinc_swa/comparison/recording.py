@@ -7,7 +7,7 @@ import math
 import random
 import time
 from itertools import islice
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy
 from thinc.api import Config, Optimizer
@@ -165,13 +165,13 @@ class _SpacyRecorder:
         self._config = config
         self._n_batches = n_batches
         # The batches, once they are needed.
-        self._sample: List[List[Any]] = []
+        self._sample: list[list[Any]] = []
         self._nlp: Any = None
         self._log = log
         self._progress = _Progress(log)
         self._optimizer: Any = None
         self._evaluate: Any = None
-        self._last_time: Optional[float] = None
+        self._last_time: float | None = None
         # Of the step that is under way.
         self._learn_rate = 0.0
         self.step = 0
@@ -183,7 +183,7 @@ class _SpacyRecorder:
         self._optimizer = optimizer
         return optimizer
 
-    def set_up(self, nlp: Any, stdout: Any, stderr: Any) -> Tuple[Any, Any]:
+    def set_up(self, nlp: Any, stdout: Any, stderr: Any) -> tuple[Any, Any]:
         from spacy.training.loop import create_evaluation_callback
         from spacy.util import resolve_dot_names
 
@@ -197,7 +197,7 @@ class _SpacyRecorder:
         self._last_time = time.perf_counter()
         return self._log_step, lambda: None
 
-    def _log_step(self, info: Optional[Dict[str, Any]]) -> None:
+    def _log_step(self, info: dict[str, Any] | None) -> None:
         now = time.perf_counter()
         if info is None:
             self.step += 1
@@ -210,7 +210,7 @@ class _SpacyRecorder:
         self._learn_rate = current_rate(self._optimizer)
         self._last_time = time.perf_counter()
 
-    def _log_evaluation(self, info: Dict[str, Any]) -> None:
+    def _log_evaluation(self, info: dict[str, Any]) -> None:
         plain, averages = float(info["score"]), None
         if self._optimizer.averages:
             # spaCy has evaluated with these. The raw weights are those that are there now.
@@ -253,7 +253,7 @@ class _SpacyRecorder:
         finally:
             set_batch_norm(self._nlp, raw, exclude=frozen)
 
-    def _read_sample(self) -> List[List[Any]]:
+    def _read_sample(self) -> list[list[Any]]:
         """Batches of Docs as the layers are trained with: always the same random sample, so
         that differences between evaluations come from the weights. Changes random states."""
         from spacy.training import loop

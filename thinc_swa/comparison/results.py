@@ -4,9 +4,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, median, stdev
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from ..escaping import as_code, for_markdown, printable
 from ..training.evaluation import format_score
@@ -24,45 +25,45 @@ class Summary:
 
     n_runs (int): Runs that are complete.
     n_failed (int): Runs that have failed.
-    score (Optional[float]): The mean of the final scores: of the averages where there are any,
+    score (float | None): The mean of the final scores: of the averages where there are any,
         else of the raw weights.
-    score_sd (Optional[float]): Their standard deviation.
-    raw (Optional[float]): The mean of the final scores of the raw weights.
-    raw_sd (Optional[float]): Their standard deviation.
-    best (Optional[float]): The mean of the highest scores along the way.
-    difference (Optional[float]): The mean difference of the final score to the first entry's,
+    score_sd (float | None): Their standard deviation.
+    raw (float | None): The mean of the final scores of the raw weights.
+    raw_sd (float | None): Their standard deviation.
+    best (float | None): The mean of the highest scores along the way.
+    difference (float | None): The mean difference of the final score to the first entry's,
         seed by seed.
-    difference_low (Optional[float]): Lower end of its 95 % interval (Student's t).
-    difference_high (Optional[float]): Upper end.
-    swing (Optional[float]): By how much the score changes from one evaluation to the next, on
+    difference_low (float | None): Lower end of its 95 % interval (Student's t).
+    difference_high (float | None): Upper end.
+    swing (float | None): By how much the score changes from one evaluation to the next, on
         average over the last quarter of the training.
-    steps_to_first (Optional[float]): Median of the steps after which the score was at least the
+    steps_to_first (float | None): Median of the steps after which the score was at least the
         first entry's final score of that seed.
     n_reached (int): In how many runs it was.
-    n_averaged (Optional[int]): Snapshots in the averages at the end.
-    seconds_per_step (Optional[float]): Median over the runs, evaluations not counted.
+    n_averaged (int | None): Snapshots in the averages at the end.
+    seconds_per_step (float | None): Median over the runs, evaluations not counted.
     """
 
     name: str
     n_runs: int
     n_failed: int
     has_averages: bool
-    score: Optional[float]
-    score_sd: Optional[float]
-    raw: Optional[float]
-    raw_sd: Optional[float]
-    best: Optional[float]
-    difference: Optional[float]
-    difference_low: Optional[float]
-    difference_high: Optional[float]
-    swing: Optional[float]
-    steps_to_first: Optional[float]
+    score: float | None
+    score_sd: float | None
+    raw: float | None
+    raw_sd: float | None
+    best: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    swing: float | None
+    steps_to_first: float | None
     n_reached: int
-    n_averaged: Optional[int]
-    seconds_per_step: Optional[float]
+    n_averaged: int | None
+    seconds_per_step: float | None
 
 
-def summarize(runs: Sequence[Run]) -> List[Summary]:
+def summarize(runs: Sequence[Run]) -> list[Summary]:
     """One summary for each name, in the order of the runs.
 
     runs (Sequence[Run]): All runs of a comparison. Those that are not done are left out.
@@ -72,12 +73,12 @@ def summarize(runs: Sequence[Run]) -> List[Summary]:
     return [_summarize(name, runs, first) for name in names]
 
 
-def complete(runs: Sequence[Run], name: str) -> List[Run]:
+def complete(runs: Sequence[Run], name: str) -> list[Run]:
     """The runs of an entry that are done."""
     return [run for run in runs if run.name == name and run.state == "done" and run.evaluations]
 
 
-def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[float]:
+def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> list[float]:
     """The last scores of the runs of an entry that are done, in the order of the runs.
 
     kind (str): "score" for what is saved, averages or else weights; "raw" for the weights.
@@ -85,7 +86,7 @@ def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> List[fl
     return [run.evaluations[-1][kind] for run in complete(runs, name)]
 
 
-def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary:
+def _summarize(name: str, runs: Sequence[Run], first: dict[int, Run]) -> Summary:
     own = complete(runs, name)
     last = [run.evaluations[-1] for run in own]
     scores, plain = final_scores(runs, name), final_scores(runs, name, "raw")
@@ -116,7 +117,7 @@ def _summarize(name: str, runs: Sequence[Run], first: Dict[int, Run]) -> Summary
     )
 
 
-def interval(values: Sequence[float]) -> Tuple[Optional[float], Optional[float]]:
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """The 95 % confidence interval of a mean (Student's t). Of fewer than two values there is
     none."""
     if len(values) < 2:
@@ -133,12 +134,12 @@ def _final(run: Run) -> float:
     return score
 
 
-def _steps_to(run: Run, score: float) -> Optional[int]:
+def _steps_to(run: Run, score: float) -> int | None:
     steps = [record["step"] for record in run.evaluations if record["score"] >= score]
     return steps[0] if steps else None
 
 
-def _swing(run: Run) -> Optional[float]:
+def _swing(run: Run) -> float | None:
     last = run.evaluations[-1]["step"]
     scores = [
         record["score"]
@@ -149,22 +150,22 @@ def _swing(run: Run) -> Optional[float]:
     return mean(changes) if changes else None
 
 
-def _mean(values: Sequence[float]) -> Optional[float]:
+def _mean(values: Sequence[float]) -> float | None:
     return mean(values) if values else None
 
 
-def _median(values: Sequence[float]) -> Optional[float]:
+def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _sd(values: Sequence[float]) -> Optional[float]:
+def _sd(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
 # Tables
 
 
-def table(summaries: Sequence[Summary], score: str) -> List[List[str]]:
+def table(summaries: Sequence[Summary], score: str) -> list[list[str]]:
     """The rows of a table for people, the header first. Accuracies are in per cent.
 
     score (str): What the scores are: "accuracy" or "loss".
@@ -184,14 +185,14 @@ def table(summaries: Sequence[Summary], score: str) -> List[List[str]]:
     return [header, *(_row(summary, score) for summary in summaries)]
 
 
-def _row(summary: Summary, score: str) -> List[str]:
-    def number(value: Optional[float], sign: str = "") -> str:
+def _row(summary: Summary, score: str) -> list[str]:
+    def number(value: float | None, sign: str = "") -> str:
         if value is None:
             return "-"
         text = format_score(value, score)
         return f"+{text}" if sign and value >= 0 else text
 
-    def spread(value: Optional[float], sd: Optional[float]) -> str:
+    def spread(value: float | None, sd: float | None) -> str:
         return number(value) if sd is None else f"{number(value)} ± {number(sd)}"
 
     low, high = summary.difference_low, summary.difference_high
@@ -266,7 +267,7 @@ def to_json(summaries: Sequence[Summary], runs: Sequence[Run], **more: Any) -> s
 
 def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
     """In words, what has failed; the same error once for each name."""
-    failures: Dict[Tuple[str, Optional[str]], List[Run]] = {}
+    failures: dict[tuple[str, str | None], list[Run]] = {}
     for run in runs:
         if run.state == "failed":
             failures.setdefault((run.name, run.error), []).append(run)
@@ -278,7 +279,7 @@ def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
 
 def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
     """In words, which complete runs are not used and why; the same reason once."""
-    outdated: Dict[str, Dict[str, List[str]]] = {}
+    outdated: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         if run.outdated is not None:
             names = outdated.setdefault(run.outdated, {})
@@ -291,11 +292,11 @@ def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def report(
-    runs: Sequence[Run], summaries: Sequence[Summary], score: str, about: Dict[str, Any]
+    runs: Sequence[Run], summaries: Sequence[Summary], score: str, about: dict[str, Any]
 ) -> str:
     """All of it for people, in Markdown. The pictures lie beside it.
 
-    about (Dict[str, Any]): "date", "machine", "versions" and "changed_settings".
+    about (dict[str, Any]): "date", "machine", "versions" and "changed_settings".
     """
     first = for_markdown(summaries[0].name)
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items())

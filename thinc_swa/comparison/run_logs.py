@@ -1,13 +1,14 @@
 """Logs of runs: reading them, and checks for damage."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 from ..training.logs import Record, read_log
 
 
-def read_run_log(path: Path) -> List[Record]:
+def read_run_log(path: Path) -> list[Record]:
     """Read and check the log of a run.
 
     RAISES: OSError if it cannot be read; ValueError with the file's name if it is damaged.
@@ -80,7 +81,7 @@ def _is_text(value: Any) -> bool:
 
 
 # What each kind of record in the log of a run must have. In JSON NaN is null.
-_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "start": {
         "config": _is_text,
         "inputs": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),

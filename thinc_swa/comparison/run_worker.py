@@ -16,8 +16,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, List, NoReturn, Optional
+from typing import Any, NoReturn
 
 # Files in the folder of a run.
 LOG = "log.jsonl"
@@ -28,10 +29,10 @@ CANNOT_WRITE = 74
 PR_SET_PDEATHSIG = 1
 
 
-def main(arguments: List[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Train one run, or serve requests for runs until the standard input is closed.
 
-    arguments (List[str]): "run", or "serve" and the modules to import for all runs.
+    arguments (list[str]): "run", or "serve" and the modules to import for all runs.
     """
     if arguments[0] == "serve":
         job = serve(arguments[1:])
@@ -61,10 +62,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_job(job: Dict[str, Any]) -> int:
+def run_job(job: dict[str, Any]) -> int:
     """Train what a job describes. Errors go to the log of the run.
 
-    job (Dict[str, Any]): See `executors.Job`.
+    job (dict[str, Any]): See `executors.Job`.
     RETURNS (int): The exit code.
     """
     with open(os.devnull) as nothing:
@@ -109,7 +110,7 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _train(job: Dict[str, Any], log: Any) -> None:
+def _train(job: dict[str, Any], log: Any) -> None:
     from pathlib import Path
 
     from thinc.api import Config
@@ -129,13 +130,13 @@ def _train(job: Dict[str, Any], log: Any) -> None:
 # One process that has imported everything, from which those of the runs are forked (Linux)
 
 
-def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
+def serve(modules: list[str]) -> dict[str, Any] | None:
     """Fork a process for each job that comes in a line of the standard input. Processes that
     start and end are reported on the standard output. When the standard input is closed, all
     are killed.
 
-    modules (List[str]): Modules to import before.
-    RETURNS (Optional[Dict[str, Any]]): In a forked process its job; None in the server.
+    modules (list[str]): Modules to import before.
+    RETURNS (dict[str, Any] | None): In a forked process its job; None in the server.
     """
     with _ending_with_parent():
         for name in modules:
@@ -151,7 +152,7 @@ def serve(modules: List[str]) -> Optional[Dict[str, Any]]:
     for descriptor in (0, wakeup):
         selector.register(descriptor, selectors.EVENT_READ)
     server = os.getpid()
-    processes: Dict[int, str] = {}
+    processes: dict[int, str] = {}
     received = b""
     while True:
         ready = [key.fd for key, _ in selector.select()]
@@ -215,7 +216,7 @@ def _ending_with_parent() -> Iterator[None]:
         thread.join()
 
 
-def _report_ended(processes: Dict[int, str]) -> None:
+def _report_ended(processes: dict[int, str]) -> None:
     for pid in list(processes):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             continue

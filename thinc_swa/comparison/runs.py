@@ -7,9 +7,9 @@ config and everything that the config depends on are the same.
 import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from thinc.api import Config
 
@@ -45,12 +45,12 @@ class Run:
 
     seed_index (int): Seed index: runs with the same one belong together.
     text (str): The config, with the seed and without variables.
-    inputs (Dict[str, str]): Fingerprints of what the config depends on.
-    code (Optional[Path]): A Python file that registers what the config names.
-    dataset (Optional[str]): The section [dataset] as JSON; None for spaCy configs.
+    inputs (dict[str, str]): Fingerprints of what the config depends on.
+    code (Path | None): A Python file that registers what the config names.
+    dataset (str | None): The section [dataset] as JSON; None for spaCy configs.
     state (str): "waiting", "running", "done" or "failed".
-    outdated (Optional[str]): Why the complete run in the folder is not used.
-    records (List[Record]): The log, as far as it has been read.
+    outdated (str | None): Why the complete run in the folder is not used.
+    records (list[Record]): The log, as far as it has been read.
     """
 
     name: str
@@ -58,26 +58,26 @@ class Run:
     seed: int
     text: str
     folder: Path
-    inputs: Dict[str, str] = field(default_factory=dict)
-    code: Optional[Path] = None
-    dataset: Optional[str] = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    code: Path | None = None
+    dataset: str | None = None
     state: str = "waiting"
-    outdated: Optional[str] = None
-    records: List[Record] = field(default_factory=list)
+    outdated: str | None = None
+    records: list[Record] = field(default_factory=list)
     _n_bytes: int = field(default=0, init=False, repr=False)
 
     @property
-    def evaluations(self) -> List[Record]:
+    def evaluations(self) -> list[Record]:
         return [record for record in self.records if record["type"] == "evaluation"]
 
     @property
-    def error(self) -> Optional[str]:
+    def error(self) -> str | None:
         """Why it failed, in a line."""
         errors = [record["error"] for record in self.records if record["type"] == "error"]
         return printable(str(errors[-1])) if errors else None
 
     @property
-    def progress(self) -> Tuple[int, int]:
+    def progress(self) -> tuple[int, int]:
         """The last known step, and the number of steps; 0 if it is not known."""
         step = total_steps = 0
         for record in self.records:
@@ -86,7 +86,7 @@ class Run:
         return step, total_steps
 
     @property
-    def data(self) -> Optional[Dict[str, str]]:
+    def data(self) -> dict[str, str] | None:
         """The fingerprint of the dataset that it was trained with, if it has logged that."""
         found = [record for record in self.records if record["type"] == "dataset"]
         content = found[0].get("content") if found else None
@@ -127,7 +127,7 @@ class Run:
         if more > 0:
             self.outdated += f"; and {more} more"
 
-    def _differences(self, start: Record) -> List[str]:
+    def _differences(self, start: Record) -> list[str]:
         """How the config and its inputs differ from those of a log.
 
         RAISES: ValueError if the config of the log cannot be read.
@@ -200,15 +200,15 @@ def make_runs(
     *,
     n_seeds: int,
     output: Path,
-    code: Optional[Path] = None,
+    code: Path | None = None,
     overwrite: bool = False,
     gpu_id: int = -1,
-) -> List[Run]:
+) -> list[Run]:
     """All runs, those of one seed beside each other.
 
     n_seeds (int): From each config's own seed on.
     output (Path): The folder that they go to. What is there already is read.
-    code (Optional[Path]): A Python file that registers what the configs name.
+    code (Path | None): A Python file that registers what the configs name.
     overwrite (bool): Train also what is complete in the folder.
     gpu_id (int): Which GPU; -1 for the CPU.
     RAISES: OSError if a file that a config depends on cannot be read; FileExistsError if the
@@ -216,7 +216,7 @@ def make_runs(
     """
     check_int("seeds", n_seeds, minimum=1)
     runs = []
-    known: Dict[str, Dict[str, str]] = {}
+    known: dict[str, dict[str, str]] = {}
     for i in range(n_seeds):
         for entry in entries:
             config = with_seed(entry.config, i)
@@ -242,7 +242,7 @@ def make_runs(
 
 def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
     """Discard what is done with another dataset than the one that its config loads now."""
-    sections: Dict[str, List[Run]] = {}
+    sections: dict[str, list[Run]] = {}
     for run in runs:
         if run.state == "done" and run.dataset is not None:
             if run.data is None:
@@ -251,7 +251,7 @@ def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
                 sections.setdefault(run.dataset, []).append(run)
     # What the same section loads is loaded once, except where it was different for every seed:
     # a loader may draw random numbers.
-    groups: Dict[Tuple[str, int], List[Run]] = {}
+    groups: dict[tuple[str, int], list[Run]] = {}
     for section, found in sections.items():
         is_same = all(run.data == found[0].data for run in found)
         for run in found:
@@ -266,10 +266,10 @@ def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
                 run.discard(changes)
 
 
-def _load_datasets(runs: Sequence[Run], gpu_id: int) -> List[Record]:
+def _load_datasets(runs: Sequence[Run], gpu_id: int) -> list[Record]:
     """Load the datasets of runs in processes of their own, one after another.
 
-    RETURNS (List[Record]): For each run the last record of its process.
+    RETURNS (list[Record]): For each run the last record of its process.
     """
     if not runs:
         return []
@@ -335,7 +335,7 @@ def train_runs(
         )
         for run in waiting
     }
-    working: Dict[str, Run] = {}
+    working: dict[str, Run] = {}
     executor = make_executor(list(jobs.values()), environment=environment)
     try:
         while waiting or working:

@@ -1,14 +1,8 @@
 """Averages in the place of a model's weights, for a while or for good."""
 
 import threading
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import (
-    Hashable,
-    Iterator,
-    List,
-    Set,
-    Tuple,
-)
 
 from thinc.api import Optimizer
 
@@ -28,7 +22,7 @@ def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
     A model can be in one such context at a time. A second thread or asynchronous task would
     save averages as the model's own weights.
 
-    model (Union[Model, Language]): A Thinc model, with or without PyTorch layers, or a
+    model (Model | Language): A Thinc model, with or without PyTorch layers, or a
         spaCy pipeline.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
     RAISES: TypeError for anything else; ValueError if the optimizer has averages and none
@@ -56,12 +50,12 @@ def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
 
 
 # The parameters that are in `use_averages` now.
-_in_use: Set[Hashable] = set()
+_in_use: set[Hashable] = set()
 _in_use_lock = threading.Lock()
 
 
 @contextmanager
-def _reserved(parameters: List[Parameter]) -> Iterator[None]:
+def _reserved(parameters: list[Parameter]) -> Iterator[None]:
     """A context that parameters can be in only once at a time."""
     places = {parameter.place for parameter in parameters}
     with _in_use_lock:
@@ -78,14 +72,14 @@ def _reserved(parameters: List[Parameter]) -> Iterator[None]:
             _in_use.difference_update(places)
 
 
-def _match(model: ModelT, optimizer: Optimizer) -> List[Tuple[Parameter, Array]]:
+def _match(model: ModelT, optimizer: Optimizer) -> list[tuple[Parameter, Array]]:
     """The parameters of the model that have an average, each with it."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"Averages come from a Thinc Optimizer, but got {type(optimizer).__name__}"
         )
     averages = optimizer.averages or {}
-    matches: List[Tuple[Parameter, Array]] = []
+    matches: list[tuple[Parameter, Array]] = []
     for _, key, parameter in named_parameters(model):
         if key in averages:
             check_average_shape(key, parameter, averages[key])

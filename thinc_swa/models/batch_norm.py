@@ -1,13 +1,8 @@
 """Running statistics of BatchNorm layers."""
 
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    List,
-    Sequence,
-)
+from typing import Any
 
 from thinc.api import PyTorchShim
 from thinc.compat import torch
@@ -31,7 +26,7 @@ def update_batch_norm(
     A model without such layers is left alone, and no data is read. Call it under
     `use_averages` or after `apply_averages`. The new statistics stay.
 
-    model (Union[Model, Language]): A Thinc model or a spaCy pipeline.
+    model (Model | Language): A Thinc model or a spaCy pipeline.
     batches (Iterable[Any]): What `model.predict` takes; for a spaCy pipeline, lists of texts
         or Docs.
     progress (bool): Show a progress bar, if tqdm is installed.
@@ -75,23 +70,23 @@ def update_batch_norm(
                 layer.training = training
 
 
-def get_batch_norm(model: ModelT, *, exclude: Sequence[str] = ()) -> List[Dict[str, Any]]:
+def get_batch_norm(model: ModelT, *, exclude: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Copies of the running statistics of all BatchNorm layers.
 
-    model (Union[Model, Language]): A Thinc model or a spaCy pipeline.
+    model (Model | Language): A Thinc model or a spaCy pipeline.
     exclude (Sequence[str]): Components of a pipeline to leave out.
-    RETURNS (List[Dict[str, Any]]): One dict of tensors per layer; empty without such layers.
+    RETURNS (list[dict[str, Any]]): One dict of tensors per layer; empty without such layers.
     """
     return [_statistics(layer) for layer in _batch_norm_layers(model, exclude)]
 
 
 def set_batch_norm(
-    model: ModelT, statistics: List[Dict[str, Any]], *, exclude: Sequence[str] = ()
+    model: ModelT, statistics: list[dict[str, Any]], *, exclude: Sequence[str] = ()
 ) -> None:
     """Write running statistics into a model, bit for bit.
 
-    model (Union[Model, Language]): The model that the statistics were read from.
-    statistics (List[Dict[str, Any]]): As `get_batch_norm` returned them.
+    model (Model | Language): The model that the statistics were read from.
+    statistics (list[dict[str, Any]]): As `get_batch_norm` returned them.
     exclude (Sequence[str]): The components that were left out there.
     """
     for layer, values in zip(_batch_norm_layers(model, exclude), statistics, strict=True):
@@ -107,7 +102,7 @@ def _predict(model: ModelT, batch: Any) -> None:
         model.predict(batch)
 
 
-def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> List[Any]:
+def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> list[Any]:
     return [
         layer
         for component, root in component_models(model)
@@ -121,7 +116,7 @@ def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> List[Any]:
     ]
 
 
-def _statistics(layer: Any) -> Dict[str, Any]:
+def _statistics(layer: Any) -> dict[str, Any]:
     names = ("running_mean", "running_var", "num_batches_tracked")
     return {name: getattr(layer, name).clone() for name in names}
 

@@ -6,7 +6,8 @@ the paths of a model's parameters, for all optimizers of the process.
 
 import re
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Union
 
 from thinc.api import Model, PyTorchShim
 
@@ -17,12 +18,12 @@ from .parameters import ModelT, component_models
 class _Registration(NamedTuple):
     """A call of `register_parameter_paths`.
 
-    paths (Dict[KeyT, str]): The paths of all parameters of the model.
-    model (Union[int, weakref.ref]): The id of a Thinc model, which has no weak references and
+    paths (dict[KeyT, str]): The paths of all parameters of the model.
+    model (int | weakref.ref): The id of a Thinc model, which has no weak references and
         is never used again, or a weak reference to a pipeline: neither keeps it alive.
     """
 
-    paths: Dict[KeyT, str]
+    paths: dict[KeyT, str]
     model: Union[int, "weakref.ref[Any]"]
 
     def is_of(self, model: ModelT) -> bool:
@@ -36,14 +37,14 @@ class _Registration(NamedTuple):
 
 
 # By parameter, the last registration with it.
-_registered_paths: Dict[KeyT, _Registration] = {}
+_registered_paths: dict[KeyT, _Registration] = {}
 
 # Thinc names these by all that they consist of. What they are can only be told from what
 # they do: in "a|b>>c" it may be a chain or a concatenation.
 COMPOSED = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "concatenate"}
 
 
-def register_parameter_paths(model: ModelT) -> List[str]:
+def register_parameter_paths(model: ModelT) -> list[str]:
     """Register the paths of a model's parameters, so that `ParamGroups` can select by them.
     Call it when the model has all its layers, and again when it has got other ones: that
     replaces what was known. Layers that are added to a spaCy pipeline later are found without
@@ -56,8 +57,8 @@ def register_parameter_paths(model: ModelT) -> List[str]:
     nothing unless there are several side by side, and nodes of the same name are numbered:
     "residual-0", "residual-1". What is in two places has the path of the first.
 
-    model (Union[Model, Language]): A Thinc model or a spaCy pipeline.
-    RETURNS (List[str]): The paths, which are the same in every process.
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (list[str]): The paths, which are the same in every process.
     RAISES: TypeError for anything else.
     """
     paths = parameter_paths(model)
@@ -77,7 +78,7 @@ def make_register_parameter_paths() -> Callable[[Any], Any]:
     return after_init
 
 
-def paths_around(key: KeyT) -> Optional[Dict[KeyT, str]]:
+def paths_around(key: KeyT) -> dict[KeyT, str] | None:
     """The paths of all parameters of the model that this one belongs to, or None if they are
     not known. A pipeline may have got the parameter after its parameters were named."""
     if key not in _registered_paths:
@@ -90,7 +91,7 @@ def paths_around(key: KeyT) -> Optional[Dict[KeyT, str]]:
     return None if registration is None else registration.paths
 
 
-def removed_parameters(model: ModelT) -> Set[KeyT]:
+def removed_parameters(model: ModelT) -> set[KeyT]:
     """The parameters that this very model had when `register_parameter_paths` was called, and
     does not have any more."""
     removed = {
@@ -99,10 +100,10 @@ def removed_parameters(model: ModelT) -> Set[KeyT]:
     return removed.difference(parameter_paths(model))
 
 
-def parameter_paths(model: ModelT) -> Dict[KeyT, str]:
+def parameter_paths(model: ModelT) -> dict[KeyT, str]:
     """The path of every parameter, from the first layer to the last. See
     `register_parameter_paths`."""
-    paths: Dict[KeyT, str] = {}
+    paths: dict[KeyT, str] = {}
     taken = set()
     for component, root in component_models(model):
         for node_path, node in _walk(root, component):
@@ -117,7 +118,7 @@ def parameter_paths(model: ModelT) -> Dict[KeyT, str]:
     return paths
 
 
-def _own_parameters(node: Model[Any, Any]) -> Iterator[Tuple[KeyT, str]]:
+def _own_parameters(node: Model[Any, Any]) -> Iterator[tuple[KeyT, str]]:
     # Also those that the initialization will make.
     for name in node.param_names:
         yield (node.id, name), name
@@ -128,7 +129,7 @@ def _own_parameters(node: Model[Any, Any]) -> Iterator[Tuple[KeyT, str]]:
                 yield (shim.id, name), prefix + name
 
 
-def _walk(root: Model[Any, Any], component: str) -> Iterator[Tuple[str, Model[Any, Any]]]:
+def _walk(root: Model[Any, Any], component: str) -> Iterator[tuple[str, Model[Any, Any]]]:
     """All nodes with their paths, in the order in which data goes through them."""
     is_seen = set()
     top = _parts(root) if _is_mere_chain(root) else [root]
@@ -142,9 +143,9 @@ def _walk(root: Model[Any, Any], component: str) -> Iterator[Tuple[str, Model[An
         stack.extend(reversed(list(_name_siblings(path, _parts(node)))))
 
 
-def _parts(node: Model[Any, Any]) -> List[Model[Any, Any]]:
+def _parts(node: Model[Any, Any]) -> list[Model[Any, Any]]:
     """What a node consists of. `a >> b >> c` makes a chain in a chain; here it is one."""
-    parts: List[Model[Any, Any]] = []
+    parts: list[Model[Any, Any]] = []
     for layer in node.layers:
         is_one_of_several = len(node.layers) > 1 and not _is_chain(node)
         if _is_mere_chain(layer) and not is_one_of_several:
@@ -155,12 +156,12 @@ def _parts(node: Model[Any, Any]) -> List[Model[Any, Any]]:
 
 
 def _name_siblings(
-    prefix: str, nodes: List[Model[Any, Any]]
-) -> Iterator[Tuple[str, Model[Any, Any]]]:
+    prefix: str, nodes: list[Model[Any, Any]]
+) -> Iterator[tuple[str, Model[Any, Any]]]:
     """Paths for nodes side by side. Those that would have the same one are numbered."""
     distinct = list({id(node): node for node in nodes}.values())
     names = [_short_name(node) for node in distinct]
-    counts: Dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, node in zip(names, distinct, strict=True):
         if names.count(name) > 1:
             number = counts[name] = counts.get(name, -1) + 1

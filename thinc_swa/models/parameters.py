@@ -1,23 +1,15 @@
 """The parameters of Thinc models, wrapped PyTorch models and spaCy pipelines."""
 
 import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import (
-    Any,
-    Callable,
-    Hashable,
-    Iterable,
-    Iterator,
-    List,
-    Tuple,
-    Union,
-)
+from typing import Any
 
 from thinc.api import Model, PyTorchShim, torch2xp, xp2torch
 
 from ..types import Array, KeyT
 
-# Union[Model, Language]; spaCy is an optional dependency.
+# Model | Language; spaCy is an optional dependency.
 ModelT = Any
 
 
@@ -29,7 +21,7 @@ class NodeParameter:
         self.name = name
 
     @property
-    def shape(self) -> Tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.get().shape)
 
     def get(self) -> Array:
@@ -57,7 +49,7 @@ class TorchParameter:
         self.tensor = tensor
 
     @property
-    def shape(self) -> Tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
 
     def get(self) -> Array:
@@ -86,11 +78,11 @@ class TorchParameter:
         return xp2torch(array, device=self.tensor.device).to(self.tensor.dtype)
 
 
-Parameter = Union[NodeParameter, TorchParameter]
+Parameter = NodeParameter | TorchParameter
 
 
 @contextmanager
-def swapped(swaps: Iterable[Tuple[Parameter, Array]], *, copy: bool = False) -> Iterator[None]:
+def swapped(swaps: Iterable[tuple[Parameter, Array]], *, copy: bool = False) -> Iterator[None]:
     # Undone last first: what stands in two places, as a layer that two components of a
     # pipeline share, has its own weights at the end.
     with ExitStack() as stack:
@@ -107,7 +99,7 @@ def check_average_shape(key: Any, parameter: Parameter, array: Array) -> None:
         )
 
 
-def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "Parameter"]]:
+def named_parameters(model: ModelT) -> Iterator[tuple[str, KeyT, "Parameter"]]:
     """The parameters of a model under their places in it, which are the same in every
     process: the position of the node and the name, with the component's name before it in
     a pipeline, and the position of the shim in between for PyTorch layers."""
@@ -128,7 +120,7 @@ def named_parameters(model: ModelT) -> Iterator[Tuple[str, KeyT, "Parameter"]]:
                         yield f"{place}/{name}", (shim.id, name), TorchParameter(tensor)
 
 
-def component_models(model: ModelT) -> List[Tuple[str, Model[Any, Any]]]:
+def component_models(model: ModelT) -> list[tuple[str, Model[Any, Any]]]:
     """The Thinc models of a model, each with its component's name in a pipeline, which is
     empty for a Thinc model."""
     if isinstance(model, Model):

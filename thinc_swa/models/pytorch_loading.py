@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, Optional
+from typing import Any
 
 import thinc.compat
 from thinc.api import PyTorchShim
@@ -28,7 +28,7 @@ def check_pytorch_loading(model: ModelT, *, trust: bool = False) -> None:
     executes whatever code a manipulated file contains. A model without PyTorch layers passes
     under every version. Call this before loading a model from a file.
 
-    model (Union[Model, Language]): The model that is going to be loaded.
+    model (Model | Language): The model that is going to be loaded.
     trust (bool): Load it in any case, because the origin of the file is trusted.
     RAISES: ValueError if the model has PyTorch layers and loading them can execute code;
         TypeError for something that is no model.
@@ -49,7 +49,7 @@ def check_pytorch_loading(model: ModelT, *, trust: bool = False) -> None:
         )
 
 
-def _find_reason() -> Optional[str]:
+def _find_reason() -> str | None:
     """Why loading is not safe, and what to do; None if it is safe."""
     version = "none" if torch is None else str(torch.__version__)
     match = re.match(r"(\d+)\.(\d+)", version)

@@ -1,14 +1,9 @@
 """A fix of Thinc's PyTorchShim: averages of PyTorch layers take effect."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Tuple,
-)
+from functools import cache
+from typing import Any
 
 import numpy
 from thinc.api import PyTorchShim
@@ -18,7 +13,7 @@ from ..types import Array
 from .parameters import Parameter, TorchParameter, check_average_shape, swapped
 
 
-@lru_cache(maxsize=None)
+@cache
 def fix_pytorch_shim() -> bool:
     """Make Thinc use the averages of PyTorch layers.
 
@@ -47,14 +42,14 @@ def _shim_uses_averages() -> bool:
 
 
 @contextmanager
-def _use_params(self: Any, params: Dict[Any, Any]) -> Iterator[None]:
+def _use_params(self: Any, params: dict[Any, Any]) -> Iterator[None]:
     """Replaces `PyTorchShim.use_params`. See `fix_pytorch_shim`."""
     if self._model is None:  # Thinc allows it.
         yield
         return
     tensors = dict(self._model.named_parameters(remove_duplicate=False))
     tensors.update(self._model.named_buffers())
-    swaps: List[Tuple[Parameter, Array]] = []
+    swaps: list[tuple[Parameter, Array]] = []
     for name, tensor in tensors.items():
         for key in ((self.id, name), f"pytorch_{self.id}_{name}"):
             if key in params:

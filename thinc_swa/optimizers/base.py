@@ -1,7 +1,8 @@
 """The base class of all optimizers of this package."""
 
 import warnings
-from typing import Any, ClassVar, Collection, Dict, List, Optional, Tuple
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from thinc.api import Optimizer
 
@@ -46,7 +47,7 @@ class OptimizerWrapper(Optimizer):
     # The attributes that save_optimizer saves; a subclass names its own. Each is a plain
     # value, a dict by parameter of arrays or of ints, a dict of such dicts, or an object
     # that has a `_state` itself.
-    _state: ClassVar[Tuple[str, ...]] = (
+    _state: ClassVar[tuple[str, ...]] = (
         "_n_steps",
         "_n_calls",
         "_is_open",
@@ -87,15 +88,15 @@ class OptimizerWrapper(Optimizer):
         fix_pytorch_shim()
         count_draws(unwrap(optimizer)[-1])
         self.optimizer = optimizer
-        self._arguments: Dict[str, Any] = {}
+        self._arguments: dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim
         # keep using that very memory, so these are the weights as they stand.
-        self._weights: Dict[KeyT, Array] = {}
+        self._weights: dict[KeyT, Array] = {}
         # What `averages` gave last, until something changes.
-        self._averages: Optional[Dict[KeyT, FloatsXd]] = None
+        self._averages: dict[KeyT, FloatsXd] | None = None
         # The shapes of parameters whose memory is not known: those of a copied optimizer, until
         # their next update.
-        self._shapes: Dict[KeyT, Tuple[int, ...]] = {}
+        self._shapes: dict[KeyT, tuple[int, ...]] = {}
         # Steps that are complete, and calls of step_schedules().
         self._n_steps = 0
         self._n_calls = 0
@@ -106,7 +107,7 @@ class OptimizerWrapper(Optimizer):
         # Whether the loop calls step_schedules(). If not, the updates of each parameter
         # and of the most often updated one tell where a step ends.
         self._uses_step_schedules = False
-        self._n_updates: Dict[KeyT, int] = {}
+        self._n_updates: dict[KeyT, int] = {}
         self._most_updates = 0
         # Whether a wrapper further out tells when a step is complete.
         self._is_wrapped = False
@@ -114,7 +115,7 @@ class OptimizerWrapper(Optimizer):
             optimizer._is_wrapped = True
         # In a loop that does not call it, the parameters that are still to be updated in a step
         # whose end cannot wait for the next one to begin: a set, in a form that can be saved.
-        self._unfinished: Dict[KeyT, int] = {}
+        self._unfinished: dict[KeyT, int] = {}
         # At the last call of step_schedules().
         self._most_updates_before = 0
         self._is_warned = False
@@ -126,14 +127,14 @@ class OptimizerWrapper(Optimizer):
         gradient: FloatsXd,
         *,
         lr_scale: float = 1.0,
-    ) -> Tuple[FloatsXd, FloatsXd]:
+    ) -> tuple[FloatsXd, FloatsXd]:
         """Update a parameter.
 
         key (KeyT): The parameter: the id of its node and its name.
         weights (FloatsXd): Its weights, changed in place where Thinc does so.
         gradient (FloatsXd): The gradient, of the same shape; zeroed in place by Thinc.
         lr_scale (float): A factor for the learning rate of this call.
-        RETURNS (Tuple[FloatsXd, FloatsXd]): The weights and the gradient.
+        RETURNS (tuple[FloatsXd, FloatsXd]): The weights and the gradient.
         """
         if len(gradient) < 1:  # Thinc: no update at all.
             weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
@@ -188,7 +189,7 @@ class OptimizerWrapper(Optimizer):
         self._most_updates_before = self._most_updates
 
     @property
-    def averages(self) -> Dict[KeyT, FloatsXd]:
+    def averages(self) -> dict[KeyT, FloatsXd]:
         """The averages of the weights by parameter: this optimizer's, if it has any, else
         those of the optimizer that it wraps; empty as long as there are none. They are
         arrays of their own, which later updates leave as they are. Reading them again
@@ -201,7 +202,7 @@ class OptimizerWrapper(Optimizer):
         return self._averages or self.optimizer.averages or {}
 
     @averages.setter
-    def averages(self, averages: Optional[Dict[KeyT, FloatsXd]]) -> None:
+    def averages(self, averages: dict[KeyT, FloatsXd] | None) -> None:
         self.optimizer.averages = averages
 
     def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
@@ -253,17 +254,17 @@ class OptimizerWrapper(Optimizer):
         """Whether this wrapper has schedules of its own, which cannot go back."""
         return False
 
-    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+    def _make_averages(self) -> dict[KeyT, FloatsXd]:
         """The averages of this optimizer alone, in arrays of their own."""
         return {}
 
     def _before_load(self) -> None:
         """Called before the state is replaced by that of a file."""
 
-    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+    def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         """Called when the state has been loaded from a file.
 
-        weights (Dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
+        weights (dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
         """
         self._weights = {key: weights[key] for key in self._n_updates}
         self._shapes = {}
@@ -274,7 +275,7 @@ class OptimizerWrapper(Optimizer):
         for key in list(keys):
             self._shapes[key] = tuple(self._weights.pop(key).shape)
 
-    def _known_shapes(self) -> Dict[KeyT, Tuple[int, ...]]:
+    def _known_shapes(self) -> dict[KeyT, tuple[int, ...]]:
         shapes = {key: tuple(array.shape) for key, array in self._weights.items()}
         return {**self._shapes, **shapes}
 
@@ -348,7 +349,7 @@ class OptimizerWrapper(Optimizer):
         self._on_step(self._n_steps)
 
     def _raise_shape_error(
-        self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: Tuple[int, ...]
+        self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: tuple[int, ...]
     ) -> None:
         if gradient.shape != weights.shape:
             raise ValueError(
@@ -366,7 +367,7 @@ class OptimizerWrapper(Optimizer):
         arguments += [f"{name}={value!r}" for name, value in self._arguments.items()]
         return f"{type(self).__name__}({', '.join(arguments)})"
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         # Not what `object` would do: that reads every slot of Thinc's class too, and all
         # of them lead to the wrapped optimizer.
         state = {
@@ -381,14 +382,14 @@ class OptimizerWrapper(Optimizer):
         del state["_weights"], state["_averages"]
         return state
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self._weights = {}
         self._averages = None
         for name, value in state.items():
             setattr(self, name, value)
 
 
-def unwrap(optimizer: Any) -> List[Any]:
+def unwrap(optimizer: Any) -> list[Any]:
     """An optimizer and those that it wraps, outermost first.
 
     optimizer (Optimizer): Typed as Any: what the innermost has depends on the Thinc version.

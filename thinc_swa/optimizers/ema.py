@@ -1,6 +1,6 @@
 """Exponential moving average of the weights."""
 
-from typing import Any, Dict, Optional, Union
+from typing import Any
 
 from thinc.api import Optimizer
 
@@ -28,19 +28,19 @@ class EMA(OptimizerWrapper):
     It keeps one float32 copy of the parameters (float64 for float64 weights).
 
     optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are dropped.
-    decay (Optional[float]): What is left of the old average each time, in [0, 1). If
+    decay (float | None): What is left of the old average each time, in [0, 1). If
         neither this nor half_life is given, 0.999.
-    half_life (Optional[float]): Instead of decay: after how many steps the weights count
+    half_life (float | None): Instead of decay: after how many steps the weights count
         half as much, whatever `freq` is: decay = 2 ** (-freq / half_life).
     warmup (bool): Forget faster at first, when the weights still move fast: the decay of
         the t-th average is min(decay, (1 + t) / (10 + t)), Thinc's own curve.
     freq (int): Steps from one average to the next.
-    start_step (Union[int, float]): After which step to start: a number of steps, or a
+    start_step (int | float): After which step to start: a number of steps, or a
         fraction of `total_steps` strictly between 0 and 1.
-    overwrite_freq (Optional[int]): Every so many steps after start_step the averages are
+    overwrite_freq (int | None): Every so many steps after start_step the averages are
         written back into the weights (ema_overwrite_frequency in Keras, "switch EMA").
         If None, never.
-    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    total_steps (int | None): The length of the training in steps, for fractions.
     check_finite (bool): Whether to leave out weights that are NaN or infinite, which would
         stay in the average for good. `n_skipped` counts how often this happens.
     """
@@ -49,7 +49,7 @@ class EMA(OptimizerWrapper):
     warmup: bool
     freq: int
     start_step: int
-    overwrite_freq: Optional[int]
+    overwrite_freq: int | None
     _state = ("_average",)
 
     __slots__ = [
@@ -65,13 +65,13 @@ class EMA(OptimizerWrapper):
         self,
         optimizer: Optimizer,
         *,
-        decay: Optional[float] = None,
-        half_life: Optional[float] = None,
+        decay: float | None = None,
+        half_life: float | None = None,
         warmup: bool = False,
         freq: int = 1,
         start_step: StepT = 0,
-        overwrite_freq: Optional[int] = None,
-        total_steps: Optional[int] = None,
+        overwrite_freq: int | None = None,
+        total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__(optimizer)
@@ -146,20 +146,20 @@ class EMA(OptimizerWrapper):
             step, self.start_step, self.overwrite_freq
         )
 
-    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+    def _make_averages(self) -> dict[KeyT, FloatsXd]:
         return self._average.averages()
 
 
 def make_ema(
     optimizer: Optimizer,
-    decay: Union[Any, float, None] = None,
-    half_life: Union[Any, float, None] = None,
-    warmup: Union[Any, bool] = False,
-    freq: Union[Any, int] = 1,
-    start_step: Union[Any, int, float] = 0,
-    overwrite_freq: Union[Any, int, None] = None,
-    total_steps: Union[Any, int, None] = None,
-    check_finite: Union[Any, bool] = True,
+    decay: Any | float | None = None,
+    half_life: Any | float | None = None,
+    warmup: Any | bool = False,
+    freq: Any | int = 1,
+    start_step: Any | int | float = 0,
+    overwrite_freq: Any | int | None = None,
+    total_steps: Any | int | None = None,
+    check_finite: Any | bool = True,
 ) -> Optimizer:
     """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
     if is_variable(total_steps):

@@ -1,6 +1,7 @@
 """Lookahead: k steps forward, one step back."""
 
-from typing import Any, Collection, Dict, Iterator, Optional, Tuple, Union
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from thinc.api import Optimizer
 
@@ -40,10 +41,10 @@ class Lookahead(OptimizerWrapper):
         "keep": nothing. "reset": the moments and the update count of the parameter start
         afresh, and Adam's bias correction with them. "pullback": the moments are pulled
         back to slow moments of their own, which costs two more copies of the parameters.
-    end_step (Optional[Union[int, float]]): After which step to stop, as a number of steps
+    end_step (int | float | None): After which step to stop, as a number of steps
         or as a fraction of `total_steps` strictly between 0 and 1. From then on the
         wrapped optimizer runs alone, from the fast weights, and `averages` are its own.
-    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    total_steps (int | None): The length of the training in steps, for fractions.
     check_finite (bool): Whether to leave out the pullback of a parameter that has weights that
         are NaN or infinite, which would stay in the slow weights for good. `n_skipped` counts
         how often this happens. On a GPU only these weights are left out.
@@ -52,7 +53,7 @@ class Lookahead(OptimizerWrapper):
     freq: int
     pullback: float
     inner_state: str
-    end_step: Optional[int]
+    end_step: int | None
     check_finite: bool
     _state = ("_slow", "_slow_moments", "_is_ended", "_skipped")
 
@@ -75,8 +76,8 @@ class Lookahead(OptimizerWrapper):
         freq: int = 6,
         pullback: float = 0.5,
         inner_state: str = "keep",
-        end_step: Optional[StepT] = None,
-        total_steps: Optional[int] = None,
+        end_step: StepT | None = None,
+        total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__(optimizer)
@@ -90,8 +91,8 @@ class Lookahead(OptimizerWrapper):
         self.check_finite = check_bool("check_finite", check_finite)
         self._skipped = SkipCount()
         self._is_ended = False
-        self._slow: Dict[KeyT, Array] = {}
-        self._slow_moments: Dict[str, Dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
+        self._slow: dict[KeyT, Array] = {}
+        self._slow_moments: dict[str, dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
         if self.inner_state == "pullback":
             # An optimizer that has trained before brings its moments along. Those of
             # parameters that it has not seen start from zero, as Thinc's do.
@@ -171,24 +172,24 @@ class Lookahead(OptimizerWrapper):
         self._averages = None
         super()._on_overwritten(keys)
 
-    def _moments(self, key: KeyT) -> Iterator[Tuple[str, Array]]:
+    def _moments(self, key: KeyT) -> Iterator[tuple[str, Array]]:
         """The wrapped optimizer's moments of a parameter. Plain SGD has none."""
         for name, moments in (("mom1", self.mom1), ("mom2", self.mom2)):
             if key in moments:
                 yield name, moments[key]
 
-    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+    def _make_averages(self) -> dict[KeyT, FloatsXd]:
         return {key: slow.copy() for key, slow in self._slow.items()}
 
 
 def make_lookahead(
     optimizer: Optimizer,
-    freq: Union[Any, int] = 6,
-    pullback: Union[Any, float] = 0.5,
-    inner_state: Union[Any, str] = "keep",
-    end_step: Union[Any, int, float, None] = None,
-    total_steps: Union[Any, int, None] = None,
-    check_finite: Union[Any, bool] = True,
+    freq: Any | int = 6,
+    pullback: Any | float = 0.5,
+    inner_state: Any | str = "keep",
+    end_step: Any | int | float | None = None,
+    total_steps: Any | int | None = None,
+    check_finite: Any | bool = True,
 ) -> Optimizer:
     """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
     if is_variable(total_steps):

@@ -1,6 +1,6 @@
 """Stochastic weight averaging: the arithmetic mean of the weights along the way."""
 
-from typing import Any, Dict, Optional, Union
+from typing import Any
 
 from thinc.api import Optimizer
 
@@ -34,27 +34,27 @@ class SWA(OptimizerWrapper):
 
     optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, serve until
         this one starts, and are dropped then.
-    start_step (Optional[Union[int, float]]): After which step to start: a number of
+    start_step (int | float | None): After which step to start: a number of
         steps, or a fraction of `total_steps` strictly between 0 and 1. If None, only
         `start_swa()` starts it.
     freq (int): Steps from one snapshot to the next.
-    learn_rate (Optional[RateT]): The learning rate from the step after the start on: a
+    learn_rate (RateT | None): The learning rate from the step after the start on: a
         number, or any Thinc schedule, which then begins at its step 0. If None, the
         wrapped optimizer's goes on.
-    anneal_steps (Optional[int]): Over how many steps to move from the rate of the step before
+    anneal_steps (int | None): Over how many steps to move from the rate of the step before
         to a constant `learn_rate`, as PyTorch's SWALR. If None, it jumps.
     anneal_strategy (str): How to move: "linear" or "cosine".
-    end_step (Optional[Union[int, float]]): After which step to stop: the averages are
+    end_step (int | float | None): After which step to stop: the averages are
         written into the weights, and training goes on from there with the wrapped
         optimizer alone. A snapshot that is due at that very step still counts.
-    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    total_steps (int | None): The length of the training in steps, for fractions.
     check_finite (bool): Whether to leave out snapshots with weights that are NaN or infinite,
         which would stay in the mean for good. `n_skipped` counts them.
     """
 
-    start_step: Optional[int]
+    start_step: int | None
     freq: int
-    end_step: Optional[int]
+    end_step: int | None
     _state = (
         "start_step",
         "_learn_rate",
@@ -81,13 +81,13 @@ class SWA(OptimizerWrapper):
         self,
         optimizer: Optimizer,
         *,
-        start_step: Optional[StepT] = None,
+        start_step: StepT | None = None,
         freq: int = 1,
-        learn_rate: Optional[RateT] = None,
-        anneal_steps: Optional[int] = None,
+        learn_rate: RateT | None = None,
+        anneal_steps: int | None = None,
         anneal_strategy: str = "linear",
-        end_step: Optional[StepT] = None,
-        total_steps: Optional[int] = None,
+        end_step: StepT | None = None,
+        total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__(optimizer)
@@ -106,7 +106,7 @@ class SWA(OptimizerWrapper):
         self._is_called = False
         # The parameters whose first snapshot is checked again with their next update: a set, in
         # a form that can be saved.
-        self._awaited: Dict[KeyT, int] = {}
+        self._awaited: dict[KeyT, int] = {}
         self._arguments = {"start_step": self.start_step, "freq": self.freq}
         if self._learn_rate is not None:
             self._arguments.update(self._learn_rate.arguments)
@@ -222,14 +222,14 @@ class SWA(OptimizerWrapper):
     def _has_schedules(self) -> bool:
         return self._learn_rate is not None and self._learn_rate.is_schedule
 
-    def _make_averages(self) -> Dict[KeyT, FloatsXd]:
+    def _make_averages(self) -> dict[KeyT, FloatsXd]:
         return self._average.averages()
 
     def _before_load(self) -> None:
         if self._learn_rate is not None:
             self._learn_rate.note_displaced(self.optimizer)
 
-    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+    def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
         self._forget_memory(self._awaited)
         if self._is_started and self._learn_rate is not None:
@@ -238,14 +238,14 @@ class SWA(OptimizerWrapper):
 
 def make_swa(
     optimizer: Optimizer,
-    start_step: Union[Any, int, float],
-    freq: Union[Any, int] = 1,
-    learn_rate: Union[Any, float, None] = None,
-    anneal_steps: Union[Any, int, None] = None,
-    anneal_strategy: Union[Any, str] = "linear",
-    end_step: Union[Any, int, float, None] = None,
-    total_steps: Union[Any, int, None] = None,
-    check_finite: Union[Any, bool] = True,
+    start_step: Any | int | float,
+    freq: Any | int = 1,
+    learn_rate: Any | float | None = None,
+    anneal_steps: Any | int | None = None,
+    anneal_strategy: Any | str = "linear",
+    end_step: Any | int | float | None = None,
+    total_steps: Any | int | None = None,
+    check_finite: Any | bool = True,
 ) -> Optimizer:
     """`SWA.v1`: `SWA` from a config, where nobody can call `start_swa()`. So `start_step`
     is required. See `SWA` for the arguments."""

@@ -1,7 +1,5 @@
 """What stands for an optimizer whose config has a variable that nobody has filled in."""
 
-from typing import Tuple
-
 from thinc.api import Optimizer
 from thinc.types import FloatsXd
 
@@ -35,5 +33,5 @@ class UnresolvedOptimizer(OptimizerWrapper):
         gradient: FloatsXd,
         *,
         lr_scale: float = 1.0,
-    ) -> Tuple[FloatsXd, FloatsXd]:
+    ) -> tuple[FloatsXd, FloatsXd]:
         raise ValueError(UNRESOLVED.format(value=self.total_steps))

@@ -2,19 +2,8 @@
 
 import dataclasses
 import warnings
-from typing import (
-    Any,
-    Collection,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Union,
-)
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from thinc.api import Optimizer
 
@@ -29,7 +18,7 @@ from .patterns import Glob, check_globs
 from .settings import ATTRIBUTES, Group, describe_group, make_groups
 
 # The group of each parameter, and the factor for the learning rate in its layer.
-ChoicesT = Dict[KeyT, Tuple[Group, float]]
+ChoicesT = dict[KeyT, tuple[Group, float]]
 HOW_TO_REGISTER = (
     "call register_parameter_paths(model) with the initialized model, again after layers were "
     "added to it, or let spaCy call it: [initialize.after_init] with "
@@ -56,20 +45,20 @@ class ParamGroups(OptimizerWrapper):
 
     optimizer (Optimizer): The optimizer to wrap. Its settings are those of all parameters
         that are in no group.
-    groups (Optional[Sequence[Mapping[str, Any]]]): The groups, in the order in which they
+    groups (Sequence[Mapping[str, Any]] | None): The groups, in the order in which they
         are asked. Each has a `name`, `params` (a list of globs), and either `frozen` (True)
         or some of: `lr_scale` (a factor for the learning rate, and with it for the weight
         decay), `L2`, `beta1`, `beta2`, `eps` and `grad_clip`. These are numbers, lists of
         numbers, Thinc schedules, which begin at their step 0 and advance with
         `step_schedules()`, or names in `schedules`.
-    layer_lr_decay (Optional[float]): The learning rate of a layer as a part of the next
+    layer_lr_decay (float | None): The learning rate of a layer as a part of the next
         one's, in (0, 1]: it is multiplied by 1 in the last layer, layer_lr_decay in the one
         before it, layer_lr_decay² before that, on top of the `lr_scale` of a group. What is in
         no layer, the head of a task for instance, has the whole rate.
-    layer_patterns (Optional[Sequence[str]]): Globs for layer_lr_decay, one for each layer,
+    layer_patterns (Sequence[str] | None): Globs for layer_lr_decay, one for each layer,
         from the first to the last. With "#" one glob stands for many layers, as many as there
         are numbers in its place, in numerical order: "*layers.#.*". This needs the paths.
-    schedules (Optional[Mapping[str, Any]]): Schedules by name, for several groups at once
+    schedules (Mapping[str, Any] | None): Schedules by name, for several groups at once
         and for config files, where a list cannot have sections.
     """
 
@@ -91,10 +80,10 @@ class ParamGroups(OptimizerWrapper):
         self,
         optimizer: Optimizer,
         *,
-        groups: Optional[Sequence[Mapping[str, Any]]] = None,
-        layer_lr_decay: Optional[float] = None,
-        layer_patterns: Optional[Sequence[str]] = None,
-        schedules: Optional[Mapping[str, Any]] = None,
+        groups: Sequence[Mapping[str, Any]] | None = None,
+        layer_lr_decay: float | None = None,
+        layer_patterns: Sequence[str] | None = None,
+        schedules: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(optimizer)
         self._groups, self._sources = make_groups(
@@ -102,7 +91,7 @@ class ParamGroups(OptimizerWrapper):
         )
         self._rest = Group("", [], {}, is_frozen=False)
         self._layer_lr_decay = 1.0
-        self._layer_patterns: List[Glob] = []
+        self._layer_patterns: list[Glob] = []
         if layer_lr_decay is not None:
             self._layer_lr_decay = check_number(
                 "layer_lr_decay", layer_lr_decay, above=0.0, maximum=1.0
@@ -130,7 +119,7 @@ class ParamGroups(OptimizerWrapper):
         # The groups and the layers that have selected nothing so far, in words.
         self._unmatched = [f"group {name!r}" for name in self._groups]
         self._unmatched += [f"layer {glob.text!r}" for glob in self._layer_patterns]
-        self._radam_buffers: Dict[str, List[List[Any]]] = {}
+        self._radam_buffers: dict[str, list[list[Any]]] = {}
         self._fit_to(unwrap(optimizer)[-1])
         if groups is not None:
             self._arguments["groups"] = [describe_group(group) for group in groups]
@@ -149,7 +138,7 @@ class ParamGroups(OptimizerWrapper):
         gradient: FloatsXd,
         *,
         lr_scale: float = 1.0,
-    ) -> Tuple[FloatsXd, FloatsXd]:
+    ) -> tuple[FloatsXd, FloatsXd]:
         """Update a parameter with the settings of its group. See `OptimizerWrapper`."""
         group, layer_scale = self._choices.get(key) or self._choose(key)
         if group.is_frozen:
@@ -176,7 +165,7 @@ class ParamGroups(OptimizerWrapper):
             changes = {**changes, "learn_rate": _scale_rate(optimizer.learn_rate, scale)}
             scale = 1.0
         scale *= lr_scale
-        before: Dict[str, Any] = {}
+        before: dict[str, Any] = {}
         try:
             for name in changes:
                 before[name] = getattr(optimizer, name)
@@ -199,11 +188,11 @@ class ParamGroups(OptimizerWrapper):
         if self._unmatched and self._most_updates:
             self._warn_of_unmatched()
 
-    def _select(self, paths: Dict[KeyT, str]) -> ChoicesT:
+    def _select(self, paths: dict[KeyT, str]) -> ChoicesT:
         """The group of each parameter of a model, and the factor for the learning rate in its
         layer. There must be something for every group and every layer.
 
-        paths (Dict[KeyT, str]): The paths of all its parameters.
+        paths (dict[KeyT, str]): The paths of all its parameters.
         """
         choices, matched = self._match(paths)
         missing = [words for words in self._unmatched if words not in matched]
@@ -225,7 +214,7 @@ class ParamGroups(OptimizerWrapper):
             )
         return choices
 
-    def _choose(self, key: KeyT) -> Tuple[Group, float]:
+    def _choose(self, key: KeyT) -> tuple[Group, float]:
         """Find the group of a parameter that has not been seen before, and of all others of
         its model if their paths are known."""
         paths = paths_around(key)
@@ -244,7 +233,7 @@ class ParamGroups(OptimizerWrapper):
             self._choices.setdefault(other, choice)
         return self._choices[key]
 
-    def _match(self, paths: Dict[KeyT, str]) -> Tuple[ChoicesT, Set[str]]:
+    def _match(self, paths: dict[KeyT, str]) -> tuple[ChoicesT, set[str]]:
         """The choices, and which groups and layers were chosen, in words."""
         choices: ChoicesT = {}
         layers = self._match_layers(paths)
@@ -267,7 +256,7 @@ class ParamGroups(OptimizerWrapper):
             choices[key] = (group, scale)
         return choices, matched
 
-    def _match_layers(self, paths: Dict[KeyT, str]) -> Dict[KeyT, Tuple[int, int]]:
+    def _match_layers(self, paths: dict[KeyT, str]) -> dict[KeyT, tuple[int, int]]:
         """Which glob a parameter is selected by, and the number in the place of "#"."""
         layers = {}
         for key, path in paths.items():
@@ -278,7 +267,7 @@ class ParamGroups(OptimizerWrapper):
                     break
         return layers
 
-    def _need_paths(self) -> Iterator[Tuple[str, str]]:
+    def _need_paths(self) -> Iterator[tuple[str, str]]:
         """The globs that parameters cannot be matched with one by one, by their own names."""
         for group in self._groups.values():
             for glob in group.globs:
@@ -308,10 +297,10 @@ class ParamGroups(OptimizerWrapper):
         last_score = unwrap(self)[-1].last_score
         return float(source.learn_rate(source.step, key=key, last_score=last_score))
 
-    def _settings_of(self, group: Group) -> Dict[str, Any]:
+    def _settings_of(self, group: Group) -> dict[str, Any]:
         """For people."""
         described = {values["name"]: values for values in self._arguments.get("groups", [])}
-        settings: Dict[str, Any] = described[group.name]
+        settings: dict[str, Any] = described[group.name]
         return {name: value for name, value in settings.items() if name in ATTRIBUTES}
 
     def _fit_to(self, optimizer: Any) -> None:
@@ -355,25 +344,25 @@ class ParamGroups(OptimizerWrapper):
             self._choices.pop(key, None)
 
     @property
-    def _schedule_states(self) -> List[Dict[str, Any]]:
+    def _schedule_states(self) -> list[dict[str, Any]]:
         """What the schedules know beside their step."""
         sources = self._sources.values()
         return [dataclasses.asdict(state) for source in sources for state in _states(source)]
 
     @_schedule_states.setter
-    def _schedule_states(self, saved: List[Dict[str, Any]]) -> None:
+    def _schedule_states(self, saved: list[dict[str, Any]]) -> None:
         states = [state for source in self._sources.values() for state in _states(source)]
         for state, values in zip(states, saved, strict=True):
             for field, value in values.items():
                 setattr(state, field, value)
 
-    def _on_loaded(self, weights: Dict[KeyT, FloatsXd]) -> None:
+    def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
         self._use_buffers()
         self._advance(self._n_calls - self._position)
 
 
-def _states(source: Any) -> List[Any]:
+def _states(source: Any) -> list[Any]:
     return [] if Schedule is None else list(schedule_states(source.learn_rate))
 
 
@@ -389,10 +378,10 @@ def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
 
 def make_param_groups(
     optimizer: Optimizer,
-    groups: Union[Any, List[Dict[str, Any]], None] = None,
-    layer_lr_decay: Union[Any, float, None] = None,
-    layer_patterns: Union[Any, List[str], None] = None,
-    schedules: Union[Any, Dict[str, Any], None] = None,
+    groups: Any | list[dict[str, Any]] | None = None,
+    layer_lr_decay: Any | float | None = None,
+    layer_patterns: Any | list[str] | None = None,
+    schedules: Any | dict[str, Any] | None = None,
 ) -> Optimizer:
     """`ParamGroups.v1`: `ParamGroups` from a config. See `ParamGroups` for the arguments."""
     return ParamGroups(

@@ -1,7 +1,8 @@
 """Globs: patterns that select parameters by their paths."""
 
 import re
-from typing import Any, List, Match, NamedTuple, Optional, Pattern
+from re import Match, Pattern
+from typing import Any, NamedTuple
 
 from ..types import KeyT
 
@@ -39,8 +40,8 @@ class Glob(NamedTuple):
     def has_number(self) -> bool:
         return "number" in self.regex.groupindex
 
-    def match(self, key: KeyT, path: str) -> Optional[Match[str]]:
-        """RETURNS (Optional[Match]): Of the path, or of the parameter's own name. Its group
+    def match(self, key: KeyT, path: str) -> Match[str] | None:
+        """RETURNS (Match | None): Of the path, or of the parameter's own name. Its group
         "number" is what "#" stands for: the first number from the left."""
         return self.regex.fullmatch(path) or self.regex.fullmatch(key[1])
 
@@ -56,7 +57,7 @@ def _translate(part: str) -> str:
     return f"[{negation}{characters}]"
 
 
-def _join(segments: List[str]) -> str:
+def _join(segments: list[str]) -> str:
     """A regular expression for segments with a star between each two. It takes time that grows
     with the product of the lengths of glob and path, not with a power of the number of stars:
     all of a segment that is found first is kept, as in Python's fnmatch. Only a segment with a
@@ -72,7 +73,7 @@ def _join(segments: List[str]) -> str:
     return "".join(parts)
 
 
-def check_globs(argument: str, texts: object) -> List[Glob]:
+def check_globs(argument: str, texts: object) -> list[Glob]:
     """A list with at least one glob."""
     if not isinstance(texts, (list, tuple)) or not texts:
         raise ValueError(f"{argument} must be a list of globs, but was {texts!r}")

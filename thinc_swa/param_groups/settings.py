@@ -1,7 +1,8 @@
 """What parameter groups say, checked, and in the form in which Thinc's optimizers want it."""
 
+from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 from thinc.api import SGD, Optimizer
 
@@ -12,7 +13,7 @@ from ..validation import check_bool, check_list, check_number
 from .patterns import Glob, check_globs
 
 # What a group can change, with the bounds of a number.
-SETTINGS: Dict[str, Dict[str, float]] = {
+SETTINGS: dict[str, dict[str, float]] = {
     "lr_scale": {"minimum": 0.0},
     "L2": {"minimum": 0.0},
     "beta1": {"above": 0.0, "below": 1.0},
@@ -35,8 +36,8 @@ class Group:
     """Parameters that have settings of their own.
 
     name (str): Its name.
-    globs (List[Glob]): What it selects.
-    settings (Dict[str, Any]): By the names of a config: numbers, and optimizers that hold a
+    globs (list[Glob]): What it selects.
+    settings (dict[str, Any]): By the names of a config: numbers, and optimizers that hold a
         schedule.
     is_frozen (bool): Whether it is not updated at all.
     """
@@ -52,7 +53,7 @@ class Group:
     ]
 
     def __init__(
-        self, name: str, globs: List[Glob], settings: Dict[str, Any], is_frozen: bool
+        self, name: str, globs: list[Glob], settings: dict[str, Any], is_frozen: bool
     ) -> None:
         self.name = name
         self.globs = globs
@@ -62,7 +63,7 @@ class Group:
         # Who knows the factor for the learning rate if each call may have another one.
         self.scale_source: Any = None
         # What the innermost optimizer gets for the time of a call, by its own names.
-        self.changes: Dict[str, Any] = {}
+        self.changes: dict[str, Any] = {}
         for setting, value in settings.items():
             if setting in ATTRIBUTES and not isinstance(value, Optimizer):
                 # A number in Thinc's own form.
@@ -86,10 +87,10 @@ class Group:
         return any(glob.match(key, path) is not None for glob in self.globs)
 
 
-def make_groups(groups: Any, schedules: Any) -> Tuple[Dict[str, Group], Dict[str, Any]]:
+def make_groups(groups: Any, schedules: Any) -> tuple[dict[str, Group], dict[str, Any]]:
     """Check what a user has written. See `ParamGroups` for the arguments.
 
-    RETURNS (Tuple[Dict[str, Group], Dict[str, Optimizer]]): The groups by name, and the
+    RETURNS (tuple[dict[str, Group], dict[str, Optimizer]]): The groups by name, and the
         schedules of all of them. Each is held by an optimizer that trains nothing: it turns
         whatever Thinc takes for a schedule into Thinc's own form, and holds its place.
     """
@@ -101,7 +102,7 @@ def make_groups(groups: Any, schedules: Any) -> Tuple[Dict[str, Group], Dict[str
     }
     unused = set(sources)
     # One that several settings have must advance only once.
-    known: Dict[int, Any] = {}
+    known: dict[int, Any] = {}
 
     def find(argument: str, value: Any) -> Any:
         if not isinstance(value, str):
@@ -117,7 +118,7 @@ def make_groups(groups: Any, schedules: Any) -> Tuple[Dict[str, Group], Dict[str
         unused.discard(value)
         return sources[value]
 
-    result: Dict[str, Group] = {}
+    result: dict[str, Group] = {}
     for values in check_list("groups", groups):
         name = _check_names(values)
         if name in result:
@@ -141,7 +142,7 @@ def make_groups(groups: Any, schedules: Any) -> Tuple[Dict[str, Group], Dict[str
     return result, sources
 
 
-def describe_group(values: Mapping[str, Any]) -> Dict[str, Any]:
+def describe_group(values: Mapping[str, Any]) -> dict[str, Any]:
     """What was written, in JSON. Of a generator that is its type only."""
     described = {"name": values["name"], "params": list(values["params"])}
     for setting in SETTINGS:

@@ -2,11 +2,7 @@
 
 from typing import (
     Any,
-    Dict,
-    List,
     NamedTuple,
-    Optional,
-    Tuple,
 )
 
 from thinc.api import Optimizer
@@ -22,31 +18,31 @@ class ParameterSummary(NamedTuple):
     """What an optimizer does with a parameter. See `parameter_summary`."""
 
     path: str
-    shape: Tuple[int, ...]
-    group: Optional[str]
+    shape: tuple[int, ...]
+    group: str | None
     lr_scale: float
     frozen: bool
-    settings: Dict[str, Any]
+    settings: dict[str, Any]
 
 
 def parameter_summary(
-    model: ModelT, optimizer: Optional[Optimizer] = None
-) -> List[ParameterSummary]:
+    model: ModelT, optimizer: Optimizer | None = None
+) -> list[ParameterSummary]:
     """What there is to be trained in a model, and what the groups of an optimizer make of it.
 
-    model (Union[Model, Language]): A Thinc model or a spaCy pipeline, initialized.
-    optimizer (Optional[Optimizer]): An optimizer with or without groups, somewhere in it.
-    RETURNS (List[ParameterSummary]): A row for each parameter, from the first layer to the
+    model (Model | Language): A Thinc model or a spaCy pipeline, initialized.
+    optimizer (Optimizer | None): An optimizer with or without groups, somewhere in it.
+    RETURNS (list[ParameterSummary]): A row for each parameter, from the first layer to the
         last: its path and shape, the name of its group or None, the factor for its learning
         rate now (0 for one that is frozen), whether it is frozen, and the other settings of its
         group.
     RAISES: TypeError for what is no model; ValueError if a group selects nothing.
     """
     paths = parameter_paths(model)
-    shapes: Dict[KeyT, Tuple[int, ...]] = {}
+    shapes: dict[KeyT, tuple[int, ...]] = {}
     for _, key, parameter in named_parameters(model):
         shapes.setdefault(key, parameter.shape)
-    levels: List[Tuple[ParamGroups, ChoicesT]] = []
+    levels: list[tuple[ParamGroups, ChoicesT]] = []
     for level in unwrap(optimizer):
         if isinstance(level, ParamGroups):
             levels.append((level, level._select(paths)))

@@ -1,7 +1,7 @@
 """Interpolation between two values, and checks of lengths, for all schedules."""
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 from ..validation import (
     check_step,
@@ -23,7 +23,7 @@ def anneal(start: float, end: float, progress: float, strategy: str) -> float:
     return start + progress * (end - start)
 
 
-def check_steps(steps: Any, total_steps: Optional[int]) -> int:
+def check_steps(steps: Any, total_steps: int | None) -> int:
     """The length of a schedule."""
     if steps is not None:
         return check_step("steps", steps, total_steps, minimum=1)
@@ -34,7 +34,7 @@ def check_steps(steps: Any, total_steps: Optional[int]) -> int:
     return total_steps
 
 
-def check_warmup_steps(warmup_steps: Any, steps: int, total_steps: Optional[int]) -> int:
+def check_warmup_steps(warmup_steps: Any, steps: int, total_steps: int | None) -> int:
     n_steps = check_step("warmup_steps", warmup_steps, total_steps, minimum=0)
     if n_steps >= steps:
         raise ValueError(

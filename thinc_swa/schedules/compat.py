@@ -5,11 +5,11 @@ with. On Thinc 9.1 it becomes a `Schedule`, which is called with the step. On Th
 an optimizer draws a value for each step, it becomes a `ScheduleIterator`.
 
 The functions that make schedules are registered as they stand. Their arguments are annotated
-with `Union[Any, ...]`, so that no config changes a value before it is checked.
+with `Any | ...`, so that no config changes a value before it is checked.
 """
 
-from collections.abc import Iterator
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import thinc.schedules
 from thinc.types import Generator
@@ -29,7 +29,7 @@ class DrawnSchedule:
     generator (Iterator): Where the values come from.
     """
 
-    values: List[float]
+    values: list[float]
 
     def __init__(self, generator: Iterator) -> None:  # type: ignore[type-arg]
         self.values = []
@@ -58,15 +58,15 @@ class ScheduleIterator(Generator):
 
     name (str): The name of the schedule.
     schedule (Callable): The value from this object and the step.
-    attrs (Dict[str, Any]): What it was made with.
+    attrs (dict[str, Any]): What it was made with.
     """
 
     name: str
-    attrs: Dict[str, Any]
+    attrs: dict[str, Any]
     position: int
 
     def __init__(
-        self, name: str, schedule: Callable[..., float], *, attrs: Dict[str, Any]
+        self, name: str, schedule: Callable[..., float], *, attrs: dict[str, Any]
     ) -> None:
         self.name = name
         self.attrs = attrs

@@ -1,6 +1,6 @@
 """Cosine schedule with warmup and warm restarts."""
 
-from typing import Any, List, Union
+from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_int, check_number, check_total_steps
@@ -9,15 +9,15 @@ from .compat import make_schedule
 
 
 def cosine(
-    max_rate: Union[Any, float],
+    max_rate: Any | float,
     *,
-    steps: Union[Any, int, float, None] = None,
-    warmup_steps: Union[Any, int, float] = 0,
-    start_factor: Union[Any, float] = 0.0,
-    end_factor: Union[Any, float] = 0.0,
-    cycles: Union[Any, int] = 1,
-    cycle_mult: Union[Any, float] = 1.0,
-    total_steps: Union[Any, int, None] = None,
+    steps: Any | int | float | None = None,
+    warmup_steps: Any | int | float = 0,
+    start_factor: Any | float = 0.0,
+    end_factor: Any | float = 0.0,
+    cycles: Any | int = 1,
+    cycle_mult: Any | float = 1.0,
+    total_steps: Any | int | None = None,
 ) -> ScheduleT:
     """`cosine.v1`: down along half a cosine, again and again with warm restarts (SGDR,
     Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5), after a linear warmup.
@@ -30,10 +30,10 @@ def cosine(
     so the first step of each cycle has `max_rate`. From step `steps` on it is `low`.
 
     max_rate (float): The highest rate.
-    steps (Optional[Union[int, float]]): The length of all of it, the warmup included, as a
+    steps (int | float | None): The length of all of it, the warmup included, as a
         number of steps or as a fraction of `total_steps` strictly between 0 and 1. If None,
         `total_steps`.
-    warmup_steps (Union[int, float]): How many of them are the warmup, as a number of steps or
+    warmup_steps (int | float): How many of them are the warmup, as a number of steps or
         as a fraction of `total_steps`.
     start_factor (float): Where the warmup begins, as a part of `max_rate`, in [0, 1].
     end_factor (float): Where each cycle ends, as a part of `max_rate`, in [0, 1].
@@ -41,7 +41,7 @@ def cosine(
         there are restarts.
     cycle_mult (float): How many times as long as the cycle before each cycle is (T_mult in
         the paper), to the nearest step.
-    total_steps (Optional[int]): The length of the training in steps.
+    total_steps (int | None): The length of the training in steps.
     RETURNS (ScheduleT): A schedule for this Thinc.
     RAISES: ValueError for bad arguments.
     """
@@ -73,7 +73,7 @@ def _cosine(schedule: ScheduleT, step: int, **extra: Any) -> float:
     return float(low)
 
 
-def _divide(steps: int, cycles: Any, cycle_mult: Any) -> List[int]:
+def _divide(steps: int, cycles: Any, cycle_mult: Any) -> list[int]:
     """The lengths of cycles that are `steps` steps together."""
     cycles = check_int("cycles", cycles, minimum=1)
     cycle_mult = check_number("cycle_mult", cycle_mult, above=0.0)

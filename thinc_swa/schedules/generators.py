@@ -16,7 +16,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Deque, Dict, List, Optional, Tuple
+from typing import Any
 
 import thinc.schedules
 
@@ -24,11 +24,11 @@ from .compat import Schedule, ScheduleIterator, describe_schedule
 
 # A position in JSON: the name of the schedule, its arguments, a number that grows by one with
 # every draw ("place"), and the position of the schedule inside, if there is one ("inner").
-PositionT = Dict[str, Any]
+PositionT = dict[str, Any]
 
 # Thinc's generator functions: the arguments that they leave as they are, and the variable that
 # changes with every draw.
-FUNCTIONS: Dict[str, Tuple[Tuple[str, ...], str]] = {
+FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "constant": (("rate",), ""),
     "constant_then": (("rate", "steps"), "i"),
     "decaying": (("base_rate", "decay"), "t"),
@@ -62,7 +62,7 @@ class CountedIterator(Iterator):  # type: ignore[type-arg]
         # The position of the iterator, if it is known, and the next values, each with the
         # position after it.
         self._position = describe_position(iterator)
-        self._ahead: Deque[Tuple[Any, Optional[PositionT]]] = deque()
+        self._ahead: deque[tuple[Any, PositionT | None]] = deque()
 
     def __next__(self) -> Any:
         if not self._ahead and not self.peek(1):
@@ -72,7 +72,7 @@ class CountedIterator(Iterator):  # type: ignore[type-arg]
         self.checksum = add_to_checksum(self.checksum, value)
         return value
 
-    def peek(self, n_draws: int) -> List[Any]:
+    def peek(self, n_draws: int) -> list[Any]:
         """The next values, which can still be drawn afterwards: fewer if it ends before."""
         for value in islice(self._iterator, max(0, n_draws - len(self._ahead))):
             self._ahead.append((value, describe_position(self._iterator)))
@@ -102,7 +102,7 @@ def count_draws(optimizer: Any) -> None:
             optimizer.schedules[name] = CountedIterator(schedule, getattr(optimizer, name))
 
 
-def describe_position(schedule: Any) -> Optional[PositionT]:
+def describe_position(schedule: Any) -> PositionT | None:
     """The position of a schedule of Thinc 8.3 in JSON, or None if it is not known.
 
     schedule (Iterable): What an optimizer or another schedule draws from.
@@ -125,12 +125,12 @@ def describe_position(schedule: Any) -> Optional[PositionT]:
 
 
 def _position(
-    name: str, arguments: Any, place: Any, inner: Optional[PositionT] = None
+    name: str, arguments: Any, place: Any, inner: PositionT | None = None
 ) -> PositionT:
     return {"schedule": name, "arguments": arguments, "place": place, "inner": inner}
 
 
-def _describe_generator(generator: Any, name: str) -> Optional[PositionT]:
+def _describe_generator(generator: Any, name: str) -> PositionT | None:
     arguments, counter = FUNCTIONS[name]
     variables = inspect.getgeneratorlocals(generator)
     if name == "compounding" and not 0.0 < variables["compound"] < math.inf:
@@ -156,7 +156,7 @@ def _describe_generator(generator: Any, name: str) -> Optional[PositionT]:
     return _position(name, {name: variables[name] for name in arguments}, place, inner)
 
 
-def count_between(before: PositionT, after: PositionT) -> Optional[int]:
+def count_between(before: PositionT, after: PositionT) -> int | None:
     """How many draws lead from one position to the other, or None if none do, because it is
     another schedule or the position is further back.
 
@@ -185,10 +185,10 @@ def count_between(before: PositionT, after: PositionT) -> Optional[int]:
     return n_draws
 
 
-def _count_compounding(before: PositionT, after: PositionT) -> Optional[int]:
+def _count_compounding(before: PositionT, after: PositionT) -> int | None:
     """Thinc's `compounding` has no counter, but multiplies a number with every draw."""
     factor: float = after["arguments"]["compound"]
-    current: Optional[float] = before["place"]
+    current: float | None = before["place"]
     n_draws = 0
     if current is None and after["place"] is not None:
         current, n_draws = float(after["arguments"]["start"]), 1

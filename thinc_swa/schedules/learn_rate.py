@@ -7,7 +7,7 @@ the step.
 
 from collections.abc import Iterator
 from numbers import Real
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import thinc.schedules
 from thinc.api import SGD, Optimizer
@@ -22,14 +22,14 @@ class LearnRateOverride:
     """A learning rate that begins when averaging does.
 
     learn_rate (RateT): A number, a list of numbers, or any Thinc schedule.
-    anneal_steps (Optional[int]): Over how many steps to move from the rate that was in
+    anneal_steps (int | None): Over how many steps to move from the rate that was in
         force to a constant `learn_rate`. If None, it holds from the first step on.
     anneal_strategy (str): How to get there: "linear" or "cosine".
     """
 
-    arguments: Dict[str, Any]
+    arguments: dict[str, Any]
     # The rate of the last step, as long as the next one has not begun.
-    rate_used: Optional[float]
+    rate_used: float | None
     _state = ("rate_used", "_position", "_rate_before")
 
     __slots__ = [
@@ -45,17 +45,17 @@ class LearnRateOverride:
     ]
 
     def __init__(
-        self, learn_rate: RateT, anneal_steps: Optional[int], anneal_strategy: str
+        self, learn_rate: RateT, anneal_steps: int | None, anneal_strategy: str
     ) -> None:
         self._anneal_strategy = anneal_strategy
-        self._anneal_steps: Optional[int] = None
+        self._anneal_steps: int | None = None
         # Which step under this rate comes next, from 1; 0 before it takes over.
         self._position = 0
         self._rate_before = 0.0
         self.rate_used = None
         # The wrapped optimizer's own rate and, on Thinc 8.3, its schedule.
         self._displaced: Any = None
-        self._target: Optional[float] = None
+        self._target: float | None = None
         if isinstance(learn_rate, Real):
             learn_rate = self._target = check_number("learn_rate", learn_rate, minimum=0.0)
         elif isinstance(learn_rate, (str, bytes)):
@@ -79,7 +79,7 @@ class LearnRateOverride:
 
     @classmethod
     def make(
-        cls, learn_rate: Optional[RateT], anneal_steps: Optional[int], anneal_strategy: str
+        cls, learn_rate: RateT | None, anneal_steps: int | None, anneal_strategy: str
     ) -> Optional["LearnRateOverride"]:
         """None if no learning rate is to take over."""
         check_choice("anneal_strategy", anneal_strategy, ANNEAL_STRATEGIES)
@@ -146,17 +146,17 @@ class LearnRateOverride:
             self._set(optimizer)
 
     @staticmethod
-    def _upgrade(saved: Dict[str, Any]) -> Dict[str, Any]:
+    def _upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         """The state in a file of version 1."""
         return {"rate_used": None, **saved}
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in self.__slots__}
         # Where it is a generator, it could not be copied.
         state["_displaced"] = None
         return state
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
 

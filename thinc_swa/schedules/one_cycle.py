@@ -1,6 +1,6 @@
 """One-cycle schedules of a learning rate and of a momentum."""
 
-from typing import Any, Dict, Union
+from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_choice, check_number, check_total_steps
@@ -9,14 +9,14 @@ from .compat import make_schedule
 
 
 def one_cycle(
-    max_rate: Union[Any, float],
+    max_rate: Any | float,
     *,
-    steps: Union[Any, int, float, None] = None,
-    warmup_steps: Union[Any, int, float, None] = None,
-    start_factor: Union[Any, float] = 0.04,
-    end_factor: Union[Any, float] = 4e-6,
-    anneal_strategy: Union[Any, str] = "cosine",
-    total_steps: Union[Any, int, None] = None,
+    steps: Any | int | float | None = None,
+    warmup_steps: Any | int | float | None = None,
+    start_factor: Any | float = 0.04,
+    end_factor: Any | float = 4e-6,
+    anneal_strategy: Any | str = "cosine",
+    total_steps: Any | int | None = None,
 ) -> ScheduleT:
     """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820;
     in the form and with the default values of PyTorch's `OneCycleLR`).
@@ -25,14 +25,14 @@ def one_cycle(
     step `steps` on it is `end_factor * max_rate`.
 
     max_rate (float): The highest rate.
-    steps (Optional[Union[int, float]]): The length of the cycle, as a number of steps or as a
+    steps (int | float | None): The length of the cycle, as a number of steps or as a
         fraction of `total_steps` strictly between 0 and 1. If None, `total_steps`.
-    warmup_steps (Optional[Union[int, float]]): How many of them lead up, as a number of steps
+    warmup_steps (int | float | None): How many of them lead up, as a number of steps
         or as a fraction of `total_steps`. If None, 0.3 of the cycle.
     start_factor (float): The first rate, as a part of `max_rate`, in [0, 1].
     end_factor (float): The last rate, as a part of `max_rate`, in [0, 1].
     anneal_strategy (str): How to move: "linear" or "cosine".
-    total_steps (Optional[int]): The length of the training in steps.
+    total_steps (int | None): The length of the training in steps.
     RETURNS (ScheduleT): A schedule for this Thinc.
     RAISES: ValueError for bad arguments.
     """
@@ -54,13 +54,13 @@ def _one_cycle(schedule: ScheduleT, step: int, **extra: Any) -> float:
 
 
 def one_cycle_momentum(
-    max_momentum: Union[Any, float] = 0.95,
+    max_momentum: Any | float = 0.95,
     *,
-    min_momentum: Union[Any, float] = 0.85,
-    steps: Union[Any, int, float, None] = None,
-    warmup_steps: Union[Any, int, float, None] = None,
-    anneal_strategy: Union[Any, str] = "cosine",
-    total_steps: Union[Any, int, None] = None,
+    min_momentum: Any | float = 0.85,
+    steps: Any | int | float | None = None,
+    warmup_steps: Any | int | float | None = None,
+    anneal_strategy: Any | str = "cosine",
+    total_steps: Any | int | None = None,
 ) -> ScheduleT:
     """`one_cycle_momentum.v1`: the mirror of `one_cycle`, for Adam's `beta1`: it falls while
     the learning rate rises (Smith 2018, arXiv:1803.09820).
@@ -95,7 +95,7 @@ def _one_cycle_momentum(schedule: ScheduleT, step: int, **extra: Any) -> float:
     )
 
 
-def _cycle(attrs: Dict[str, Any], step: int, start: float, peak: float, end: float) -> float:
+def _cycle(attrs: dict[str, Any], step: int, start: float, peak: float, end: float) -> float:
     steps, warmup_steps = attrs["steps"], attrs["warmup_steps"]
     if step < warmup_steps:
         return anneal(start, peak, step / warmup_steps, attrs["anneal_strategy"])
@@ -103,7 +103,7 @@ def _cycle(attrs: Dict[str, Any], step: int, start: float, peak: float, end: flo
     return anneal(peak, end, progress, attrs["anneal_strategy"])
 
 
-def _check_cycle(steps: Any, warmup_steps: Any, total_steps: Any) -> Dict[str, int]:
+def _check_cycle(steps: Any, warmup_steps: Any, total_steps: Any) -> dict[str, int]:
     """The length of a cycle, and of its way up."""
     total_steps = check_total_steps(total_steps)
     steps = check_steps(steps, total_steps)

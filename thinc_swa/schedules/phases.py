@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_number, check_step, check_total_steps
 from .compat import DrawnSchedule, ScheduleClass, make_schedule
 
 
-def phases(*phases: Any, total_steps: Union[Any, int, None] = None) -> ScheduleT:
+def phases(*phases: Any, total_steps: Any | int | None = None) -> ScheduleT:
     """`phases.v1`: schedules one after another, each for its number of steps. Each begins at
     its own step 0.
 
@@ -23,12 +23,12 @@ def phases(*phases: Any, total_steps: Union[Any, int, None] = None) -> ScheduleT
         steps = 100
         schedule = 0.001
 
-    phases (Tuple[Union[int, float], ScheduleT]): For each phase its steps, as a number of
+    phases (tuple[int | float, ScheduleT]): For each phase its steps, as a number of
         steps or as a fraction of `total_steps` strictly between 0 and 1, and its schedule: a
         number, a list of numbers, a generator, or any schedule of this Thinc. The last phase
         may be a schedule alone, or have None for its steps: then it goes on for ever. If it
         has steps, it stays at its last value after them.
-    total_steps (Optional[int]): The length of the training in steps. The phases must not be
+    total_steps (int | None): The length of the training in steps. The phases must not be
         longer.
     RETURNS (ScheduleT): A schedule for this Thinc.
     RAISES: ValueError for bad arguments.
@@ -62,7 +62,7 @@ def _phases(schedule: ScheduleT, step: int, **extra: Any) -> float:
     return float(phase(step, **extra)) if callable(phase) else float(phase)
 
 
-def _read_phase(number: int, phase: Any) -> Tuple[Any, Any]:
+def _read_phase(number: int, phase: Any) -> tuple[Any, Any]:
     """The steps and the schedule of a phase, from Python or from a config."""
     if isinstance(phase, Mapping):
         if "schedule" not in phase or not set(phase) <= {"steps", "schedule"}:
@@ -78,10 +78,10 @@ def _read_phase(number: int, phase: Any) -> Tuple[Any, Any]:
     return None, phase
 
 
-def _check_phase_steps(all_steps: List[Any], total_steps: Optional[int]) -> List[Optional[int]]:
+def _check_phase_steps(all_steps: list[Any], total_steps: int | None) -> list[int | None]:
     """The length of each phase. Fractions are added before they are rounded, so that those
     that are 1 together are the whole training."""
-    lengths: List[Optional[int]] = []
+    lengths: list[int | None] = []
     whole, fraction, end = 0, 0.0, 0
     for number, steps in enumerate(all_steps, 1):
         if steps is None and number == len(all_steps):

@@ -1,7 +1,8 @@
 """Pictures of schedules. They need matplotlib, which is loaded when one is drawn."""
 
+from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_int
@@ -14,25 +15,25 @@ LINES = ("-", "--", "-.", ":")
 
 
 def plot_schedule(
-    schedule: Union[ScheduleT, Mapping[str, ScheduleT]],
+    schedule: ScheduleT | Mapping[str, ScheduleT],
     n_steps: int,
     *,
-    axes: Optional[Any] = None,
+    axes: Any | None = None,
 ) -> Any:
     """Draw the values of a schedule, or of several into one picture.
 
         plot_schedule(one_cycle(0.01, steps=1000), 1200).figure.savefig("one_cycle.png")
 
-    schedule (Union[ScheduleT, Mapping[str, ScheduleT]]): A number, a list of numbers or a
+    schedule (ScheduleT | Mapping[str, ScheduleT]): A number, a list of numbers or a
         schedule, or several by name. It stays where it is, unless it is a generator of Thinc
         8.3: that is used up.
     n_steps (int): How many steps to draw, from step 0.
-    axes (Optional[Axes]): Where to draw. If None, in a new figure.
+    axes (Axes | None): Where to draw. If None, in a new figure.
     RETURNS (Axes): What was drawn on, for a title and the like.
     RAISES: ValueError for bad arguments; ImportError if matplotlib is not installed.
     """
     n_steps = check_int("n_steps", n_steps, minimum=1)
-    named: Dict[str, ScheduleT] = (
+    named: dict[str, ScheduleT] = (
         dict(schedule) if isinstance(schedule, Mapping) else {"": schedule}
     )
     lines = {name: _values(value, n_steps) for name, value in named.items()}
@@ -55,7 +56,7 @@ def plot_schedule(
     return axes
 
 
-def _values(schedule: Any, n_steps: int) -> List[float]:
+def _values(schedule: Any, n_steps: int) -> list[float]:
     """The values at steps 0 to n_steps - 1."""
     if isinstance(schedule, ScheduleClass):
         # As an optimizer of Thinc 9.1 calls it.

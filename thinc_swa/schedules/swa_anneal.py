@@ -1,6 +1,6 @@
 """Schedule that anneals from one rate to another when averaging starts."""
 
-from typing import Any, Union
+from typing import Any
 
 from ..types import ScheduleT
 from ..validation import (
@@ -15,13 +15,13 @@ from .compat import make_schedule
 
 
 def swa_anneal(
-    start_rate: Union[Any, float],
-    end_rate: Union[Any, float],
+    start_rate: Any | float,
+    end_rate: Any | float,
     *,
-    start_step: Union[Any, int, float],
-    anneal_steps: Union[Any, int, float],
-    anneal_strategy: Union[Any, str] = "linear",
-    total_steps: Union[Any, int, None] = None,
+    start_step: Any | int | float,
+    anneal_steps: Any | int | float,
+    anneal_strategy: Any | str = "linear",
+    total_steps: Any | int | None = None,
 ) -> ScheduleT:
     """`swa_anneal.v1`: one rate before averaging starts, another one afterwards (Izmailov et
     al. 2018, arXiv:1803.05407, section 3.2; PyTorch's `SWALR`).
@@ -33,12 +33,12 @@ def swa_anneal(
 
     start_rate (float): The rate at first.
     end_rate (float): The rate in the end.
-    start_step (Union[int, float]): After which step to start, as a number of steps or as a
+    start_step (int | float): After which step to start, as a number of steps or as a
         fraction of `total_steps` strictly between 0 and 1.
-    anneal_steps (Union[int, float]): Over how many steps to move, 1 for a jump, as a number of
+    anneal_steps (int | float): Over how many steps to move, 1 for a jump, as a number of
         steps or as a fraction of `total_steps`.
     anneal_strategy (str): How to move: "linear" or "cosine".
-    total_steps (Optional[int]): The length of the training in steps, for fractions.
+    total_steps (int | None): The length of the training in steps, for fractions.
     RETURNS (ScheduleT): A schedule for this Thinc.
     RAISES: ValueError for bad arguments.
     """

@@ -8,10 +8,10 @@ import socket
 import stat
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Iterator, Optional
 
 # Seconds after which a temporary file is stale whose writer cannot be looked for, because it
 # runs or ran on another machine.
@@ -76,7 +76,7 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode("utf8"))
 
 
-def remove_stale_files(folder: Path, *, name: Optional[str] = None) -> None:
+def remove_stale_files(folder: Path, *, name: str | None = None) -> None:
     """Remove temporary files that were left behind by processes that were killed.
 
     A file is only removed if its name has the form of those that `replacing` makes, and its
@@ -84,7 +84,7 @@ def remove_stale_files(folder: Path, *, name: Optional[str] = None) -> None:
     a process of another machine, the file must not have been changed for a day.
 
     folder (Path): Where to look. Folders within are left alone.
-    name (Optional[str]): Only those that were to become the file of this name.
+    name (str | None): Only those that were to become the file of this name.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -120,7 +120,7 @@ def _writer() -> str:
     return f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _host() -> str:
     """A short name for the machine or the container, in which process ids are unique."""
     name = socket.gethostname()
@@ -145,7 +145,7 @@ def follow_link(path: Path) -> Path:
     return target
 
 
-def _mode_of(path: Path) -> Optional[int]:
+def _mode_of(path: Path) -> int | None:
     """The permissions of a file, or None if there is none."""
     try:
         mode = path.stat().st_mode
@@ -158,11 +158,11 @@ def _mode_of(path: Path) -> Optional[int]:
     return stat.S_IMODE(mode)
 
 
-def _flush(path: Path, flags: int, *, mode: Optional[int] = None) -> None:
+def _flush(path: Path, flags: int, *, mode: int | None = None) -> None:
     """Make sure that a file, or the name of one in a folder, is on the disk.
 
     flags (int): How to open it. Windows flushes only what is open for writing.
-    mode (Optional[int]): The permissions that it gets, if they are others now.
+    mode (int | None): The permissions that it gets, if they are others now.
     """
     descriptor = os.open(path, flags)
     try:

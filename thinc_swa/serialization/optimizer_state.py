@@ -8,9 +8,10 @@ model, since Thinc's ids are different in every process.
 import json
 import warnings
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple, Union
+from typing import Any
 
 import numpy
 from thinc.about import __version__ as thinc_version
@@ -51,7 +52,7 @@ OPTIMIZER_STATE = (
 )
 
 
-def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
+def save_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> None:
     """Save the whole state of an optimizer: moments, counts, averages, slow weights, and
     the positions of schedules. Save the model beside it.
 
@@ -62,9 +63,9 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     The file is written under another name first and then renamed: after a crash there is
     the old file or the new one.
 
-    path (Union[str, Path]): The file, in an existing folder.
+    path (str | Path): The file, in an existing folder.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
-    model (Union[Model, Language]): The Thinc model or spaCy pipeline that it trains.
+    model (Model | Language): The Thinc model or spaCy pipeline that it trains.
     RAISES: TypeError if one is not what it should be; ValueError if the optimizer has state
         of parameters that the model does not have, or, on Thinc 8.3, draws values from a
         generator that is neither Thinc's nor was counted by a wrapper from the first update
@@ -75,7 +76,7 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     names = {key: name for key, (name, _) in parameters.items()}
     levels = _levels(optimizer)
     _forget(levels, removed_parameters(model))
-    arrays: Dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     header = {
         "thinc": thinc_version,
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
@@ -87,7 +88,7 @@ def save_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     write_state(path, header, {name: _to_numpy(array) for name, array in arrays.items()})
 
 
-def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) -> None:
+def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> None:
     """Load what `save_optimizer` saved. Training goes on from there, bit for bit.
 
     Wrappers, their arguments and the schedules of all hyperparameters must be those of the
@@ -97,11 +98,11 @@ def load_optimizer(path: Union[str, Path], optimizer: Optimizer, model: ModelT) 
     names both, except for the `learn_rate` if a wrapper has put its own in place of it. To
     train on with other numbers, set them after loading.
 
-    path (Union[str, Path]): The file.
+    path (str | Path): The file.
     optimizer (Optimizer): An optimizer that was made like the saved one, from the same
         config, say. Its own state is replaced. If it has schedules it must be a new one:
         they cannot go back.
-    model (Union[Model, Language]): The model, with the weights that it had then.
+    model (Model | Language): The model, with the weights that it had then.
     RAISES: TypeError if one is not what it should be; OSError if the file cannot be read;
         ValueError if it is not such a file, is damaged, or does not fit: the message lists
         what differs. The optimizer is as it was then.
@@ -159,7 +160,7 @@ def forget_missing(optimizer: Optimizer, model: ModelT) -> int:
     average of a new layer begins when the layer is first updated.
 
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
-    model (Union[Model, Language]): All of the model that it trains: the whole pipeline, not one
+    model (Model | Language): All of the model that it trains: the whole pipeline, not one
         of its components.
     RETURNS (int): How many parameters were dropped.
     RAISES: TypeError if one is not what it should be; ValueError if the optimizer knows
@@ -178,7 +179,7 @@ def forget_missing(optimizer: Optimizer, model: ModelT) -> int:
     return len(missing)
 
 
-def _forget(levels: List[Optimizer], keys: Set[KeyT]) -> None:
+def _forget(levels: list[Optimizer], keys: set[KeyT]) -> None:
     if not keys:
         return
     for level in levels:
@@ -206,9 +207,9 @@ def _known_keys(value: Any) -> Iterator[KeyT]:
 def _describe_level(
     level: Optimizer,
     path: str,
-    names: Dict[KeyT, str],
-    arrays: Dict[str, Array],
-) -> Dict[str, Any]:
+    names: dict[KeyT, str],
+    arrays: dict[str, Array],
+) -> dict[str, Any]:
     """One optimizer of the nesting. Its arrays go to `arrays`."""
     description = {
         "class": type(level).__name__,
@@ -223,8 +224,8 @@ def _describe_level(
 def _describe(
     value: Any,
     path: str,
-    names: Dict[KeyT, str],
-    arrays: Dict[str, Array],
+    names: dict[KeyT, str],
+    arrays: dict[str, Array],
 ) -> Any:
     """A value of the state in JSON. `_Restoring` reads it."""
     fields = _fields(value)
@@ -269,10 +270,10 @@ def _to_numpy(array: Array) -> Array:
 
 
 def _differences(
-    header: Dict[str, Any],
+    header: dict[str, Any],
     version: int,
-    levels: List[Optimizer],
-    parameters: Dict[KeyT, Tuple[str, Array]],
+    levels: list[Optimizer],
+    parameters: dict[KeyT, tuple[str, Array]],
 ) -> Iterator[str]:
     """In words, what the file and the optimizer and model do not have in common."""
     saved_classes = [saved["class"] for saved in header["optimizers"]]
@@ -326,12 +327,12 @@ def _differences(
             yield f"the shape of {name} was {before[name]}, and is {now[name]}"
 
 
-def _has_own_rate(header: Dict[str, Any]) -> bool:
+def _has_own_rate(header: dict[str, Any]) -> bool:
     """Whether a wrapper has a learning rate of its own."""
     return any("learn_rate" in outer["arguments"] for outer in header["optimizers"][:-1])
 
 
-def _is_rate_replaced(header: Dict[str, Any], levels: List[Optimizer]) -> bool:
+def _is_rate_replaced(header: dict[str, Any], levels: list[Optimizer]) -> bool:
     """Whether a wrapper has put its own learning rate in place of the optimizer's, in the file
     or in memory."""
     saved = [outer["state"].get("_learn_rate") for outer in header["optimizers"][:-1]]
@@ -353,20 +354,20 @@ class _Restoring:
         self,
         path: Path,
         version: int,
-        parameters: Dict[KeyT, Tuple[str, Array]],
-        arrays: Dict[str, Array],
+        parameters: dict[KeyT, tuple[str, Array]],
+        arrays: dict[str, Array],
     ) -> None:
         self.path = path
         self.version = version
         self.keys = {name: (key, array) for key, (name, array) in parameters.items()}
         self.arrays = arrays
-        self.changes: List[Callable[[], None]] = []
+        self.changes: list[Callable[[], None]] = []
 
     def commit(self) -> None:
         for change in self.changes:
             change()
 
-    def fields(self, owner: Any, saved: Dict[str, Any]) -> None:
+    def fields(self, owner: Any, saved: dict[str, Any]) -> None:
         """Set the attributes of an object to what `_describe` made of them."""
         for name, value in saved.items():
             current = getattr(owner, name)
@@ -426,13 +427,13 @@ class _Restoring:
 # Both
 
 
-def _levels(optimizer: Optimizer) -> List[Optimizer]:
+def _levels(optimizer: Optimizer) -> list[Optimizer]:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"Not a Thinc Optimizer: {type(optimizer).__name__} {optimizer!r}")
     return unwrap(optimizer)
 
 
-def _fields(value: Any) -> List[str]:
+def _fields(value: Any) -> list[str]:
     """The attributes that make up the state of an object; none for a plain value."""
     fields = [name for cls in type(value).__mro__ for name in cls.__dict__.get("_state", ())]
     if isinstance(value, Optimizer) and not isinstance(value, OptimizerWrapper):
@@ -440,22 +441,22 @@ def _fields(value: Any) -> List[str]:
     return fields
 
 
-def _arguments(level: Any) -> Dict[str, Any]:
+def _arguments(level: Any) -> dict[str, Any]:
     """What the optimizer was made with."""
     if isinstance(level, OptimizerWrapper):
         return level._arguments
     return {name: getattr(level, name) for name in ("use_radam", "L2_is_weight_decay")}
 
 
-def _has_schedules(levels: List[Optimizer]) -> bool:
+def _has_schedules(levels: list[Optimizer]) -> bool:
     return has_schedules(levels[-1]) or any(
         level._has_schedules() for level in levels if isinstance(level, OptimizerWrapper)
     )
 
 
-def _parameters_by_key(model: ModelT) -> Dict[KeyT, Tuple[str, Array]]:
+def _parameters_by_key(model: ModelT) -> dict[KeyT, tuple[str, Array]]:
     """The place in the model and the weights of every parameter."""
-    parameters: Dict[KeyT, Tuple[str, Array]] = {}
+    parameters: dict[KeyT, tuple[str, Array]] = {}
     for name, key, parameter in named_parameters(model):
         parameters.setdefault(key, (name, parameter.get()))
     return parameters

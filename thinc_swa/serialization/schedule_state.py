@@ -11,9 +11,10 @@ have been changed during the training, with a warning where the two differ.
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Callable, Dict, Iterator, List, Set
+from typing import Any
 
 from thinc.api import Optimizer
 from thinc.schedules import constant
@@ -29,7 +30,7 @@ from ..schedules.generators import (
 from .state_checks import SCHEDULED
 
 
-def describe_schedules(optimizer: Any) -> Dict[str, Any]:
+def describe_schedules(optimizer: Any) -> dict[str, Any]:
     """The hyperparameters that can have schedules: on Thinc 8.3 their values and the positions
     of the schedules, on Thinc 9.1 the schedules.
 
@@ -50,7 +51,7 @@ def describe_schedules(optimizer: Any) -> Dict[str, Any]:
     return description
 
 
-def _describe_iterators(optimizer: Any) -> Dict[str, Any]:
+def _describe_iterators(optimizer: Any) -> dict[str, Any]:
     own = {
         name: schedule
         for name, schedule in optimizer.schedules.items()
@@ -72,7 +73,7 @@ def _describe_iterators(optimizer: Any) -> Dict[str, Any]:
     }
 
 
-def _describe_schedule_objects(optimizer: Any) -> Dict[str, Any]:
+def _describe_schedule_objects(optimizer: Any) -> dict[str, Any]:
     schedules = {name: getattr(optimizer, name) for name in SCHEDULED}
     return {
         "values": {name: describe_schedule(value) for name, value in schedules.items()},
@@ -90,7 +91,7 @@ def _describe_schedule_objects(optimizer: Any) -> Dict[str, Any]:
     }
 
 
-def _describe_phases(schedules: Dict[str, Any]) -> Dict[str, List[Any]]:
+def _describe_phases(schedules: dict[str, Any]) -> dict[str, list[Any]]:
     """Generators within phases: how many values were drawn from each, and the last one."""
     return {
         name: [[len(drawn.values), drawn.values[-1:]] for drawn in _drawn_schedules(schedule)]
@@ -98,7 +99,7 @@ def _describe_phases(schedules: Dict[str, Any]) -> Dict[str, List[Any]]:
     }
 
 
-def _phase_differences(saved: Dict[str, Any], name: str, schedule: Any) -> Iterator[str]:
+def _phase_differences(saved: dict[str, Any], name: str, schedule: Any) -> Iterator[str]:
     """In words, which generators within phases gave other values."""
     all_values = saved.get("phases", {}).get(name, [])
     for drawn, (n_values, last) in zip(_drawn_schedules(schedule), all_values, strict=False):
@@ -115,7 +116,7 @@ def schedule_states(schedule: Any) -> Iterator[Any]:
     return (part for part in _parts(schedule) if dataclasses.is_dataclass(part))
 
 
-def _drawn_schedules(schedule: Any) -> List[DrawnSchedule]:
+def _drawn_schedules(schedule: Any) -> list[DrawnSchedule]:
     return [part for part in _parts(schedule) if isinstance(part, DrawnSchedule)]
 
 
@@ -139,7 +140,7 @@ def has_schedules(optimizer: Any) -> bool:
 
 
 def schedule_differences(
-    saved: Dict[str, Any], optimizer: Any, has_own_rate: bool
+    saved: dict[str, Any], optimizer: Any, has_own_rate: bool
 ) -> Iterator[str]:
     """In words, which schedules of the saved optimizer and of this one differ.
 
@@ -176,13 +177,13 @@ def schedule_differences(
         yield from _phase_differences(saved, name, getattr(optimizer, name))
 
 
-def _in_json(description: Dict[str, Any]) -> Dict[str, Any]:
-    result: Dict[str, Any] = json.loads(json.dumps(description, default=float))
+def _in_json(description: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(json.dumps(description, default=float))
     return result
 
 
 def _iterator_differences(
-    saved: Dict[str, Any], now: Dict[str, Any], optimizer: Any
+    saved: dict[str, Any], now: dict[str, Any], optimizer: Any
 ) -> Iterator[str]:
     """On Thinc 8.3, which schedules are others, or further on than the saved ones."""
     for name in saved["generators"]:
@@ -216,7 +217,7 @@ def _in_words(position: Any) -> str:
     return str({name: value for name, value in position.items() if value is not None})
 
 
-def _peek(attrs: Dict[str, Any], step: int) -> Any:
+def _peek(attrs: dict[str, Any], step: int) -> Any:
     """What a generator of Thinc 9.1 will give at a step."""
     to_draw = step - attrs["last_step"]
     values = [attrs["last_value"], *islice(attrs["generator"], to_draw)]
@@ -225,7 +226,7 @@ def _peek(attrs: Dict[str, Any], step: int) -> Any:
 
 
 def number_differences(
-    saved: Dict[str, Any], optimizer: Any, is_rate_replaced: bool
+    saved: dict[str, Any], optimizer: Any, is_rate_replaced: bool
 ) -> Iterator[str]:
     """In words, which numbers the saved one will replace: the hyperparameters without a
     schedule that are others. A learning rate that a wrapper has set is none of these."""
@@ -243,17 +244,17 @@ def number_differences(
 
 
 def restore_schedules(
-    optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
-) -> List[Callable[[], None]]:
+    optimizer: Any, saved: dict[str, Any], n_calls: int, is_counted: bool
+) -> list[Callable[[], None]]:
     """What has to be done for the hyperparameters to be what they were. Where the value
     is right already, the optimizer's own stays: NumPy's floats calculate in another precision
     than Python's.
 
-    saved (Dict[str, Any]): What describe_schedules gave.
+    saved (dict[str, Any]): What describe_schedules gave.
     n_calls (int): How often step_schedules() was called before. For files of the first
         version, which do not have the positions of generators.
     is_counted (bool): Whether n_calls was counted, and is not the number of updates.
-    RETURNS (List[Callable]): To be called when nothing can go wrong any more.
+    RETURNS (list[Callable]): To be called when nothing can go wrong any more.
     RAISES: ValueError if a file of the first version does not tell a position.
     """
     if Schedule is None:
@@ -266,9 +267,9 @@ def restore_schedules(
 
 
 def _restore_iterators(
-    optimizer: Any, saved: Dict[str, Any], n_calls: int, is_counted: bool
-) -> List[Callable[[], None]]:
-    changes: List[Callable[[], None]] = []
+    optimizer: Any, saved: dict[str, Any], n_calls: int, is_counted: bool
+) -> list[Callable[[], None]]:
+    changes: list[Callable[[], None]] = []
     for name, position in saved["positions"].items():
         changes.append(partial(setattr, optimizer.schedules[name], "position", position))
     drawn = set(saved["generators"]) - set(saved["positions"])
@@ -300,7 +301,7 @@ def _set_value(optimizer: Any, name: str, value: Any) -> None:
 
 
 def _find_position(
-    optimizer: Any, values: Dict[str, Any], names: Set[str], n_calls: int, is_counted: bool
+    optimizer: Any, values: dict[str, Any], names: set[str], n_calls: int, is_counted: bool
 ) -> int:
     """How often was drawn from generators, for a file of the first version. With a wrapper it
     is the number of calls. Without one there is only the number of updates: the position is
@@ -331,7 +332,7 @@ def _find_position(
     return positions[0]
 
 
-def restore_rate(optimizer: Any, saved: Dict[str, Any]) -> None:
+def restore_rate(optimizer: Any, saved: dict[str, Any]) -> None:
     """What can only be set when the wrappers have put their own learning rates into place.
     Of two that have one, the inner one's schedule may have displaced the outer one's number.
     """

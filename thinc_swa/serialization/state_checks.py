@@ -1,7 +1,7 @@
 """Checks of the description of an optimizer's state: whether it has the right form, so that
 nothing can fail any more once it is applied."""
 
-from typing import Any, Dict
+from typing import Any
 
 from ..schedules.compat import Schedule
 
@@ -9,7 +9,7 @@ from ..schedules.compat import Schedule
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
 # Attributes that may be None before or after loading, with an example of their other form. All
 # others that are None stay None.
-OPTIONAL: Dict[str, Any] = {
+OPTIONAL: dict[str, Any] = {
     "averages": {},
     "start_step": 0,
     "rate_used": 0.0,
@@ -25,7 +25,7 @@ RENAMED = {
 }
 
 
-def rename_fields(header: Dict[str, Any]) -> None:
+def rename_fields(header: dict[str, Any]) -> None:
     """Give what a header of version 1 describes its present names."""
     for level in header["optimizers"]:
         for part in ("arguments", "state"):

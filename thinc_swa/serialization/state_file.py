@@ -9,7 +9,7 @@ import hashlib
 import json
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy
 from safetensors import SafetensorError, safe_open
@@ -37,11 +37,11 @@ ROW_SIZE = 2048
 PIECE_SIZE = 2**20
 
 
-def write_state(path: Path, header: Dict[str, Any], arrays: Dict[str, Array]) -> None:
+def write_state(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -> None:
     """Write a state file atomically.
 
-    header (Dict[str, Any]): What describes the state, for JSON.
-    arrays (Dict[str, Array]): NumPy arrays by name, contiguous.
+    header (dict[str, Any]): What describes the state, for JSON.
+    arrays (dict[str, Array]): NumPy arrays by name, contiguous.
     RAISES: OSError if the file cannot be written.
     """
     header = {**header, "arrays": {name: _describe(array) for name, array in arrays.items()}}
@@ -57,18 +57,18 @@ def write_state(path: Path, header: Dict[str, Any], arrays: Dict[str, Array]) ->
 
 
 def write_arrays(
-    file: BinaryIO, arrays: Dict[str, Array], metadata: Optional[Dict[str, str]] = None
+    file: BinaryIO, arrays: dict[str, Array], metadata: dict[str, str] | None = None
 ) -> None:
     """Write arrays in the safetensors format, without a copy of them in memory.
 
     file (BinaryIO): Where to write.
-    arrays (Dict[str, Array]): NumPy arrays by name, contiguous.
-    metadata (Optional[Dict[str, str]]): Further text for the header.
+    arrays (dict[str, Array]): NumPy arrays by name, contiguous.
+    metadata (dict[str, str] | None): Further text for the header.
     RAISES: KeyError if the format has no name for the type of an array.
     """
     # With large items first, each is aligned to its size, as safetensors has them.
     items = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
-    header: Dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
     for name, array in items:
         start, end = end, end + array.nbytes
@@ -93,7 +93,7 @@ class StateReader:
         read.
     """
 
-    header: Dict[str, Any]
+    header: dict[str, Any]
     version: int
 
     def __init__(self, path: Path, file: FileIO) -> None:
@@ -117,7 +117,7 @@ class StateReader:
         }:
             raise ValueError(f"{path} is damaged: its arrays are not those of its header")
 
-    def _read_metadata(self, metadata: Dict[str, str]) -> None:
+    def _read_metadata(self, metadata: dict[str, str]) -> None:
         path, version = self._path, metadata.get("version", "")
         if metadata.get("format") != FORMAT:
             raise ValueError(
@@ -137,10 +137,10 @@ class StateReader:
             raise ValueError(f"{path} is damaged: its header is no description of a state")
         self.header = header
 
-    def _find_arrays(self, metadata: Dict[str, str]) -> Dict[str, "_Place"]:
+    def _find_arrays(self, metadata: dict[str, str]) -> dict[str, "_Place"]:
         """Where the arrays are in the file, as safetensors' own header says."""
         length = int.from_bytes(self._file.read(8), "little")
-        entries: Dict[str, Any] = json.loads(self._file.read(length))
+        entries: dict[str, Any] = json.loads(self._file.read(length))
         if entries.pop("__metadata__") != metadata:
             raise ValueError(f"{self._path} was replaced while it was read: read it again")
         return {
@@ -152,7 +152,7 @@ class StateReader:
             for name, entry in entries.items()
         }
 
-    def read_arrays(self) -> Dict[str, Array]:
+    def read_arrays(self) -> dict[str, Array]:
         """RAISES: ValueError if one does not match its checksum."""
         return {name: self._read_array(name, place) for name, place in self._places.items()}
 
@@ -160,7 +160,7 @@ class StateReader:
         array = numpy.empty(place.shape, dtype=place.dtype)
         self._file.seek(place.offset)
         # Files of version 1 have none.
-        expected: Optional[str] = next(iter(self.header["arrays"][name][2:]), None)
+        expected: str | None = next(iter(self.header["arrays"][name][2:]), None)
         checksum = _Checksum()
         data = _bytes_of(array)
         for start in range(0, len(data), PIECE_SIZE):
@@ -181,7 +181,7 @@ class _Place(NamedTuple):
     """Where an array is in a file."""
 
     dtype: str
-    shape: List[int]
+    shape: list[int]
     offset: int
 
 
@@ -206,7 +206,7 @@ class _Checksum:
         return self._hash.hexdigest()
 
 
-def _describe(array: Array) -> List[Any]:
+def _describe(array: Array) -> list[Any]:
     checksum = _Checksum()
     checksum.update(_bytes_of(array))
     return [array.dtype.name, list(array.shape), checksum.digest()]

@@ -4,7 +4,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from thinc.api import registry
 
@@ -58,10 +58,10 @@ class ProgressBar(Callback):
     """Progress bar with the smoothed loss, the learning rate and the number of snapshots. Needs
     tqdm. It is shown on terminals only.
 
-    file (Optional[TextIO]): By default the standard error.
+    file (TextIO | None): By default the standard error.
     """
 
-    def __init__(self, file: Optional[TextIO] = None) -> None:
+    def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
         self._bar: Any = None
         self._loss = 0.0
@@ -101,12 +101,12 @@ class ProgressBar(Callback):
 class ScoreTable(Callback):
     """Table with a row per evaluation, above the progress bar if there is one. Needs tqdm.
 
-    file (Optional[TextIO]): By default the standard output.
+    file (TextIO | None): By default the standard output.
     """
 
     HEADER = f"{'step':>8}{'epoch':>7}{'loss':>11}{'learn rate':>12}{'snapshots':>11}"
 
-    def __init__(self, file: Optional[TextIO] = None) -> None:
+    def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
 
     def on_start(self, training: "Trainer") -> None:
@@ -140,7 +140,7 @@ class TrainingLog(Callback):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._log: Optional[Log] = None
+        self._log: Log | None = None
 
     def on_start(self, training: "Trainer") -> None:
         self._log = Log(self._path)
@@ -218,10 +218,10 @@ class SaveCheckpoints(Callback):
     See `save_checkpoint`.
 
     folder (Path): An existing folder, without checkpoints of another training.
-    log (Optional[TrainingLog]): Where each checkpoint is noted that is saved at an evaluation.
+    log (TrainingLog | None): Where each checkpoint is noted that is saved at an evaluation.
     """
 
-    def __init__(self, folder: Path, log: Optional[TrainingLog] = None) -> None:
+    def __init__(self, folder: Path, log: TrainingLog | None = None) -> None:
         self._folder = folder
         self._log = log
 

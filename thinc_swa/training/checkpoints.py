@@ -13,10 +13,11 @@ import re
 import shutil
 import uuid
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import thinc.compat
@@ -50,23 +51,23 @@ class CheckpointState:
     run (str): The id of the training, which stays the same when it is resumed.
     fingerprint (TrainingFingerprint): What the training depends on.
     step (int): Completed steps.
-    evaluations (List[Evaluation]): All evaluations so far.
+    evaluations (list[Evaluation]): All evaluations so far.
     learn_rate (float): The learning rate of the last step.
     loss_sum (float): Sum of the losses since the last evaluation.
     n_losses (int): Number of the losses since the last evaluation.
     seconds (float): Time spent in training steps.
-    random (Dict[str, Any]): See `get_random_state`.
+    random (dict[str, Any]): See `get_random_state`.
     """
 
     run: str
     fingerprint: TrainingFingerprint
     step: int
-    evaluations: List[Evaluation]
+    evaluations: list[Evaluation]
     learn_rate: float
     loss_sum: float
     n_losses: int
     seconds: float
-    random: Dict[str, Any]
+    random: dict[str, Any]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -177,7 +178,7 @@ def _describe_foreign(path: Path) -> str:
     )
 
 
-def _named_like_checkpoints(folder: Path) -> List[Path]:
+def _named_like_checkpoints(folder: Path) -> list[Path]:
     """In the order of their steps."""
     paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
     return sorted(paths, key=_step_of)
@@ -187,7 +188,7 @@ def _step_of(path: Path) -> int:
     return int(path.name.partition("-")[2])
 
 
-def checkpoints(folder: Path) -> List[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a folder, damaged ones too, in the order of their steps. Other folders
     with such a name are left out."""
     return [path for path in _named_like_checkpoints(folder) if _looks_like_checkpoint(path)]
@@ -197,7 +198,7 @@ def _looks_like_checkpoint(path: Path) -> bool:
     return any((path / name).is_file() for name in (MANIFEST, STATE, OPTIMIZER))
 
 
-def find_run(path: Path) -> Optional[str]:
+def find_run(path: Path) -> str | None:
     """The id of the training that a checkpoint belongs to; None if it has none. Only folders
     with an id are ever deleted."""
     for name in (MANIFEST, STATE):
@@ -210,13 +211,13 @@ def find_run(path: Path) -> Optional[str]:
     return None
 
 
-def find_checkpoint(folder: Path) -> Optional[Path]:
+def find_checkpoint(folder: Path) -> Path | None:
     """The last intact checkpoint of a folder. A damaged one is left out with a warning.
 
-    RETURNS (Optional[Path]): None if there is no checkpoint.
+    RETURNS (Path | None): None if there is no checkpoint.
     RAISES: DamagedCheckpointError if there are checkpoints and all are damaged.
     """
-    first_error: Optional[DamagedCheckpointError] = None
+    first_error: DamagedCheckpointError | None = None
     for path in reversed(checkpoints(folder)):
         try:
             check_checkpoint(path)
@@ -366,13 +367,13 @@ def keeping_random_state() -> Iterator[None]:
         set_random_state(state)
 
 
-def get_random_state() -> Dict[str, Any]:
+def get_random_state() -> dict[str, Any]:
     """The states of the random generators of Python, NumPy and PyTorch (CPU and CUDA), as JSON
     values. CuPy gives no access to that of its generator."""
     version, numbers, gauss = random.getstate()
     generator: Any = numpy.random.get_state(legacy=True)
     name, keys, position, has_gauss, cached = generator
-    state: Dict[str, Any] = {
+    state: dict[str, Any] = {
         "python": [version, list(numbers), gauss],
         "numpy": [name, keys.tolist(), position, has_gauss, cached],
     }
@@ -384,7 +385,7 @@ def get_random_state() -> Dict[str, Any]:
     return state
 
 
-def set_random_state(state: Dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     """Restore what `get_random_state` returned. Missing GPUs are left out."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

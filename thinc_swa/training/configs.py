@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from thinc.api import Config, Optimizer
 
@@ -17,21 +17,21 @@ def is_spacy_config(config: Config) -> bool:
     return "nlp" in config
 
 
-def optimizer_section(config: Config) -> Dict[str, Any]:
+def optimizer_section(config: Config) -> dict[str, Any]:
     """The section that the optimizer is in, under "optimizer". Raises a ValueError if there
     is none."""
     section = config.get("training", {}) if is_spacy_config(config) else config
     if "optimizer" not in section:
         name = "[training.optimizer]" if is_spacy_config(config) else "[optimizer]"
         raise ValueError(f"The config has no section {name}")
-    found: Dict[str, Any] = section
+    found: dict[str, Any] = section
     return found
 
 
-def read_config(path: Path, overrides: Dict[str, Any]) -> Config:
+def read_config(path: Path, overrides: dict[str, Any]) -> Config:
     """Read a config file. Variables are not filled in.
 
-    overrides (Dict[str, Any]): Settings to change: {"training.max_steps": 100}.
+    overrides (dict[str, Any]): Settings to change: {"training.max_steps": 100}.
     RAISES: OSError if it cannot be read; ValueError that names the file if it is not a config.
     """
     try:
@@ -70,11 +70,11 @@ def score_of(config: Config) -> str:
     return str(config.get("training", {}).get("score", "accuracy"))
 
 
-def prepare_process(gpu_id: int, code: Optional[Path]) -> None:
+def prepare_process(gpu_id: int, code: Path | None) -> None:
     """Make the GPU and the user's functions available.
 
     gpu_id (int): Which GPU; -1 for the CPU.
-    code (Optional[Path]): A Python file to run.
+    code (Path | None): A Python file to run.
     RAISES: ValueError if there is no such GPU; OSError if the file cannot be read; whatever
         the file raises.
     """
@@ -98,12 +98,12 @@ def import_code(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def make_model(config: Config, *, gpu_id: int = -1) -> Tuple[Any, Optimizer]:
+def make_model(config: Config, *, gpu_id: int = -1) -> tuple[Any, Optimizer]:
     """What a config trains, before its first step.
 
     config (Config): For Thinc or for spaCy, without variables.
     gpu_id (int): Which GPU; -1 for the CPU.
-    RETURNS (Tuple[Union[Model, Language], Optimizer]): The model or pipeline, initialized, and
+    RETURNS (tuple[Model | Language, Optimizer]): The model or pipeline, initialized, and
         the optimizer.
     """
     if not is_spacy_config(config):

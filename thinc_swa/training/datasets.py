@@ -6,7 +6,7 @@ same.
 
 import zlib
 from pathlib import Path
-from typing import Any, Tuple, Union
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy
@@ -14,15 +14,15 @@ import numpy
 from ..types import Array
 from ..validation import check_int, check_number
 
-Split = Tuple[Any, Any]
+Split = tuple[Any, Any]
 # What NumPy raises for other and for damaged files.
 _DAMAGE = (ValueError, AttributeError, EOFError, TypeError, BadZipFile, zlib.error)
-Dataset = Tuple[Split, Split]
+Dataset = tuple[Split, Split]
 
 
 def make_digits(
-    dev_size: Union[Any, float] = 1 / 3, seed: Union[Any, int] = 0
-) -> Tuple[Tuple[Any, Any], Tuple[Any, Any]]:
+    dev_size: Any | float = 1 / 3, seed: Any | int = 0
+) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """`digits.v1`: the 1797 handwritten digits that come with scikit-learn.
 
     dev_size (float): Fraction for evaluation, strictly between 0 and 1. Every digit has the
@@ -51,11 +51,11 @@ def make_digits(
     return (train_X, train_Y), (dev_X, dev_Y)
 
 
-def make_npz(path: Union[Any, str, Path]) -> Tuple[Tuple[Any, Any], Tuple[Any, Any]]:
+def make_npz(path: Any | str | Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """`npz.v1`: four arrays from a file that `numpy.savez` has written: train_X, train_Y, dev_X
     and dev_Y. The first dimension is that of the examples. float64 becomes float32.
 
-    path (Union[str, Path]): The file.
+    path (str | Path): The file.
     RAISES: OSError if it cannot be read; ValueError if it is not such a file, or if an array is
         missing.
     """

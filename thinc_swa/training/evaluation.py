@@ -1,7 +1,8 @@
 """Evaluation of a model, and the scores that Thinc configs can name."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Optional, Union
+from typing import Any
 
 import numpy
 from thinc.api import Model
@@ -19,10 +20,10 @@ class Evaluation:
     epoch (int): Current pass over the data, from 0.
     loss (float): Mean of the training losses since the previous evaluation.
     learn_rate (float): Learning rate of the last step.
-    n_averaged (Optional[int]): Snapshots in the averages; None if the optimizer does not count
+    n_averaged (int | None): Snapshots in the averages; None if the optimizer does not count
         any.
     raw (float): Score of the raw weights.
-    averages (Optional[float]): Score of the averages; None if there are none yet.
+    averages (float | None): Score of the averages; None if there are none yet.
     is_best (bool): Whether the score is higher than all before.
     """
 
@@ -30,9 +31,9 @@ class Evaluation:
     epoch: int
     loss: float
     learn_rate: float
-    n_averaged: Optional[int]
+    n_averaged: int | None
     raw: float
-    averages: Optional[float]
+    averages: float | None
     is_best: bool = False
 
     @property
@@ -57,9 +58,9 @@ def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> An
 def accuracy(predictions: Any, targets: Any) -> float:
     """Fraction of the rows whose highest number is in the right place.
 
-    predictions (Union[Floats2d, List[Floats2d]]): A row of numbers for each example, or
+    predictions (Floats2d | list[Floats2d]): A row of numbers for each example, or
         for each token of each example.
-    targets (Union[Ints1d, Floats2d, List[…]]): The place, or a row with its highest number
+    targets (Ints1d | Floats2d | list[…]): The place, or a row with its highest number
         there, for each of them.
     RETURNS (float): From 0 to 1.
     RAISES: ValueError for other shapes.
@@ -78,7 +79,7 @@ def accuracy(predictions: Any, targets: Any) -> float:
     return float((predictions.argmax(axis=-1) == targets).mean())
 
 
-def _to_numpy(data: Union[Any, Iterable[Any]]) -> Any:
+def _to_numpy(data: Any | Iterable[Any]) -> Any:
     if isinstance(data, (list, tuple)):
         pieces = [_to_numpy(piece) for piece in data]
         is_rows = any(piece.ndim for piece in pieces)

@@ -10,13 +10,14 @@ import os
 import re
 import sys
 import sysconfig
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import thinc.compat
@@ -48,26 +49,26 @@ PACKAGE = 5
 class TrainingFingerprint:
     """What decides the result of a training.
 
-    settings (Dict[str, str]): The settings of the config by name, as JSON.
-    inputs (Dict[str, str]): Files, code and data: see `describe_files`, `describe_code` and
+    settings (dict[str, str]): The settings of the config by name, as JSON.
+    inputs (dict[str, str]): Files, code and data: see `describe_files`, `describe_code` and
         `describe_dataset`.
-    packages (Dict[str, str]): See `describe_packages`.
+    packages (dict[str, str]): See `describe_packages`.
     """
 
-    settings: Dict[str, str]
-    inputs: Dict[str, str]
-    packages: Dict[str, str]
+    settings: dict[str, str]
+    inputs: dict[str, str]
+    packages: dict[str, str]
 
 
 def describe_inputs(
-    config: Config, *, code: Optional[Path] = None, output: Optional[Path] = None
-) -> Dict[str, str]:
+    config: Config, *, code: Path | None = None, output: Path | None = None
+) -> dict[str, str]:
     """Fingerprint everything that a config depends on, without loading the data.
 
     config (Config): For Thinc or for spaCy.
-    code (Optional[Path]): The Python file that registers what the config names.
-    output (Optional[Path]): The output folder, which is no input.
-    RETURNS (Dict[str, str]): See `describe_files`, `describe_code` and `describe_packages`.
+    code (Path | None): The Python file that registers what the config names.
+    output (Path | None): The output folder, which is no input.
+    RETURNS (dict[str, str]): See `describe_files`, `describe_code` and `describe_packages`.
     RAISES: OSError if a file cannot be read.
     """
     return {
@@ -77,10 +78,10 @@ def describe_inputs(
     }
 
 
-def differences(before: Mapping[str, str], now: Mapping[str, str]) -> List[str]:
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Describe what differs between two fingerprints.
 
-    RETURNS (List[str]): One phrase per difference; empty if they are equal.
+    RETURNS (list[str]): One phrase per difference; empty if they are equal.
     """
     found = []
     for name in dict.fromkeys((*before, *now)):
@@ -102,19 +103,19 @@ def _without_digest(value: str) -> str:
     return re.sub(rf"{DIGEST}\w+", DIGEST, value)
 
 
-def _shorten(value: Optional[str]) -> str:
+def _shorten(value: str | None) -> str:
     return re.sub(rf"({DIGEST}\w{{8}})\w+", r"\1…", str(value))
 
 
 # Settings
 
 
-def describe_settings(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dict[str, str]:
+def describe_settings(config: Config, *, skip: tuple[str, ...] = SKIPPED) -> dict[str, str]:
     """The settings of a config by name.
 
     config (Config): Without variables.
-    skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
-    RETURNS (Dict[str, str]): The values as JSON: {"training.batch_size": "8"}.
+    skip (tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    RETURNS (dict[str, str]): The values as JSON: {"training.batch_size": "8"}.
     """
     return {
         name: json.dumps(value, default=lambda value: type(value).__qualname__)
@@ -123,7 +124,7 @@ def describe_settings(config: Config, *, skip: Tuple[str, ...] = SKIPPED) -> Dic
     }
 
 
-def _settings(value: Any, name: str) -> Iterator[Tuple[str, Any]]:
+def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and (value or not name):
         for key, item in value.items():
             yield from _settings(item, f"{name}.{key}" if name else str(key))
@@ -131,7 +132,7 @@ def _settings(value: Any, name: str) -> Iterator[Tuple[str, Any]]:
         yield name, list(value) if isinstance(value, tuple) else value
 
 
-def _is_skipped(name: str, skip: Tuple[str, ...]) -> bool:
+def _is_skipped(name: str, skip: tuple[str, ...]) -> bool:
     return any(name == skipped or name.startswith(f"{skipped}.") for skipped in skip)
 
 
@@ -139,8 +140,8 @@ def _is_skipped(name: str, skip: Tuple[str, ...]) -> bool:
 
 
 def describe_files(
-    config: Config, *, skip: Tuple[str, ...] = SKIPPED, output: Optional[Path] = None
-) -> Dict[str, str]:
+    config: Config, *, skip: tuple[str, ...] = SKIPPED, output: Path | None = None
+) -> dict[str, str]:
     """Fingerprint the files and folders that a config names.
 
     Settings count that are an existing file, or an existing folder. A folder without a
@@ -151,13 +152,13 @@ def describe_files(
 
     config (Config): Paths in variables are found where they are defined, so the config need not
         be interpolated.
-    skip (Tuple[str, ...]): Sections and settings to leave out, with everything in them.
-    output (Optional[Path]): A folder to leave out, also inside others.
-    RETURNS (Dict[str, str]): A digest of the content under the name of each such setting:
+    skip (tuple[str, ...]): Sections and settings to leave out, with everything in them.
+    output (Path | None): A folder to leave out, also inside others.
+    RETURNS (dict[str, str]): A digest of the content under the name of each such setting:
         {"paths.train": "sha256:…"}.
     """
-    found: Dict[str, str] = {}
-    known: Dict[Tuple[str, bool], Optional[str]] = {}
+    found: dict[str, str] = {}
+    known: dict[tuple[str, bool], str | None] = {}
     for name, value in _strings(config, ""):
         if _is_skipped(name, skip):
             continue
@@ -170,7 +171,7 @@ def describe_files(
     return found
 
 
-def _strings(value: Any, name: str) -> Iterator[Tuple[str, str]]:
+def _strings(value: Any, name: str) -> Iterator[tuple[str, str]]:
     """The strings in a section with their names: "section.setting", "section.setting.0"."""
     items: Any = ()
     if isinstance(value, (str, Path)):
@@ -183,7 +184,7 @@ def _strings(value: Any, name: str) -> Iterator[Tuple[str, str]]:
         yield from _strings(item, f"{name}.{key}" if name else str(key))
 
 
-def _digest_path(value: str, is_path: bool, output: Optional[Path]) -> Optional[str]:
+def _digest_path(value: str, is_path: bool, output: Path | None) -> str | None:
     """
     is_path (bool): Whether it is a path and nothing else, if there is a folder with this name.
     """
@@ -211,7 +212,7 @@ def _digest_path(value: str, is_path: bool, output: Optional[Path]) -> Optional[
     return DIGEST + content.hexdigest()
 
 
-def _walk(folder: Path, output: Optional[Path]) -> Iterator[Path]:
+def _walk(folder: Path, output: Path | None) -> Iterator[Path]:
     """The files in a folder and those inside it in a fixed order, without hidden ones and those
     of the output folder. Links are followed, as spaCy's readers do."""
     seen = set() if output is None else {os.path.realpath(output)}
@@ -244,7 +245,7 @@ def digest_file(path: Path) -> str:
     return _digest_large(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest_large(path: Path, size: int, time: int) -> str:
     return _read_digest(path)
 
@@ -261,13 +262,13 @@ def _read_digest(path: Path) -> str:
 # Code
 
 
-def describe_code(code: Optional[Path]) -> Dict[str, str]:
+def describe_code(code: Path | None) -> dict[str, str]:
     """Fingerprint the file that `--code` names and the local modules that it imports: those on
     the module path or beside the file that are neither of the standard library nor installed
     in site-packages, and what they import. They are found without executing anything, by the
     import statements, also those in functions.
 
-    RETURNS (Dict[str, str]): {"code": "sha256:…", "module helper": "sha256:…"}; empty without a
+    RETURNS (dict[str, str]): {"code": "sha256:…", "module helper": "sha256:…"}; empty without a
         file.
     RAISES: OSError if a file cannot be read.
     """
@@ -281,13 +282,13 @@ def describe_code(code: Optional[Path]) -> Dict[str, str]:
         # A file that is no Python, for example. Importing it will say what is wrong.
         pass
     for name, module in sorted(finder.modules.items()):
-        path: Optional[str] = getattr(module, "__file__", None)
+        path: str | None = getattr(module, "__file__", None)
         if name != "__main__" and path is not None and os.path.isfile(path):
             found[f"module {name}"] = digest_file(Path(path))
     return found
 
 
-def _local_paths() -> List[str]:
+def _local_paths() -> list[str]:
     """The folders of the module path that are neither the standard library's nor for installed
     packages."""
     library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
@@ -318,11 +319,11 @@ class _LocalModuleFinder(ModuleFinder):
             return self.modules[fqname]
 
 
-def describe_packages(*, is_spacy: bool = False) -> Dict[str, str]:
+def describe_packages(*, is_spacy: bool = False) -> dict[str, str]:
     """The versions of the packages that take part in a training.
 
     is_spacy (bool): Whether spaCy does.
-    RETURNS (Dict[str, str]): {"thinc-swa": "0.3.0", "thinc": "8.3.14", …}. PyTorch is in it
+    RETURNS (dict[str, str]): {"thinc-swa": "0.3.0", "thinc": "8.3.14", …}. PyTorch is in it
         where it is installed.
     """
     found = {"thinc-swa": about.__version__}
@@ -337,11 +338,11 @@ def describe_packages(*, is_spacy: bool = False) -> Dict[str, str]:
 # Data in memory
 
 
-def describe_dataset(dataset: "Dataset") -> Dict[str, str]:
+def describe_dataset(dataset: "Dataset") -> dict[str, str]:
     """Fingerprint a dataset as it was loaded.
 
     dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)).
-    RETURNS (Dict[str, str]): For each of the four the number of rows and a digest of the
+    RETURNS (dict[str, str]): For each of the four the number of rows and a digest of the
         content, {"train_X": "500 rows, sha256:…"}; only the number of rows and the type if it
         holds objects for which `digest` finds none.
     """
@@ -359,12 +360,12 @@ def is_exact(description: Mapping[str, str]) -> bool:
     return all(DIGEST in value for value in description.values())
 
 
-def digest(value: Any) -> Optional[str]:
+def digest(value: Any) -> str | None:
     """Digest the content of a value: the same in every process.
 
     value (Any): Numbers, strings, paths, NumPy and CuPy arrays, PyTorch tensors, Thinc's
         `Ragged` and `Padded` and other dataclasses, and lists, tuples, dicts and sets of these.
-    RETURNS (Optional[str]): "sha256:…"; None if it holds any other object, as there is no
+    RETURNS (str | None): "sha256:…"; None if it holds any other object, as there is no
         general way to get at the content of one.
     """
     content = hashlib.sha256()

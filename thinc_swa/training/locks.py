@@ -5,10 +5,11 @@ import json
 import os
 import socket
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 # The lock file stays after the lock is released: deleting it could let two processes lock files
 # of the same name. The file that names the holder is deleted with the release.

@@ -3,12 +3,13 @@
 import json
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional
+from typing import Any
 
 from ..serialization.files import replace_text
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 class Log:
@@ -73,7 +74,7 @@ def keep_records(path: Path, is_kept: Callable[[Record], bool]) -> None:
     replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def find_disorder(records: Iterable[Record]) -> Optional[str]:
+def find_disorder(records: Iterable[Record]) -> str | None:
     """Look for signs that the records are not those of one training: lost records, or several
     processes that wrote at the same time.
 
@@ -81,10 +82,10 @@ def find_disorder(records: Iterable[Record]) -> Optional[str]:
     which the training was resumed. Steps increase, and an "end" is followed by a "start" only.
 
     records (Iterable[Record]): All records of a log.
-    RETURNS (Optional[str]): What is wrong, with the number of the line; None if all is well.
+    RETURNS (str | None): What is wrong, with the number of the line; None if all is well.
     """
     step = 0
-    last: Dict[str, int] = {}
+    last: dict[str, int] = {}
     is_open = False
     for number, record in enumerate(records, start=1):
         kind, at = record["type"], record.get("step")

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING
 
 from thinc.api import Config
 
@@ -46,15 +46,15 @@ class TrainingFolder:
         text = config.to_str()
         self._text = f"{DIGEST_LINE}{_digest_text(text)}\n{text}"
 
-    def callbacks(self) -> List[Callback]:
+    def callbacks(self) -> list[Callback]:
         """The callbacks that save to the folder."""
         log = TrainingLog(self.path / LOG)
         return [log, SaveModels(self.path), SaveCheckpoints(self.path, log)]
 
-    def check(self, *, source: Optional[Path], resume: bool, overwrite: bool) -> None:
+    def check(self, *, source: Path | None, resume: bool, overwrite: bool) -> None:
         """Check that the training can write to the folder.
 
-        source (Optional[Path]): The file that the config comes from.
+        source (Path | None): The file that the config comes from.
         resume (bool): Whether a training in the folder is going to be resumed.
         overwrite (bool): Whether it is going to be deleted.
         RAISES: FileExistsError if files would be overwritten that are not those of a training,
@@ -78,7 +78,7 @@ class TrainingFolder:
         if resume and CONFIG in present:
             self._check_settings()
 
-    def _check_source(self, source: Optional[Path], resume: bool) -> None:
+    def _check_source(self, source: Path | None, resume: bool) -> None:
         path = self.path / CONFIG
         try:
             is_same = source is not None and os.path.samefile(source, path)
@@ -92,7 +92,7 @@ class TrainingFolder:
             )
 
     def _is_written(self) -> bool:
-        return (self.path / CONFIG).read_bytes() == f"{MARKER}\n{self._text}".encode("utf8")
+        return (self.path / CONFIG).read_bytes() == f"{MARKER}\n{self._text}".encode()
 
     def _is_own(self, name: str) -> bool:
         path = self.path / name
@@ -145,7 +145,7 @@ class TrainingFolder:
                 "changes with it.)"
             )
 
-    def find_checkpoint(self) -> Optional[Path]:
+    def find_checkpoint(self) -> Path | None:
         """The checkpoint from which to resume; None if the training has not saved any yet.
 
         RAISES: FileNotFoundError if all its checkpoints are missing; ValueError if all are
@@ -201,7 +201,7 @@ class TrainingFolder:
     def _warn(self, name: str, what: str) -> None:
         warnings.warn(f"{self.path / name} is missing: {what}", TrainingWarning, stacklevel=3)
 
-    def _read_log(self) -> List[Record]:
+    def _read_log(self) -> list[Record]:
         try:
             return list(read_log(self.path / LOG))
         except ValueError as error:
@@ -257,7 +257,7 @@ def _is_before(record: Record, step: int) -> bool:
     return bool(record["type"] != "end" and record.get("step", 0) <= step)
 
 
-def _had_checkpoint(records: List[Record]) -> bool:
+def _had_checkpoint(records: list[Record]) -> bool:
     """Whether the records show that a checkpoint was saved."""
     return any(
         record["type"] == "checkpoint"

@@ -3,11 +3,12 @@
 import inspect
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from math import isnan
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any
 
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
@@ -119,7 +120,7 @@ class Trainer:
         self.run_id = uuid.uuid4().hex
         # Completed steps.
         self.step = 0
-        self.evaluations: List[Evaluation] = []
+        self.evaluations: list[Evaluation] = []
         # Of the last step.
         self.last_loss = 0.0
         self.last_learn_rate = 0.0
@@ -129,18 +130,18 @@ class Trainer:
         # Time spent in training steps, without evaluations.
         self.seconds = 0.0
         # The checkpoint that was last saved or loaded.
-        self.checkpoint: Optional[Path] = None
+        self.checkpoint: Path | None = None
         # Why it stopped, and the exception if that was an error.
-        self.stop_reason: Optional[str] = None
-        self.error: Optional[BaseException] = None
+        self.stop_reason: str | None = None
+        self.error: BaseException | None = None
         self._order: Any = None
         # The BatchNorm statistics of the averages of this step, once they are estimated.
-        self._batch_norm: Optional[List[Dict[str, Any]]] = None
+        self._batch_norm: list[dict[str, Any]] | None = None
         # See `from_config`.
-        self._config: Optional[Config] = None
-        self._code: Optional[Path] = None
+        self._config: Config | None = None
+        self._code: Path | None = None
         # The output folder, which is no input of the training.
-        self._output: Optional[Path] = None
+        self._output: Path | None = None
 
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
@@ -158,16 +159,16 @@ class Trainer:
         config: Config,
         callbacks: Sequence[Callback] = (),
         *,
-        code: Optional[Path] = None,
-        output: Optional[Path] = None,
+        code: Path | None = None,
+        output: Path | None = None,
     ) -> "Trainer":
         """Make a training from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
 
         callbacks (Sequence[Callback]): Further callbacks, which come first.
-        code (Optional[Path]): The Python file that registers what the config names. It is not
+        code (Path | None): The Python file that registers what the config names. It is not
             executed here, but belongs to the `fingerprint`.
-        output (Optional[Path]): The output folder, which does not belong to it.
+        output (Path | None): The output folder, which does not belong to it.
         """
         missing = [name for name in SECTIONS if name not in config]
         if missing:
@@ -225,7 +226,7 @@ class Trainer:
             inputs.update(describe_files(config, skip=skip, output=self._output))
         return TrainingFingerprint(settings, inputs, describe_packages())
 
-    def _describe_arguments(self) -> Dict[str, str]:
+    def _describe_arguments(self) -> dict[str, str]:
         names = ("seed", "batch_size", "eval_frequency", "score", "batch_norm_batches")
         arguments = {name: getattr(self, name) for name in names}
         shapes = [
@@ -250,7 +251,7 @@ class Trainer:
         return min(limit for limit in limits if limit)
 
     @property
-    def best(self) -> Optional[Evaluation]:
+    def best(self) -> Evaluation | None:
         """The evaluation with the highest score; the first of several."""
         return next((found for found in reversed(self.evaluations) if found.is_best), None)
 
@@ -260,7 +261,7 @@ class Trainer:
         return max(self.step - 1, 0) // self.n_batches
 
     @property
-    def n_averaged(self) -> Optional[int]:
+    def n_averaged(self) -> int | None:
         """Snapshots in the optimizer's averages; None if it does not count any."""
         return count_snapshots(self.optimizer)
 
@@ -444,7 +445,7 @@ class Trainer:
 
     def _dispatch(self, event: str, *arguments: Any) -> None:
         """Call all callbacks; at the end also those after one that fails."""
-        failed: Optional[CallbackError] = None
+        failed: CallbackError | None = None
         for callback in self.callbacks:
             try:
                 getattr(callback, event)(self, *arguments)
@@ -457,7 +458,7 @@ class Trainer:
             raise failed from failed.__cause__
 
 
-def count_snapshots(optimizer: Optimizer) -> Optional[int]:
+def count_snapshots(optimizer: Optimizer) -> int | None:
     """How many snapshots are in the averages of the optimizer, or of the first that it wraps
     which counts them; None if none does."""
     counts = (getattr(level, "n_averaged", None) for level in unwrap(optimizer))
@@ -467,26 +468,26 @@ def count_snapshots(optimizer: Optimizer) -> Optional[int]:
 def train(
     config: Config,
     *,
-    output: Optional[Path] = None,
+    output: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
-    source: Optional[Path] = None,
-    code: Optional[Path] = None,
+    source: Path | None = None,
+    code: Path | None = None,
     trust: bool = False,
 ) -> Trainer:
     """Train what a config describes, and save models, a log and checkpoints.
 
     config (Config): See `Trainer.from_config`.
-    output (Optional[Path]): The output folder, which is created if it does not exist, and
+    output (Path | None): The output folder, which is created if it does not exist, and
         locked until the training ends. By default nothing is saved.
     resume (bool): Resume the training in the folder from its last checkpoint. If it has not
         saved any yet, it begins anew.
     overwrite (bool): Delete the training in the folder. Other files are left alone.
     callbacks (Sequence[Callback]): Further callbacks, beside those of the config.
-    source (Optional[Path]): The file that the config comes from, which is never overwritten.
+    source (Path | None): The file that the config comes from, which is never overwritten.
         Errors in the content of the config are a ValueError with its name then.
-    code (Optional[Path]): The Python file that registers what the config names. A training is
+    code (Path | None): The Python file that registers what the config names. A training is
         resumed only with the same content.
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
         the file: see `check_pytorch_loading`.
