@@ -1,7 +1,5 @@
 """Exponential moving average of the weights."""
 
-from typing import Any
-
 from thinc.api import Optimizer
 
 from ..averaging.running_average import RunningAverage, is_due
@@ -12,10 +10,9 @@ from ..validation import (
     check_number,
     check_start_step,
     check_total_steps,
-    is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .config_factory import config_factory
 
 
 class EMA(OptimizerWrapper):
@@ -150,28 +147,4 @@ class EMA(OptimizerWrapper):
         return self._average.averages()
 
 
-def make_ema(
-    optimizer: Optimizer,
-    decay: Any | float | None = None,
-    half_life: Any | float | None = None,
-    warmup: Any | bool = False,
-    freq: Any | int = 1,
-    start_step: Any | int | float = 0,
-    overwrite_freq: Any | int | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return EMA(
-        optimizer,
-        decay=decay,
-        half_life=half_life,
-        warmup=warmup,
-        freq=freq,
-        start_step=start_step,
-        overwrite_freq=overwrite_freq,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_ema = config_factory(EMA)

@@ -1,7 +1,6 @@
 """Lookahead: k steps forward, one step back."""
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from thinc.api import Optimizer
 
@@ -15,10 +14,9 @@ from ..validation import (
     check_int,
     check_number,
     check_total_steps,
-    is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .config_factory import config_factory
 
 INNER_STATES = ("keep", "reset", "pullback")
 
@@ -182,24 +180,4 @@ class Lookahead(OptimizerWrapper):
         return {key: slow.copy() for key, slow in self._slow.items()}
 
 
-def make_lookahead(
-    optimizer: Optimizer,
-    freq: Any | int = 6,
-    pullback: Any | float = 0.5,
-    inner_state: Any | str = "keep",
-    end_step: Any | int | float | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return Lookahead(
-        optimizer,
-        freq=freq,
-        pullback=pullback,
-        inner_state=inner_state,
-        end_step=end_step,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_lookahead = config_factory(Lookahead)

@@ -1,7 +1,5 @@
 """Stochastic weight averaging: the arithmetic mean of the weights along the way."""
 
-from typing import Any
-
 from thinc.api import Optimizer
 
 from ..averaging.running_average import RunningAverage, is_due
@@ -13,10 +11,9 @@ from ..validation import (
     check_int,
     check_start_step,
     check_total_steps,
-    is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .config_factory import config_factory
 
 
 class SWA(OptimizerWrapper):
@@ -236,34 +233,9 @@ class SWA(OptimizerWrapper):
             self._learn_rate.resume(self.optimizer)
 
 
-def make_swa(
-    optimizer: Optimizer,
-    start_step: Any | int | float,
-    freq: Any | int = 1,
-    learn_rate: Any | float | None = None,
-    anneal_steps: Any | int | None = None,
-    anneal_strategy: Any | str = "linear",
-    end_step: Any | int | float | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`SWA.v1`: `SWA` from a config, where nobody can call `start_swa()`. So `start_step`
-    is required. See `SWA` for the arguments."""
-    if start_step is None:
-        raise ValueError(
-            "start_step must be given in a config, where nobody can call start_swa(): "
-            "steps, or a fraction of total_steps"
-        )
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return SWA(
-        optimizer,
-        start_step=start_step,
-        freq=freq,
-        learn_rate=learn_rate,
-        anneal_steps=anneal_steps,
-        anneal_strategy=anneal_strategy,
-        end_step=end_step,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_swa = config_factory(
+    SWA,
+    required={
+        "start_step": "which cannot call start_swa(): steps, or a fraction of total_steps"
+    },
+)

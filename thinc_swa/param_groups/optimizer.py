@@ -9,6 +9,7 @@ from thinc.api import Optimizer
 
 from ..models.parameter_paths import paths_around
 from ..optimizers.base import OptimizerWrapper, unwrap
+from ..optimizers.config_factory import config_factory
 from ..schedules.compat import Schedule
 from ..schedules.learn_rate import current_value, describe_rate
 from ..serialization.schedule_state import schedule_states
@@ -376,18 +377,4 @@ def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
     return float(schedule.attrs["rate"](step, **extra) * schedule.attrs["scale"])
 
 
-def make_param_groups(
-    optimizer: Optimizer,
-    groups: Any | list[dict[str, Any]] | None = None,
-    layer_lr_decay: Any | float | None = None,
-    layer_patterns: Any | list[str] | None = None,
-    schedules: Any | dict[str, Any] | None = None,
-) -> Optimizer:
-    """`ParamGroups.v1`: `ParamGroups` from a config. See `ParamGroups` for the arguments."""
-    return ParamGroups(
-        optimizer,
-        groups=groups,
-        layer_lr_decay=layer_lr_decay,
-        layer_patterns=layer_patterns,
-        schedules=schedules,
-    )
+make_param_groups = config_factory(ParamGroups)
