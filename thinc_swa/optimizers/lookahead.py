@@ -97,15 +97,13 @@ class Lookahead(OptimizerWrapper):
             for key in optimizer.mom1:
                 for name, moment in self._moments(key):
                     self._slow_moments[name][key] = moment.copy()
-        self._arguments = {
-            "freq": self.freq,
-            "pullback": self.pullback,
-            "inner_state": self.inner_state,
-        }
-        if self.end_step is not None:
-            self._arguments["end_step"] = self.end_step
-        if not self.check_finite:
-            self._arguments["check_finite"] = False
+        self._set_arguments(
+            freq=self.freq,
+            pullback=self.pullback,
+            inner_state=self.inner_state,
+            end_step=self.end_step,
+            check_finite=None if self.check_finite else False,
+        )
         self.optimizer.averages = None
 
     @property
@@ -121,7 +119,7 @@ class Lookahead(OptimizerWrapper):
             self._slow[key] = as_average(initial)
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
-        if self._is_ended or self._n_updates[key] % self.freq:
+        if self._is_ended or self._steps.n_updates[key] % self.freq:
             return
         if not self.check_finite:
             pull_back(self._slow[key], weights, self.pullback)
