@@ -1893,8 +1893,6 @@ def test_the_header_is_for_people(saved):
     assert swa["arguments"] == {"start_step": 4, "freq": 2, "learn_rate": 0.01}
     assert swa["state"]["_steps"]["n_steps"] == 7
     assert swa["state"]["_average"]["n_averaged"] == 2
-        swa["state"]["_steps"]["n_steps"] == 7 and swa["state"]["_average"]["n_averaged"] == 2
-    )
     assert set(adam["state"]["nr_update"]["by parameter"].values()) == {7}
     names = list(state["parameters"])
     assert names == list(adam["state"]["nr_update"]["by parameter"])
