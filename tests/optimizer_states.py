@@ -68,8 +68,8 @@ def state_of(optimizer, model):
             add(name, {n: getattr(value, n) for n in OPTIMIZER_SLOTS if hasattr(value, n)})
         elif hasattr(type(value), "__slots__"):
             names = [n for c in type(value).__mro__ for n in c.__dict__.get("__slots__", ())]
-            if "_displaced" in names:
-                names.remove("_displaced")  # Only to undo what the first step took for steps.
+            if "_original" in names:
+                names.remove("_original")  # Only to undo what the first step took for steps.
             if getattr(value, "_target", None) is not None:
                 names.remove("_source")  # A constant learning rate does not use it.
             add(name, {n: getattr(value, n) for n in names})

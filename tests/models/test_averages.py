@@ -248,7 +248,7 @@ def test_errors(function):
         with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language"):
             call(nothing, optimizer)
     for nothing in (None, optimizer.averages, Adam):
-        with pytest.raises(TypeError, match="come from a Thinc Optimizer, but got"):
+        with pytest.raises(TypeError, match="are taken from a Thinc Optimizer, but got"):
             call(model, nothing)
     other = make_model()
     with pytest.raises(ValueError, match="10 parameters, but none of them belongs"):

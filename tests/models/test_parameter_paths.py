@@ -22,7 +22,7 @@ from thinc.api import (
 )
 
 from thinc_swa import register_parameter_paths
-from thinc_swa.models.parameter_paths import parameter_paths, paths_around
+from thinc_swa.models.parameter_paths import find_model_paths, parameter_paths
 
 
 def test_a_layer():
@@ -118,21 +118,21 @@ def test_copies_have_the_same_paths():
     assert register_parameter_paths(copy) == register_parameter_paths(model)
     (key, other_key) = (next(iter(parameter_paths(m))) for m in (model, copy))
     assert key != other_key
-    assert set(paths_around(key)) == set(parameter_paths(model))
-    assert set(paths_around(other_key)) == set(parameter_paths(copy))
+    assert set(find_model_paths(key)) == set(parameter_paths(model))
+    assert set(find_model_paths(other_key)) == set(parameter_paths(copy))
 
 
 def test_nothing_is_known_of_others():
-    assert paths_around((10**9, "W")) is None
+    assert find_model_paths((10**9, "W")) is None
 
 
 def test_the_last_call_counts():
     layer = Linear(2, 2)
     key = (layer.id, "W")
     register_parameter_paths(layer)
-    assert paths_around(key)[key] == "linear/W"
+    assert find_model_paths(key)[key] == "linear/W"
     register_parameter_paths(chain(layer, Linear(2, 2)))
-    assert paths_around(key)[key] == "linear-0/W"
+    assert find_model_paths(key)[key] == "linear-0/W"
 
 
 def test_shims_without_a_model():
@@ -196,9 +196,9 @@ def test_pipeline():
     assert "tagger/with_array-2/residual/maxout/W" in paths
     assert paths[-2:] == ["ner/parser_model/linear/W", "ner/parser_model/linear/b"]
     key = (nlp.get_pipe("ner").model.id, "W")
-    assert paths_around(key) is None  # The parser itself has no parameters.
+    assert find_model_paths(key) is None  # The parser itself has no parameters.
     key = next(iter(parameter_paths(nlp)))
-    assert list(paths_around(key).values()) == paths
+    assert list(find_model_paths(key).values()) == paths
     # What two components have in common has the path of the first.
     nlp.get_pipe("ner").model.layers.append(nlp.get_pipe("tagger").model.layers[-1])
     assert register_parameter_paths(nlp) == paths

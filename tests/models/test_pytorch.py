@@ -371,8 +371,8 @@ def test_dropout_is_off():
     "batches, message",
     [
         ([], "There are no batches"),
-        ([X, X[:, :3]], r"cannot take batch 2 \(ndarray\)"),
-        (["text"], r"cannot take batch 1 \(str\)"),
+        ([X, X[:, :3]], r"failed on batch 2 \(ndarray\)"),
+        (["text"], r"failed on batch 1 \(str\)"),
     ],
 )
 def test_batch_norm_after_an_error(batches, message):

@@ -10,7 +10,7 @@ from helpers import require
 from thinc.api import Relu, Softmax, chain
 
 from thinc_swa.models import pytorch_loading
-from thinc_swa.models.pytorch_loading import UNSAFE_SWITCH, check_pytorch_loading
+from thinc_swa.models.pytorch_loading import UNSAFE_VARIABLE, check_pytorch_loading
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_new_versions_pass(monkeypatch, model, version):
 
 def test_switch_that_makes_new_versions_unsafe_is_refused(monkeypatch, model):
     set_version(monkeypatch, "2.13.0")
-    monkeypatch.setenv(UNSAFE_SWITCH, "1")
-    with pytest.raises(ValueError, match=f"{UNSAFE_SWITCH} is set"):
+    monkeypatch.setenv(UNSAFE_VARIABLE, "1")
+    with pytest.raises(ValueError, match=f"{UNSAFE_VARIABLE} is set"):
         check_pytorch_loading(model)
-    monkeypatch.setenv(UNSAFE_SWITCH, "0")
+    monkeypatch.setenv(UNSAFE_VARIABLE, "0")
     check_pytorch_loading(model)
 
 

@@ -187,5 +187,5 @@ def test_generators_and_iterators_as_phases(make):
 
 
 def test_phase_without_values_is_refused():
-    with pytest.raises(ValueError, match="must have a value, but was empty"):
+    with pytest.raises(ValueError, match="must have at least one value, but was empty"):
         values(phases((3, iter([])), 0.1), 1)

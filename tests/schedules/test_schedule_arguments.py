@@ -71,12 +71,12 @@ INVALID = [
     (lambda: cosine(0.1, steps=9, cycle_mult=0), "cycle_mult must be a number > 0, but"),
     (
         lambda: cosine(0.1, steps=9, warmup_steps=2, cycles=8),
-        "cycles must be few enough for each to have a step, but was 8 with "
+        "cycles must be small enough for each cycle to have a step, but was 8 with "
         "cycle_mult = 1.0 and 7 steps",
     ),
     (
         lambda: cosine(0.1, steps=9999, cycles=999, cycle_mult=10.0),
-        "cycles must be few enough .*but was 999",
+        "cycles must be small enough .*but was 999",
     ),
     (
         lambda: swa_anneal(0.1, -1, start_step=3, anneal_steps=3),
@@ -123,11 +123,11 @@ INVALID = [
     (lambda: phases((1, None)), "schedule of phase 1 must be .*, but was None"),
     (
         lambda: phases((5, 0.1), (6, 0.1), total_steps=10),
-        "phases must not be longer than total_steps, but had 11 steps together",
+        "phases must not be longer than total_steps, but had 11 steps in total",
     ),
     (
         lambda: phases((0.5, 0.1), (0.6, 0.1), total_steps=10),
-        "phases must not be longer than total_steps, but had 11 steps together",
+        "phases must not be longer than total_steps, but had 11 steps in total",
     ),
     (lambda: phases({"steps": 3}), r"Phase 1 must have a schedule, .*but had \['steps'\]"),
     (

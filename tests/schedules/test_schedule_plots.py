@@ -65,5 +65,5 @@ def test_plot_requires_positive_n_steps(n_steps):
 
 
 def test_plot_requires_values():
-    with pytest.raises(ValueError, match="schedule must have a value"):
+    with pytest.raises(ValueError, match="schedule must have at least one value"):
         plot_schedule([], 5)

@@ -201,7 +201,7 @@ def test_a_state_that_was_killed_while_being_saved_is_removed_at_the_next_write(
     process = subprocess.run([sys.executable, "-c", KILLED_SAVING, str(path)], timeout=60)
     assert process.returncode == -signal.SIGXFSZ
     (left,) = os.listdir(tmp_path)
-    assert files.TEMPORARY.fullmatch(left)
+    assert files.TEMPORARY_NAME.fullmatch(left)
     save_state(path)
     assert os.listdir(tmp_path) == ["state"]
 

@@ -52,22 +52,31 @@ def falsify_shapes(header):
 
 
 DAMAGES = {
-    "empty": (lambda content: b"", "damaged or is no file of safetensors"),
-    "random": (lambda content: random.Random(0).randbytes(5000), "damaged or is no file"),
-    "text": (lambda content: b"[training.optimizer]\n" * 99, "damaged or is no file"),
-    "pickle": (lambda content: pickle.dumps([Bomb()] * 9), "damaged or is no file"),
-    "zeros": (lambda content: bytes(5000), "damaged or is no file"),
+    "empty": (lambda content: b"", "damaged or is not a safetensors file"),
+    "random": (
+        lambda content: random.Random(0).randbytes(5000),
+        "damaged or is not a safetensors file",
+    ),
+    "text": (
+        lambda content: b"[training.optimizer]\n" * 99,
+        "damaged or is not a safetensors file",
+    ),
+    "pickle": (
+        lambda content: pickle.dumps([Bomb()] * 9),
+        "damaged or is not a safetensors file",
+    ),
+    "zeros": (lambda content: bytes(5000), "damaged or is not a safetensors file"),
     "other safetensors": (
         make_other_safetensors_file,
-        "does not hold an optimizer's state: save_optim",
+        "is not an optimizer state: load a file",
     ),
     "no metadata": (
         lambda content: forge(content, tensors=lambda header: header.pop("__metadata__")),
-        "does not hold an optimizer's state",
+        "is not an optimizer state",
     ),
     "newer": (
         lambda content: forge(content, metadata={"version": "3"}),
-        "version 3 of the format.*reads version 2: install",
+        "version 3 of the format.*reads versions up to 2: install",
     ),
     "older": (
         lambda content: forge(content, metadata={"version": "0"}),
@@ -89,29 +98,29 @@ DAMAGES = {
     ),
     "an array's name": (
         lambda content: forge(content, tensors=rename_array),
-        "arrays are not those of its header",
+        "arrays do not match its header",
     ),
     "an array's type": (
         lambda content: forge(content, tensors=retype_array),
-        "arrays are not those of its header",
+        "arrays do not match its header",
     ),
     "an array's shape": (
         lambda content: forge(content, tensors=swap_arrays),
-        "arrays are not those of its header",
+        "arrays do not match its header",
     ),
     "huge arrays": (
         lambda content: forge(content, tensors=falsify_shapes),
-        "damaged or is no file",
+        "damaged or is not a safetensors file",
     ),
-    "more at the end": (lambda content: content + b"0", "damaged or is no file"),
-    "one array less": (lambda content: content[:-4], "damaged or is no file"),
+    "more at the end": (lambda content: content + b"0", "damaged or is not a safetensors file"),
+    "one array less": (lambda content: content[:-4], "damaged or is not a safetensors file"),
 }
 
 
 for _length in (0, 7, 8, 9, 10**3, 99_999_999, 10**8 + 1, 2**40, 2**63 - 1, 2**64 - 1):
     DAMAGES[f"header of {_length}"] = (
         lambda content, length=_length: length.to_bytes(8, "little") + content[8:],
-        "damaged or is no file",
+        "damaged or is not a safetensors file",
     )
 
 
@@ -148,7 +157,7 @@ def test_truncated_files_are_refused(saved_file, tmp_path):
         for length in lengths:
             path.write_bytes(content[:length])
             with pytest.raises(
-                ValueError, match="damaged or is no file of safetensors"
+                ValueError, match="damaged or is not a safetensors file"
             ) as error:
                 load_optimizer(path, optimizer, model)
             assert_clear(error.value, path)
@@ -172,7 +181,7 @@ def test_flipped_header_bits_are_refused(saved_file, bit, tmp_path):
             assert (
                 "damaged" in str(caught.value)
                 or "the format" in str(caught.value)
-                or ("does not hold" in str(caught.value))
+                or ("is not an optimizer state" in str(caught.value))
             ), position
 
 
@@ -283,7 +292,7 @@ def load_with_little_memory(folder):
     assert len(names) > 9
     for name in names:
         path.write_bytes(DAMAGES[name][0](content))
-        with pytest.raises(ValueError, match="damaged or is no file"):
+        with pytest.raises(ValueError, match="damaged or is not a safetensors file"):
             load_optimizer(path, optimizer, model)
     # So it is enough for a file that is right.
     path.write_bytes(content)

@@ -202,7 +202,7 @@ OTHER_MODELS = {
     "missing": (
         lambda: chain(Relu(6, 5), Softmax(3, 6)),
         lambda: chain(Relu(6, 5), Relu(6, 6), Softmax(3, 6)),
-        "it has nothing about the parameter 3/W\n- it has nothing about the parameter 3/b",
+        "it has no state of the parameter 3/W\n- it has no state of the parameter 3/b",
     ),
     "extra": (
         lambda: chain(Relu(6, 5), Relu(6, 6), Softmax(3, 6)),
@@ -213,7 +213,7 @@ OTHER_MODELS = {
     "renamed": (
         lambda: make_model_with_parameters("V", "b"),
         lambda: make_model_with_parameters("W", "b"),
-        "the model has no parameter 0/V\n- it has nothing about the parameter 0/W$",
+        "the model has no parameter 0/V\n- it has no state of the parameter 0/W$",
     ),
     "resized": (
         lambda: chain(Relu(6, 5), Softmax(3, 6)),

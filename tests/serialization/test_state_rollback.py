@@ -60,7 +60,7 @@ def test_rollback_of_schedules_is_refused(make, tmp_path):
     save_optimizer(tmp_path / "optimizer", optimizer, model)
     train(model, optimizer, 3, 4)
     with assert_unchanged(optimizer, model):
-        with pytest.raises(ValueError, match="has been trained.*make a new one"):
+        with pytest.raises(ValueError, match="has been trained.*use a new one"):
             load_optimizer(tmp_path / "optimizer", optimizer, model)
     twin_model, twin = make_trained(make, 3)
     train(twin_model, twin, 3, 4)

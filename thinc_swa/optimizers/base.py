@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from thinc.api import Optimizer
 
 from ..models.pytorch_shim import fix_pytorch_shim
-from ..schedules.generators import count_draws
+from ..schedules.iterator_positions import count_draws
 from ..schedules.learn_rate import current_rate
 from ..types import Array, FloatsXd, KeyT
 

@@ -164,7 +164,7 @@ class SWA(OptimizerWrapper):
         self._is_started = True
         self.optimizer.averages = None
         if self._learn_rate is not None:
-            self._learn_rate.take_over(self.optimizer)
+            self._learn_rate.activate(self.optimizer)
 
     def _end(self) -> None:
         self._is_ended = True
@@ -208,7 +208,7 @@ class SWA(OptimizerWrapper):
         self._awaited = {}
         self._is_ended = False
         if self._learn_rate is not None and self._is_started:
-            self._learn_rate.give_back(self.optimizer)
+            self._learn_rate.deactivate(self.optimizer)
         if self._is_called:
             # In the first step: it ends with the first snapshot.
             self.start_step = 1
@@ -227,7 +227,7 @@ class SWA(OptimizerWrapper):
 
     def _before_load(self) -> None:
         if self._learn_rate is not None:
-            self._learn_rate.note_displaced(self.optimizer)
+            self._learn_rate.save_original(self.optimizer)
 
     def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
