@@ -56,12 +56,12 @@ def weights_of(module):
 
 
 def expected_averages(name, history):
-    """Computed in float64 from the weights at the beginning and after every step."""
+    """The averages in float64 from the initial weights and those after every step."""
     history = [{n: a.astype("float64") for n, a in weights.items()} for weights in history]
     if name in ("SWA", "Lookahead, then SWA"):
         return mean([history[step] for step in due(2, 2, N_STEPS)])
     if name == "Lookahead":
-        return history[6]  # The last pullback: fast and slow weights are the same then.
+        return history[6]  # After the last synchronisation fast and slow weights are equal.
     average = history[1] if name == "EMA" else {n: a * 0 for n, a in history[0].items()}
     for t in range(2 if name == "EMA" else 1, N_STEPS + 1):
         decay = 0.8 if name == "EMA" else (1 + t) / (10 + t)
@@ -71,7 +71,7 @@ def expected_averages(name, history):
 
 @pytest.fixture(params=WRAPPERS)
 def trained(request):
-    """A module, its Thinc model, the optimizer, and what the averages must be."""
+    """A module, its Thinc model, the optimizer, and the expected averages."""
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = WRAPPERS[request.param]()
@@ -126,14 +126,14 @@ def test_predictions_with_averages(trained):
         with pytest.raises(RuntimeError, match="no"), context:
             raise RuntimeError("no")
         assert_same_state(module, state)
-    step(model, optimizer)  # Training goes on.
+    step(model, optimizer)
     apply_averages(model, optimizer)
     averages = {name: array for (_, name), array in optimizer.averages.items()}
     numpy.testing.assert_allclose(model.predict(X), predictions(averages), atol=1e-5)
     step(model, optimizer)
 
 
-def test_gradients_and_frozen_parameters_stay(trained):
+def test_gradients_and_requires_grad_are_unchanged(trained):
     module, model, optimizer, _ = trained
     module[0].bias.requires_grad_(False)
     predicted, backprop = model.begin_update(X)
@@ -146,7 +146,7 @@ def test_gradients_and_frozen_parameters_stay(trained):
         assert_same_state(module, state)
 
 
-def test_a_swap_copies_nothing(trained):
+def test_use_params_makes_no_copies(trained):
     module, model, optimizer, _ = trained
     averages = optimizer.averages
     shim = model.shims[0]
@@ -156,7 +156,7 @@ def test_a_swap_copies_nothing(trained):
             assert parameter.data_ptr() == address
 
 
-def test_nothing_inside_use_averages_changes_the_averages(trained):
+def test_changes_of_modules_inside_use_averages_do_not_affect_averages(trained):
     module, model, optimizer, _ = trained
     averages = optimizer.averages
     kept = to_numpy(averages)
@@ -171,8 +171,8 @@ def test_nothing_inside_use_averages_changes_the_averages(trained):
     assert_equal(weights_of(module), before)
 
 
-def test_a_shim_without_a_model():
-    """Thinc allows it, for layers that are loaded later."""
+def test_shim_without_a_model_is_ignored():
+    """Thinc allows it for layers that are loaded later."""
     model = chain(PyTorchWrapper(make_module()), Softmax(3)).initialize(X, Y)
     optimizer = SWA(Adam(0.1), start_step=0)
     step(model, optimizer)
@@ -185,7 +185,7 @@ def test_a_shim_without_a_model():
     update_batch_norm(model, [])
 
 
-def test_among_thinc_layers():
+def test_averages_of_thinc_and_pytorch_layers_in_one_model():
     module = make_module()
     model = chain(PyTorchWrapper(module), Softmax(3)).initialize(X, Y)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -200,7 +200,7 @@ def test_among_thinc_layers():
         assert_close({name: softmax.get_param(name) for name in "Wb"}, mean(thinc_history))
 
 
-def test_subclasses_of_the_shim():
+def test_subclasses_of_the_shim_use_averages():
     class Special(PyTorchShim):
         pass
 
@@ -223,7 +223,7 @@ def test_subclasses_of_the_shim():
         assert_close(weights_of(module), before, rtol=0, atol=0)
 
 
-def test_thincs_string_keys_keep_working():
+def test_string_keys_of_thinc_are_supported():
     OptimizerWrapper(Adam())
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     model = PyTorchWrapper(module)
@@ -240,7 +240,7 @@ def test_thincs_string_keys_keep_working():
         assert torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype
 
 
-def test_tied_parameters():
+def test_tied_parameters_stay_tied():
     module = torch.nn.Sequential(
         torch.nn.Linear(5, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 3)
     )
@@ -255,7 +255,7 @@ def test_tied_parameters():
         assert module[1].weight is module[0].weight
 
 
-def test_lower_precision():
+def test_half_precision_modules_keep_their_dtype():
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -267,7 +267,7 @@ def test_lower_precision():
             assert {p.dtype for p in module.parameters()} == {torch.float16}
 
 
-def test_an_average_of_another_shape():
+def test_average_of_another_shape_is_refused():
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -285,7 +285,7 @@ def test_an_average_of_another_shape():
         assert_same_state(module, state)
 
 
-PRISTINE = """
+CHECK_WITHOUT_FIX = """
 from thinc_swa.models.pytorch_shim import _shim_uses_averages, fix_pytorch_shim
 assert not _shim_uses_averages(), "Thinc uses the averages of PyTorch layers by itself now"
 from thinc.api import Adam
@@ -296,11 +296,11 @@ assert _shim_uses_averages()
 
 
 def test_thinc_still_ignores_averages_of_pytorch_layers():
-    """When this fails, Thinc has mended it, and fix_pytorch_shim can go."""
-    subprocess.run([sys.executable, "-W", "error", "-c", PRISTINE], check=True)
+    """If this fails, Thinc uses the averages, and `fix_pytorch_shim` can be removed."""
+    subprocess.run([sys.executable, "-W", "error", "-c", CHECK_WITHOUT_FIX], check=True)
 
 
-def test_the_probe_draws_no_random_numbers():
+def test_shim_check_uses_no_random_numbers():
     program = (
         "import torch, thinc_swa; from thinc.api import Adam; torch.manual_seed(0)\n"
         "thinc_swa.SWA(Adam()); print(float(torch.rand(1)))"
@@ -330,7 +330,7 @@ def make_batch_norm_module():
 BATCHES = [X[:5] * 3, X[5:8] + 1, X[8:]]
 
 
-def test_batch_norm_against_torch():
+def test_update_batch_norm_equals_pytorch():
     module = make_batch_norm_module()
     model = PyTorchWrapper(module)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -360,7 +360,7 @@ def test_batch_norm_against_torch():
     numpy.testing.assert_allclose(model.predict(X), expected, atol=1e-5)
 
 
-def test_dropout_is_off():
+def test_update_batch_norm_disables_dropout():
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(5))
     update_batch_norm(PyTorchWrapper(module), [X])
@@ -375,7 +375,7 @@ def test_dropout_is_off():
         (["text"], r"failed on batch 1 \(str\)"),
     ],
 )
-def test_batch_norm_after_an_error(batches, message):
+def test_update_batch_norm_restores_statistics_after_an_error(batches, message):
     module = make_batch_norm_module()
     model = PyTorchWrapper(module)
     step(model, SGD(0.1))
@@ -390,7 +390,7 @@ def test_batch_norm_after_an_error(batches, message):
     assert not module[1]._forward_pre_hooks
 
 
-def test_batch_norm_with_a_progress_bar(capsys, monkeypatch):
+def test_update_batch_norm_with_a_progress_bar(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     model = PyTorchWrapper(make_batch_norm_module())
     update_batch_norm(model, BATCHES, progress=True)
@@ -401,7 +401,7 @@ def test_batch_norm_with_a_progress_bar(capsys, monkeypatch):
 
 
 @pytest.mark.skipif(not has_torch_cuda_gpu, reason="needs a GPU")
-def test_no_host_copy_on_a_gpu():
+def test_use_averages_makes_no_host_copies_on_a_gpu():
     import cupy
     from thinc.api import CupyOps, use_ops
 

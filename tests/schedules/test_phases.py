@@ -1,4 +1,4 @@
-"""Phases: schedules one after another."""
+"""Phases: sequences of schedules."""
 
 import numpy
 import pytest
@@ -32,21 +32,20 @@ def test_phases_by_hand():
 
 
 def test_last_phase_with_steps_stays_at_its_last_value():
-    """Also where its own schedule would go on."""
+    """The schedule of the phase may be longer."""
     assert values(phases((1, 5.0), (2, [1, 2, 3])), 6) == [5, 1, 2, 2, 2, 2]
     assert values(phases((2, 0.5)), 4) == [0.5] * 4
     assert values(phases((None, [3, 4])), 4) == [3, 4, 4, 4]
 
 
 def test_thinc_schedules_as_phases_begin_at_step_0():
-    """Each begins at its own step 0."""
     schedule = phases((3, decaying(1.0, 1.0)), (2, decaying(1.0, 1.0)), decaying(0.5, 1.0))
     expected = [1, 1 / 2, 1 / 3, 1, 1 / 2, 0.5, 0.5 / 2, 0.5 / 3, 0.5 / 4]
     assert values(schedule, 9) == close(expected)
 
 
 def leaf_schedules():
-    """How to make a schedule of this package, of Thinc, a list or a number."""
+    """Functions that make a number, a list, or a schedule of this package or of Thinc."""
     steps = st.integers(1, 9)
     return st.one_of(
         st.floats(0, 9).map(lambda rate: lambda: rate),
@@ -66,7 +65,7 @@ def phases_of(schedules):
 
 
 class Phases:
-    """Phases to make. Hypothesis shows it."""
+    """A function that makes phases, with a repr for Hypothesis."""
 
     def __init__(self, parts):
         self.pairs, self.last = parts
@@ -83,7 +82,7 @@ N_STEPS = 60
 
 
 def expected_values(make):
-    """By putting lists of values together."""
+    """The values of a schedule, by concatenation of lists for phases."""
     if isinstance(make, Phases):
         result = []
         for steps, part in make.pairs:
@@ -113,7 +112,7 @@ def test_phases_are_concatenated_schedules(make):
 @settings(deadline=None)
 @given(NESTED, st.lists(st.integers(0, N_STEPS - 1), max_size=9))
 def test_phases_can_be_called_in_any_order(make, steps):
-    """In any order, and as often as one likes."""
+    """Calls in any order, repeated or not, do not change the values."""
     schedule, expected = make(), expected_values(make)
     assert [schedule(step) for step in steps] == [expected[step] for step in steps]
     assert values(schedule, N_STEPS) == expected
@@ -162,7 +161,7 @@ def test_phases_pass_on_the_last_score():
         weights, _ = optimizer((1, "W"), weights, weights)
         optimizer.step_schedules()
         optimizer.last_score = 0.5
-    assert current_rate(optimizer) < 0.1  # The score does not improve: it goes down.
+    assert current_rate(optimizer) < 0.1  # The score does not improve, so the rate decreases.
 
 
 def count_up(start):
@@ -175,7 +174,6 @@ def count_up(start):
     "make", [lambda: count_up(3), lambda: iter([3, 4, 5])], ids=["generator", "iterator"]
 )
 def test_generators_and_iterators_as_phases(make):
-    """On both Thinc lines, as everywhere else a schedule can be given."""
     schedule = phases((2, 0.5), (3, make()), phases((2, make()), 0.1))
     assert values(schedule, 9) == [0.5, 0.5, 3, 4, 5, 3, 4, 0.1, 0.1]
     optimizer = SGD(phases((2, make()), 0.5))

@@ -129,7 +129,7 @@ INVALID = [
         lambda: phases((0.5, 0.1), (0.6, 0.1), total_steps=10),
         "phases must not be longer than total_steps, but had 11 steps in total",
     ),
-    (lambda: phases({"steps": 3}), r"Phase 1 must have a schedule, .*but had \['steps'\]"),
+    (lambda: phases({"steps": 3}), r"Phase 1 must have schedule, .*but had \['steps'\]"),
     (
         lambda: phases({"step": 3, "schedule": 0.1}),
         r"Phase 1 must have .*nothing else, but had \['schedule', 'step'\]",

@@ -121,7 +121,7 @@ ROUND_TRIPS = {
 
 @pytest.mark.parametrize("round_trip", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
 def test_phases_keep_the_order_of_the_config(round_trip):
-    """That of the file, which is not that of the alphabet."""
+    """The order of the file is not alphabetical."""
     config = round_trip(Config().from_str(PHASES_CONFIG, interpolate=False))
     assert config["optimizer"]["optimizer"]["learn_rate"]["@schedules"] == "phases.v1"
     optimizer = registry.resolve(config)["optimizer"]

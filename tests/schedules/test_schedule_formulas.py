@@ -24,7 +24,7 @@ def test_one_cycle_by_hand():
 
 
 def test_one_cycle_cosine_by_hand():
-    """Half of the way at half of the time, and slow at both ends."""
+    """Half of the change after half of the steps, and small changes at both ends."""
     slow = (1 - math.sqrt(0.5)) / 2
     schedule = one_cycle(1.0, steps=8, warmup_steps=4, start_factor=0.0, end_factor=0.0)
     up = [0.0, slow, 0.5, 1 - slow]
@@ -84,15 +84,15 @@ STRATEGIES = st.sampled_from(["linear", "cosine"])
 
 @st.composite
 def lengths(draw):
-    """steps and warmup_steps."""
+    """Values of steps and warmup_steps."""
     steps = draw(st.integers(1, 200))
     return steps, draw(st.integers(0, steps - 1))
 
 
 def check(schedule, expected, ends):
-    """Every step, and far beyond the last one.
+    """Compare the values of every step and far after the last one.
 
-    ends (dict[int, float]): Values that are to be met exactly."""
+    ends (dict[int, float]): Values that must be exact, by step."""
     n_steps = len(expected)
     got = values(schedule, n_steps)
     assert all(type(value) is float for value in got)
@@ -130,7 +130,7 @@ def test_one_cycle_equals_its_formula(max_rate, lengths, start_factor, end_facto
 @settings(deadline=None)
 @given(PARTS, PARTS, lengths(), STRATEGIES)
 def test_one_cycle_momentum_mirrors_the_rate(first, second, lengths, strategy):
-    """What the one has left to its peak, the other is above its lowest."""
+    """The sum of rate and momentum is constant if both have the same bounds."""
     low, high = sorted([first, second])
     assume(low > 0)
     steps, warmup_steps = lengths
@@ -185,7 +185,7 @@ def test_cosine_equals_its_formula(
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 10), st.floats(0.2, 5))
 def test_cosine_cycles_divide_all_steps(steps, cycles, cycle_mult):
-    """To the nearest step, also where it does not divide."""
+    """Lengths are rounded to the nearest step."""
     try:
         schedule = cosine(1.0, steps=steps, cycles=cycles, cycle_mult=cycle_mult)
     except ValueError:

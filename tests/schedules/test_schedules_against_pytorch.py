@@ -6,14 +6,14 @@ from schedule_values import values
 
 from thinc_swa import cosine, one_cycle, one_cycle_momentum, swa_anneal
 
-# PyTorch's names of the strategies.
+# The names of the strategies in PyTorch.
 TORCH_STRATEGIES = {"linear": "linear", "cosine": "cos"}
 
 
 def torch_values(make_scheduler, n_steps, name="lr", n_before=0):
-    """What a scheduler of PyTorch sets for each step.
+    """The values that a scheduler of PyTorch sets for each step.
 
-    n_before (int): After how many steps it begins."""
+    n_before (int): The number of steps before the scheduler is made."""
     import torch
 
     parameter = torch.nn.Parameter(torch.zeros(1))

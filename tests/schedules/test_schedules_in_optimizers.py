@@ -25,14 +25,14 @@ def test_schedule_within_constant_then(make):
     if Schedule is None:
         assert values(schedule, 15) == first + values(make(), 11)
     else:
-        # Thinc 9.1 hands on its own step.
+        # constant_then of Thinc 9.1 passes its own step to the inner schedule.
         assert values(schedule, 15) == first + values(make(), 15)[4:]
 
 
 @pytest.mark.skipif(Schedule is None, reason="new in Thinc 9")
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_schedule_within_plateau(make):
-    """Halved when the score has not improved twice."""
+    """The values are halved after two scores without improvement."""
     from thinc.api import plateau
 
     schedule, expected = plateau(2, 0.5, make()), values(make(), 15)
@@ -42,7 +42,6 @@ def test_schedule_within_plateau(make):
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_schedule_as_swa_learn_rate_begins_at_step_0(make):
-    """It begins at its step 0 when averaging does."""
     optimizer = SWA(SGD(0.7), start_step=4, learn_rate=make())
     assert values_used_by(optimizer, "learn_rate", 15) == [0.7] * 4 + values(make(), 11)
 

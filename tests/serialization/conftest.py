@@ -9,7 +9,7 @@ from thinc_swa import save_optimizer
 
 @pytest.fixture(scope="module")
 def saved_file():
-    """A file that is all right, and the length of its header."""
+    """The content of a valid state file and the length of its header in bytes."""
     model, optimizer = make_trained(make_nested_swa)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimizer")

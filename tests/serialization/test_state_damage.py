@@ -38,7 +38,7 @@ def retype_array(header):
 
 
 def swap_arrays(header):
-    """Two arrays of one size, with different shapes."""
+    """Swap two arrays of the same size and different shapes."""
     names = [name for name in header if name.endswith(("mom1/1/W", "slow/1/W"))]
     assert len(names) == 2
     header[names[0]], header[names[1]] = header[names[1]], header[names[0]]
@@ -143,7 +143,7 @@ def assert_refused_by_trained(path, message):
 
 
 def test_truncated_files_are_refused(saved_file, tmp_path):
-    """At every class of lengths: within the length of the header, the header, the arrays."""
+    """Lengths within the header's length field, within the header and within the arrays."""
     content, start = saved_file
     lengths = {
         *range(0, 12),
@@ -187,7 +187,7 @@ def test_flipped_header_bits_are_refused(saved_file, bit, tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_flipped_bits_anywhere_are_refused(saved_file, seed, tmp_path):
-    """One bit of the whole file: refused, or there is no difference in what it means."""
+    """A flipped bit anywhere in the file is detected."""
     content, start = saved_file
     model, optimizer = make_trained(make_nested_swa)
     path = tmp_path / "optimizer"
@@ -259,7 +259,7 @@ def mutate(content, start, mutations):
 )
 @given(mutations=MUTATIONS)
 def test_fuzzed_files_are_loaded_unchanged_or_refused(saved_file, tmp_path, mutations):
-    """Whatever is done to a file: it is loaded as it was, or refused."""
+    """A mutated file either has the same contents or is refused."""
     content, start = saved_file
     path = tmp_path / "optimizer"
     mutated = mutate(content, start, mutations)
@@ -277,7 +277,7 @@ def test_fuzzed_files_are_loaded_unchanged_or_refused(saved_file, tmp_path, muta
 
 
 def load_with_little_memory(folder):
-    """In little memory."""
+    """Run in a new process with a memory limit."""
     import resource
 
     model, optimizer = make_trained(make_nested_swa)
@@ -294,7 +294,7 @@ def load_with_little_memory(folder):
         path.write_bytes(DAMAGES[name][0](content))
         with pytest.raises(ValueError, match="damaged or is not a safetensors file"):
             load_optimizer(path, optimizer, model)
-    # So it is enough for a file that is right.
+    # The limit is sufficient for a valid file.
     path.write_bytes(content)
     load_optimizer(path, make_nested_swa(), model)
     with pytest.raises(MemoryError):

@@ -45,7 +45,7 @@ def test_folder_instead_of_a_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("as_path", [str, Path])
 def test_string_and_path_arguments(as_path, tmp_path, monkeypatch):
-    """Strings, relative paths, and an older file."""
+    """Paths may be relative, and an existing file is replaced."""
     model, optimizer = make_trained(make_nested_swa)
     monkeypatch.chdir(tmp_path)
     Path("optimizer").write_text("older")
@@ -55,7 +55,7 @@ def test_string_and_path_arguments(as_path, tmp_path, monkeypatch):
 
 
 def test_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
-    """By Control-C, when all is written but the file has not its name yet."""
+    """The interrupt comes after the write and before the rename."""
     model, optimizer = make_trained(make_nested_swa)
     path = tmp_path / "optimizer"
     path.write_text("older")
@@ -71,8 +71,7 @@ def test_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
-    """So that a power cut leaves no empty file under the name, and then the folder, so that the
-    new name is there."""
+    """A power failure then leaves no empty file. The folder is flushed after the rename."""
     calls = []
     fsync, replace = os.fsync, os.replace
 
@@ -97,7 +96,7 @@ needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
 def save_and_load_without_permission(folder):
-    """Root may do everything, so somebody else tries."""
+    """Run in a new process, because root has to switch to an unprivileged user."""
     folder = Path(folder)
     model, optimizer = make_trained(make_nested_swa)
     save_optimizer(folder / "optimizer", optimizer, model)
@@ -120,14 +119,14 @@ def save_and_load_without_permission(folder):
 
 @needs_posix
 def test_missing_permissions_are_reported():
-    # Not below pytest's own folder, where nobody else may even look.
+    # Other users have no access to pytest's temporary folder.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         assert run_in_new_process(save_and_load_without_permission, folder) == "denied\n"
 
 
 def save_to_a_full_disk(folder):
-    """A limit to the size of files is as good as a full disk."""
+    """Run in a new process. A limit on file sizes has the effect of a full disk."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -172,8 +171,8 @@ def versions_in(optimizer):
 
 
 def save_and_be_killed(folder, n_rounds):
-    """Each round, a child saves one version after the other over the same file, until it is
-    killed at a random moment. Then the file is loaded."""
+    """In each round a child process saves one version after another to the same file, until it
+    is killed at a random time. Then the file is loaded."""
     chooser = random.Random(0)
     path = Path(folder, "optimizer")
     model = chain(Linear(200, 300), Linear(100, 200)).initialize()
@@ -216,5 +215,5 @@ def test_killed_process_leaves_a_complete_file(tmp_path):
     found, n_temporaries = json.loads(run_in_new_process(save_and_be_killed, tmp_path, 100))
     assert len(found) == 100 and found == sorted(found)
     assert found[-1] >= 50_000
-    # Many of them were in the middle of it.
+    # Many processes were killed while they were saving.
     assert len(set(found)) > 20 and n_temporaries > 20

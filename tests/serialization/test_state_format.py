@@ -44,7 +44,7 @@ def test_file_without_arrays(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513, 2**18, 2**18 + 1, 2**20 - 3])
 def test_checksum_covers_every_byte_at_row_and_chunk_boundaries(size, tmp_path):
-    """The same when an array is written at once and read in pieces, and no byte is left out."""
+    """Checksums of whole arrays and of their chunks are equal, and cover every byte."""
     array = numpy.random.RandomState(size).uniform(-1, 1, size).astype("f")
     path = tmp_path / "file"
     write_state(path, {"a": 1}, {"x": array, "y": array[: size // 2]})
@@ -95,7 +95,7 @@ def test_header_describes_the_optimizers(saved_file):
 
 
 def test_file_contains_only_header_and_arrays(tmp_path):
-    """And nothing else: every byte of it is known."""
+    """Every byte of the file belongs to the header or to one array."""
     model, optimizer = make_trained(lambda: Adam(0.1))
     save_optimizer(tmp_path / "optimizer", optimizer, model)
     content = (tmp_path / "optimizer").read_bytes()
@@ -112,7 +112,7 @@ def test_file_contains_only_header_and_arrays(tmp_path):
 
 
 def test_files_do_not_depend_on_node_ids(tmp_path):
-    """Two trainings of equal models write the same, whatever their ids are."""
+    """The headers of two equal models with different ids are equal."""
     headers, keys = [], []
     for _ in range(2):
         model, optimizer = make_trained(make_nested_swa)

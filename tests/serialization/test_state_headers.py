@@ -14,7 +14,7 @@ from thinc_swa import EMA, SWA, ParamGroups, cosine, load_optimizer, phases, sav
 
 
 def paths_in(value, path=()):
-    """All places in a JSON value."""
+    """The paths of all parts of a JSON value."""
     yield path
     parts = value.items() if isinstance(value, dict) else enumerate(value)
     for name, part in parts:
@@ -41,7 +41,7 @@ FORGED_VALUES = [
 
 
 def alter_header(state, generator):
-    """Change, remove, rename, or add one thing."""
+    """Replace, remove, rename or add one random part."""
     *path, name = generator.choice([place for place in paths_in(state) if place])
     parent = state
     for part in path:
@@ -58,7 +58,7 @@ def alter_header(state, generator):
 
 
 def make_optimizers_to_forge():
-    """Optimizers with all that can be in a header."""
+    """Optimizers whose headers contain every kind of value."""
     return {
         "wrapped": make_nested_swa,
         "groups": lambda: ParamGroups(
@@ -74,7 +74,7 @@ def make_optimizers_to_forge():
 
 @pytest.mark.parametrize("name", make_optimizers_to_forge())
 def test_altered_header_with_valid_checksum_is_loaded_or_refused(name, tmp_path):
-    """Refused with the optimizer as it was, or loaded without an error: never in between."""
+    """If the file is refused, the optimizer is unchanged."""
     make = make_optimizers_to_forge()[name]
     model, optimizer = make_trained(make)
     path = tmp_path / "optimizer"
@@ -119,7 +119,7 @@ def test_forged_value_for_an_unused_field_is_refused(value, tmp_path):
 
 
 def test_optional_values_are_restored(tmp_path):
-    """The rate that annealing begins with is there only before the start."""
+    """The first rate of the annealing is None after the start of averaging."""
     model = make_model()
     saved, other = (SWA(Adam(0.1), start_step=5, learn_rate=0.01) for _ in range(2))
     train(model, saved, 0, 8)

@@ -23,15 +23,14 @@ HYPERPARAMETERS = {
 
 
 @pytest.mark.parametrize("wrap", [lambda o: o, OPTIMIZERS["EMA"]], ids=["bare", "wrapped"])
-@pytest.mark.parametrize("when", ["made", "set by hand"])
+@pytest.mark.parametrize("when", ["constructor", "set during training"])
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_saved_hyperparameters_replace_those_of_the_optimizer(name, when, wrap, tmp_path):
-    """The same rule for all hyperparameters, whether the optimizer was made with other ones or
-    they were changed in mid-training."""
+    """The rule is the same for all hyperparameters and for changes during training."""
     attribute = {"beta1": "b1", "beta2": "b2"}.get(name, name)
     changed = {"learn_rate": 0.1, name: HYPERPARAMETERS[name]}
     model = make_small_model()
-    if when == "made":
+    if when == "constructor":
         optimizer = wrap(Adam(**changed))
         replay(model, optimizer, ["all"] * 5)
     else:
@@ -63,7 +62,7 @@ def test_learn_rate_is_restored_before_swa_starts(tmp_path):
 
 @pytest.mark.parametrize("name", ["decaying", "warmup_linear", "ours", "phases", "generator"])
 def test_learn_rate_set_manually_over_a_schedule(name, tmp_path):
-    """It is in force until the next step, on Thinc 9.1 for good: other kinds do not fit."""
+    """On Thinc 8.3 the rate holds for one step; on Thinc 9.1 it replaces the schedule."""
 
     def make():
         if name == "generator":

@@ -226,7 +226,7 @@ OTHER_MODELS = {
 
 
 def make_model_with_parameters(*names):
-    """A model with parameters of these names."""
+    """A model with parameters of the given names."""
     parameters = {name: numpy.ones((3,), dtype="f") for name in names}
     return Model("named", lambda model, X, is_train: (X, lambda dY: dY), params=parameters)
 

@@ -29,7 +29,7 @@ from thinc_swa import SWA, Lookahead, load_optimizer, one_cycle_momentum, save_o
 
 
 def resume_all_cases(folder):
-    """What the new process does. Other models are made first, so that all ids are others."""
+    """Run in the new process. Other models are made first, so that all ids differ."""
     for make in (make_model, make_torch_model if is_available("torch") else make_model):
         make(), make()
     states = {}
@@ -49,8 +49,8 @@ def resume_all_cases(folder):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """The states of all cases, when they were saved and at the end: in this process without a
-    break, and in a new one. They are (at the break, at the end) by "name@steps"."""
+    """The states of all cases when saved and at the end, by "name@steps": of the trainings
+    resumed in a new process, and of the uninterrupted ones in this process."""
     folder = tmp_path_factory.mktemp("resumed")
     expected = {}
     for name, case in CASES.items():
@@ -79,7 +79,7 @@ def test_resume_in_a_new_process_is_bit_identical(resumed, name):
 
 
 def test_training_cases_differ_and_change_weights(resumed):
-    """Else the test above would tell nothing: every case trains, and in its own way."""
+    """Otherwise the test above could not fail."""
     ends = {}
     for stem, (saved, end) in resumed[1].items():
         weights = [name for name in end if name.startswith("weights/")]
@@ -147,7 +147,7 @@ def test_resume_is_bit_identical_at_any_step(innermost, wrappers, before, after)
 
 @pytest.mark.parametrize("wrap", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_resume_of_float64_weights_is_bit_identical(wrap, tmp_path):
-    """Averages of float64 weights are float64, in the file too."""
+    """Averages of float64 weights are float64 in memory and in the file."""
     states = []
     for is_interrupted in (False, True):
         model, optimizer = make_small_model(), wrap(SGD(0.1))
@@ -166,8 +166,8 @@ def test_resume_of_float64_weights_is_bit_identical(wrap, tmp_path):
 
 
 def test_loaded_arrays_are_not_shared(tmp_path):
-    """The file can go, what was loaded twice does not train twice, and the wrappers know the
-    model's own arrays."""
+    """Loaded arrays are shared neither with the file nor between optimizers, and the wrappers
+    refer to the arrays of the model."""
     model, optimizer = make_trained(lambda: make_nested(Adam(0.1)))
     save_optimizer(tmp_path / "optimizer", optimizer, model)
     first, second = make_nested(Adam(0.1)), make_nested(Adam(0.1))

@@ -13,7 +13,7 @@ from thinc_swa.schedules.learn_rate import current_rate
 
 @pytest.mark.parametrize("wrap", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_loading_an_earlier_state_rolls_back(wrap, tmp_path):
-    """Without schedules, an optimizer that has trained can go back."""
+    """This requires an optimizer without schedules."""
     model, optimizer = make_trained(lambda: wrap(Adam(0.1)), 3)
     content = model.to_bytes()
     save_optimizer(tmp_path / "optimizer", optimizer, model)
@@ -26,7 +26,6 @@ def test_loading_an_earlier_state_rolls_back(wrap, tmp_path):
 
 
 def test_rollback_restores_the_learning_rate_before_swa(tmp_path):
-    """The learning rate goes back too."""
     model, optimizer = make_trained(lambda: SWA(Adam(0.1), start_step=5, learn_rate=0.01), 3)
     content = model.to_bytes()
     save_optimizer(tmp_path / "optimizer", optimizer, model)

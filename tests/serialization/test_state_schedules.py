@@ -47,7 +47,7 @@ if Schedule is not None:  # There, a Schedule cannot begin with a list.
 @pytest.mark.parametrize("events", LOOPS.values(), ids=LOOPS)
 @pytest.mark.parametrize("schedule", THINC_SCHEDULES.values(), ids=THINC_SCHEDULES)
 def test_resume_with_any_ratio_of_steps_to_updates(schedule, events, wrap, tmp_path):
-    """Resumed twice, as the second file is written by an optimizer that was resumed."""
+    """The training is resumed twice: the second file is written by a resumed optimizer."""
     model, optimizer = make_small_model(), wrap(Adam(schedule()))
     other_model, other = make_small_model(), wrap(Adam(schedule()))
     for number in range(3):
@@ -69,7 +69,7 @@ REPEATED_VALUES = [0.1] * 9 + [0.2] * 9 + [0.1] * 9 + [0.01 * number for number 
 @pytest.mark.filterwarnings("ignore:Every parameter was updated")
 @pytest.mark.parametrize("events", LOOPS.values(), ids=LOOPS)
 def test_position_of_a_custom_generator_is_restored(events, tmp_path):
-    """By a wrapper. The generator gives the same value at many positions."""
+    """A wrapper counts the values. Many positions of the generator have the same value."""
     model, optimizer = make_small_model(), EMA(Adam(repeat_last(*REPEATED_VALUES)))
     other_model, other = make_small_model(), EMA(Adam(repeat_last(*REPEATED_VALUES)))
     for number in range(3):
@@ -88,7 +88,7 @@ def test_position_of_a_custom_generator_is_restored(events, tmp_path):
 @pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("name", ["learn_rate", "beta1"])
 def test_generator_at_an_unknown_position_is_refused(name, is_wrapped, tmp_path):
-    """Of a generator that was never counted, or only after some updates."""
+    """The values were never counted, or only after some updates."""
 
     def make():
         return Adam(**{"learn_rate": 0.1, name: repeat_last(*REPEATED_VALUES)})
@@ -102,7 +102,7 @@ def test_generator_at_an_unknown_position_is_refused(name, is_wrapped, tmp_path)
     with pytest.raises(ValueError, match=f"schedule of {attribute} is not known.*first update"):
         save_optimizer(tmp_path / "optimizer", optimizer, model)
     assert list(tmp_path.iterdir()) == []
-    # A file of a wrapped one does not fit a bare one either.
+    # A saved position cannot be restored if the position is not known when loading.
     wrapped = SWA(make(), start_step=5)
     save_optimizer(tmp_path / "optimizer", wrapped, model)
     with pytest.raises(ValueError, match=f"{attribute} was .*unknown position: wrap"):
@@ -114,7 +114,7 @@ def test_generator_at_an_unknown_position_is_refused(name, is_wrapped, tmp_path)
 @pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 tells schedules the step")
 @pytest.mark.parametrize("other", [(0.2, 0.2, 0.3), (0.1, 0.3, 0.3)])
 def test_custom_generator_with_other_values_is_refused(other, tmp_path):
-    """Not only the last one."""
+    """All values are compared, not only the last one."""
     model, optimizer = make_trained(lambda: EMA(Adam(repeat_last(0.1, 0.2, 0.3))))
     save_optimizer(tmp_path / "optimizer", optimizer, model)
     assert_refused(
@@ -124,7 +124,7 @@ def test_custom_generator_with_other_values_is_refused(other, tmp_path):
 
 @pytest.mark.parametrize("schedule", THINC_SCHEDULES.values(), ids=THINC_SCHEDULES)
 def test_schedule_position_is_known_if_wrapped_during_training(schedule, tmp_path):
-    """The draws before count too."""
+    """Values before the wrapping are counted."""
     model, optimizer = make_small_model(), Adam(schedule())
     replay(model, optimizer, ["all"] * 6)
     optimizer = EMA(optimizer, decay=0.9)
@@ -142,7 +142,7 @@ def test_schedule_position_is_known_if_wrapped_during_training(schedule, tmp_pat
     "events", [["all", 0, 1, 2, 3], [0, 1, 2, 3], ["all"], ["all", "step"], [0, 0, 0, "all"]]
 )
 def test_package_schedules_resume_without_a_wrapper(events, tmp_path):
-    """Without a wrapper, and on Thinc 8.3 too: nothing has to be counted."""
+    """On Thinc 8.3 too, where generators of users need a wrapper."""
 
     def make():
         return Adam(phases((6, 0.1), one_cycle(0.2, steps=9)), beta1=cosine(0.9, steps=50))

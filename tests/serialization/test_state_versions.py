@@ -13,8 +13,8 @@ from thinc_swa.schedules.compat import Schedule
 
 @pytest.mark.parametrize("kind", ["bare", "wrapped"])
 def test_files_of_version_1_can_be_loaded(kind, tmp_path):
-    """They were written after seven steps with the functions of this module, by the version
-    that had no positions of generators and no checksums of arrays."""
+    """The files were written after seven steps of the same training. Version 1 has no positions
+    of generators and no checksums of arrays."""
     line = "8.3" if Schedule is None else "9.1"
     path = TESTS / "data" / f"version-1-{kind}-thinc-{line}.safetensors"
     make = make_nested_swa if kind == "wrapped" else lambda: Adam(decaying(0.1, 0.1))
@@ -29,7 +29,7 @@ def test_files_of_version_1_can_be_loaded(kind, tmp_path):
     load_optimizer(tmp_path / "optimizer", other, other_model)
     replay(model, optimizer, ["all"] * 9, 7)
     replay(other_model, other, ["all"] * 9, 7)
-    # The sum had another form, and annealing began at another rate, which is over here.
+    # Version 1 saved another form of the sum, and the first rate of the completed annealing.
     ignored = {"0/_average/scale", "0/_learn_rate/_rate_before"}
     states = [state_of(other, other_model), state_of(optimizer, model)]
     assert_same(*({n: v for n, v in state.items() if n not in ignored} for state in states))

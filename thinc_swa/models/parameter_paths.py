@@ -47,7 +47,7 @@ COMBINATORS = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "conca
 
 
 def register_parameter_paths(model: ModelT) -> list[str]:
-    """Register the paths of a model's parameters, so that `ParamGroups` can select them by path.
+    """Register the paths of a model's parameters, so that `ParamGroups` can select them.
     Call it when the model has all its layers, and again after layers were added or
     replaced, which replaces the registered paths. Layers added to a spaCy pipeline are found
     without another call.
