@@ -10,7 +10,7 @@ from thinc_swa.schedules.compat import Schedule
 
 
 def values(schedule, n):
-    """The first n values, as an optimizer of this Thinc gets them."""
+    """The first n values of a schedule."""
     if Schedule is None:
         return list(itertools.islice(schedule, n))
     return [schedule(step, key=(1, "W"), last_score=None) for step in range(n)]
@@ -30,7 +30,7 @@ HYPERPARAMETERS = {
 }
 
 
-# None of them is 0 anywhere: Thinc has no Adam without a beta1.
+# No value is 0, because Thinc's Adam requires a beta1 above 0.
 MAKERS = {
     "one_cycle": lambda: one_cycle(0.9, total_steps=9),
     "one_cycle_momentum": lambda: one_cycle_momentum(total_steps=9),
@@ -43,7 +43,7 @@ MAKERS = {
 
 
 def values_used_by(optimizer, name, n_steps):
-    """What an optimizer takes for a hyperparameter in each of its steps, while it trains."""
+    """Train, and return the values of a hyperparameter in each step."""
     weights, got = numpy.zeros((2,), dtype="f"), []
     for _ in range(n_steps):
         value = getattr(optimizer, name)

@@ -1,4 +1,4 @@
-"""Files of optimizer states: how to read, forge and refuse them."""
+"""Reading and forging of state files, and assertions that they are refused."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from thinc_swa import load_optimizer
 
 
 class assert_unchanged:
-    """A context: in the end the optimizer and the model are what they were."""
+    """A context that checks at its end that the optimizer and the model are unchanged."""
 
     def __init__(self, optimizer, model):
         self.pair = optimizer, model
@@ -26,8 +26,8 @@ class assert_unchanged:
 
 
 def assert_refused(path, make_optimizer, message, make=make_model, error=ValueError):
-    """One clear error. The optimizer is what it was, and its schedules are where they were;
-    there is no new file, and the old one stays."""
+    """Check that loading fails with one clear error, and that the optimizer, the positions of
+    its schedules and the files in the folder are unchanged."""
     optimizer, twin = make_optimizer(), make_optimizer()
     model, twin_model = make(), make()
     twin_model.from_bytes(model.to_bytes())
@@ -48,21 +48,26 @@ def assert_refused(path, make_optimizer, message, make=make_model, error=ValueEr
 
 
 def assert_clear(error, path):
+    """Check the type of an error, its message, and that it has a single traceback."""
     assert type(error) is ValueError or isinstance(error, OSError), repr(error)
     assert path.name in str(error) or "position of the schedules" in str(error)
-    # No second traceback, from inside safetensors.
     assert error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
 
 
 def read_file(content):
-    """The two parts of a header: safetensors' own and the optimizer's."""
+    """The header of safetensors and the header of the optimizer state."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     return header, json.loads(header["__metadata__"]["state"])
 
 
 def forge(content, *, metadata=None, state=None, tensors=None):
-    """Change a file so that only its meaning is wrong, not its form."""
+    """Change the contents of a file, but keep its format and its checksum valid.
+
+    metadata (dict[str, str] | None): New metadata.
+    state (Callable | None): Changes the header of the optimizer state in place.
+    tensors (Callable | None): Changes the header of safetensors in place.
+    """
     header, old_state = read_file(content)
     data = content[8 + int.from_bytes(content[:8], "little") :]
     if state:

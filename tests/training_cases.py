@@ -39,13 +39,13 @@ from thinc_swa.schedules.compat import Schedule
 
 
 def make_model():
-    """The same weights every time."""
+    """A small model with fixed initial weights."""
     fix_random_seed(0)
     return small_models.make_model()
 
 
 def train(model, optimizer, start, stop, is_stepped=True, scores=None):
-    """Steps start + 1 to stop of a training, each with its own data."""
+    """Run the steps start + 1 to stop of a training, each with other data."""
     for step in range(start, stop):
         inputs = X + numpy.random.RandomState(step).uniform(-1, 1, X.shape).astype("f")
         predicted, backprop = model.begin_update(inputs)
@@ -58,7 +58,13 @@ def train(model, optimizer, start, stop, is_stepped=True, scores=None):
 
 
 class Case(NamedTuple):
-    """A training to interrupt."""
+    """A training to interrupt.
+
+    make_optimizer (Callable): Makes a new optimizer.
+    make_model (Callable): Makes a model with fixed initial weights.
+    train (Callable): Runs some steps: (model, optimizer, start, stop).
+    breaks (Iterable[int]): The numbers of steps after which the training is interrupted.
+    """
 
     make_optimizer: Callable[[], Any]
     make_model: Callable[[], Any] = make_model
@@ -77,7 +83,7 @@ def make_warmup():
 
 
 def make_phases(rate=0.1, decay=0.1, steps=3):
-    """Schedules of the package, in phases within phases, beside one of Thinc's."""
+    """Nested phases with schedules of the package and of Thinc."""
     return phases(
         (4, one_cycle(rate, steps=4)),
         (5, phases((steps, 0.05), decaying(0.1, decay))),
@@ -103,7 +109,7 @@ def make_torch_model():
 
 def train_pipeline(nlp, optimizer, start, stop):
     for step in range(start, stop):
-        fix_random_seed(step)  # The parser cuts texts at random.
+        fix_random_seed(step)  # The parser splits texts at random.
         nlp.update(make_examples(nlp), sgd=optimizer, drop=0.0)
         optimizer.step_schedules()
 
@@ -117,7 +123,7 @@ def train_with_scores(model, optimizer, start, stop):
 
 
 def train_and_start(model, optimizer, start, stop):
-    """start_swa() is called after step 3."""
+    """Train, and call start_swa() after step 3."""
     for step in range(start, stop):
         train(model, optimizer, step, step + 1)
         if step == 2:
@@ -136,7 +142,7 @@ def make_nested(innermost):
 
 
 def make_cases():
-    """By name. Those that need a package that is not there are left out."""
+    """All cases by name, without those that need a package that is not installed."""
     innermost = {
         "Adam": lambda: Adam(0.1),
         "Adam, schedule": lambda: Adam(make_warmup()),
@@ -144,7 +150,7 @@ def make_cases():
         "RAdam": lambda: RAdam(0.1),
         "RAdam, schedules": lambda: RAdam(make_warmup(), beta1=decaying(0.9, 0.01)),
         "SGD": lambda: SGD(0.1),
-        # NumPy's floats calculate in another precision than Python's.
+        # NumPy's floats and Python's floats lead to different precisions.
         "SGD, NumPy": lambda: SGD(numpy.float64(0.1), L2=decaying(0.1, 0.5)),
         "Adam, no averages": lambda: Adam(0.1, use_averages=False),
     }
@@ -317,6 +323,7 @@ def make_cases():
 
 
 def is_available(package):
+    """Whether a package is installed. See `helpers.require`."""
     try:
         require(package)
     except pytest.skip.Exception:
@@ -328,7 +335,7 @@ CASES = make_cases()
 
 
 def repeat_last(*values):
-    """A generator that Thinc does not know. The last value is repeated."""
+    """A custom generator that repeats its last value."""
     yield from values
     while True:
         yield values[-1]

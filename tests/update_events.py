@@ -7,24 +7,27 @@ from thinc.api import Linear, chain, fix_random_seed
 
 from thinc_swa import SWA, register_parameter_paths
 
-# An update of a parameter, or of all and the end of the step; the end of a step; a look at the
-# averages; start_swa().
-EVENTS = st.sampled_from([0, 1, 2, 3, "all", "all", "all", "step", "look", "start"])
+# A number: update one parameter. "all": update all parameters and end the step. "step": end the
+# step. "read": read the averages. "start": call start_swa().
+EVENTS = st.sampled_from([0, 1, 2, 3, "all", "all", "all", "step", "read", "start"])
 
 
 def make_small_model():
-    """The same weights every time."""
+    """Two linear layers with fixed initial weights."""
     fix_random_seed(0)
     model = chain(Linear(2, 3), Linear(2, 2)).initialize()
-    register_parameter_paths(model)  # Not all parameters are in the first step of what follows.
+    register_parameter_paths(model)  # The first step may not update all parameters.
     return model
 
 
 def replay(model, optimizer, events, first=0):
-    """first (int): The number of the first event, for its gradients."""
+    """Apply events to an optimizer.
+
+    first (int): The number of the first event, which determines its gradients.
+    """
     keys = list(keys_of(model).items())
     for number, event in enumerate(events, first):
-        if event == "look":
+        if event == "read":
             optimizer.averages  # noqa: B018
         elif event == "start":
             for level in levels_of(optimizer):
@@ -41,7 +44,7 @@ def replay(model, optimizer, events, first=0):
                 optimizer.step_schedules()
 
 
-# Loops that call step_schedules() as often as there are updates, more often, less often, never.
+# Training loops by the number of calls of step_schedules() per update.
 LOOPS = {
     "per update": ["all"],
     "twice per update": ["all", "step"],

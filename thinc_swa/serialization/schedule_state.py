@@ -187,7 +187,7 @@ def _iterator_differences(
                 for value in optimizer.schedules[name].peek(n_draws):
                     checksum = add_to_checksum(checksum, value)
                 if checksum != place["arguments"]["checksum"]:
-                    yield f"the generator of {name} has other values than the saved one"
+                    yield f"{name} was taken from a generator with other values"
 
 
 def _in_words(position: Any) -> str:
