@@ -49,12 +49,12 @@ class CountedIterator(Iterator):  # type: ignore[type-arg]
     """
 
     first: float
-    n_draws: int
+    n_values: int
     checksum: int
 
     def __init__(self, iterator: Iterator, first: float) -> None:  # type: ignore[type-arg]
         self.first = first
-        self.n_draws = 0
+        self.n_values = 0
         # The checksum of all counted values.
         self.checksum = 0
         self._iterator = iterator
@@ -67,22 +67,22 @@ class CountedIterator(Iterator):  # type: ignore[type-arg]
         if not self._ahead and not self.peek(1):
             raise StopIteration
         value, self._position = self._ahead.popleft()
-        self.n_draws += 1
+        self.n_values += 1
         self.checksum = add_to_checksum(self.checksum, value)
         return value
 
-    def peek(self, n_draws: int) -> list[Any]:
-        """The next `n_draws` values, or fewer at the end, without taking them."""
-        for value in islice(self._iterator, max(0, n_draws - len(self._ahead))):
+    def peek(self, n_values: int) -> list[Any]:
+        """The next `n_values` values, or fewer at the end, without taking them."""
+        for value in islice(self._iterator, max(0, n_values - len(self._ahead))):
             self._ahead.append((value, describe_position(self._iterator)))
-        return [value for value, _ in islice(self._ahead, n_draws)]
+        return [value for value, _ in islice(self._ahead, n_values)]
 
     def describe(self) -> PositionT:
         """The position of the source if known, else the count and checksum of the values."""
         if self._position is not None:
             return self._position
         arguments = {"first": self.first, "checksum": self.checksum}
-        return _position("generator", arguments, self.n_draws)
+        return _position("generator", arguments, self.n_values)
 
 
 def add_to_checksum(checksum: int, value: Any) -> int:
@@ -90,7 +90,7 @@ def add_to_checksum(checksum: int, value: Any) -> int:
     return zlib.crc32(struct.pack("<d", float(value)), checksum)
 
 
-def count_draws(optimizer: Any) -> None:
+def count_values(optimizer: Any) -> None:
     """Start to count the values of an optimizer's schedules whose positions are not known
     otherwise. Nothing is done on Thinc 9.1, or if the optimizer has been trained, because the
     first values would be missing.
@@ -182,13 +182,13 @@ def count_between(before: PositionT, after: PositionT) -> int | None:
     if after["schedule"] == "compounding":
         return _count_compounding(before, after)
     difference = float(after["place"] - before["place"])
-    n_draws = round(difference)
-    if n_draws < 0 or abs(difference - n_draws) > 1e-6:
+    n_values = round(difference)
+    if n_values < 0 or abs(difference - n_values) > 1e-6:
         return None
     if after["inner"] is not None:
         n_inner = count_between(before["inner"], after["inner"])
-        return None if n_inner is None else n_draws + n_inner
-    return n_draws
+        return None if n_inner is None else n_values + n_inner
+    return n_values
 
 
 def _count_compounding(before: PositionT, after: PositionT) -> int | None:
@@ -196,12 +196,12 @@ def _count_compounding(before: PositionT, after: PositionT) -> int | None:
     value."""
     factor: float = after["arguments"]["compound"]
     current: float | None = before["place"]
-    n_draws = 0
+    n_values = 0
     if current is None and after["place"] is not None:
-        current, n_draws = float(after["arguments"]["start"]), 1
+        current, n_values = float(after["arguments"]["start"]), 1
     while current != after["place"]:
         if current is None or current == current * factor:  # Zero or infinite.
             return None
         current *= factor
-        n_draws += 1
-    return n_draws
+        n_values += 1
+    return n_values

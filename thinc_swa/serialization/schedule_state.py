@@ -175,8 +175,8 @@ def _iterator_differences(
             yield from _phase_differences(saved, name, optimizer.schedules[name])
         elif before is None and "iterators" in saved:
             place, own = saved["iterators"][name], now["iterators"][name]
-            n_draws = None if own is None else count_between(own, place)
-            if n_draws is None:
+            n_values = None if own is None else count_between(own, place)
+            if n_values is None:
                 yield f"{name} was {_in_words(place)}, and is {_in_words(own)}"
             elif place["schedule"] == "list" and not place["arguments"]:
                 last = own["arguments"][-1] if own["arguments"] else now["values"][name]
@@ -184,7 +184,7 @@ def _iterator_differences(
                     yield f"{name} was {saved['values'][name]} after its list, and is {last}"
             elif place["schedule"] == "generator":
                 checksum = optimizer.schedules[name].checksum
-                for value in optimizer.schedules[name].peek(n_draws):
+                for value in optimizer.schedules[name].peek(n_values):
                     checksum = add_to_checksum(checksum, value)
                 if checksum != place["arguments"]["checksum"]:
                     yield f"{name} was taken from a generator with other values"
@@ -263,12 +263,12 @@ def _restore_iterators(
     if "iterators" in saved:
         for name in sorted(drawn):
             now = describe_position(optimizer.schedules[name])
-            n_draws = count_between(_in_json(now or {}), saved["iterators"][name])
-            changes.append(partial(_draw, optimizer, name, n_draws or 0))
+            n_values = count_between(_in_json(now or {}), saved["iterators"][name])
+            changes.append(partial(_advance, optimizer, name, n_values or 0))
     elif drawn:
-        n_draws = _find_position(optimizer, saved["values"], drawn, n_calls, is_counted)
+        n_values = _find_position(optimizer, saved["values"], drawn, n_calls, is_counted)
         for name in sorted(drawn):
-            changes.append(partial(_draw, optimizer, name, n_draws))
+            changes.append(partial(_advance, optimizer, name, n_values))
     for name, value in saved["values"].items():
         changes.append(partial(_set_value, optimizer, name, value))
     for name in set(optimizer.schedules) - set(saved["generators"]):
@@ -276,9 +276,9 @@ def _restore_iterators(
     return changes
 
 
-def _draw(optimizer: Any, name: str, n_draws: int) -> None:
-    """Advance a schedule, as `n_draws` calls of `step_schedules()` do."""
-    for value in islice(optimizer.schedules[name], n_draws):
+def _advance(optimizer: Any, name: str, n_values: int) -> None:
+    """Advance a schedule, as `n_values` calls of `step_schedules()` do."""
+    for value in islice(optimizer.schedules[name], n_values):
         setattr(optimizer, name, value)
 
 
@@ -299,8 +299,8 @@ def _find_position(
         if not isinstance(schedule, CountedIterator):
             schedule = CountedIterator(schedule, getattr(optimizer, name))
             optimizer.schedules[name] = schedule
-        n_draws = n_calls if is_counted else 4 * n_calls
-        drawn[name] = [getattr(optimizer, name), *schedule.peek(n_draws)]
+        n_values = n_calls if is_counted else 4 * n_calls
+        drawn[name] = [getattr(optimizer, name), *schedule.peek(n_values)]
     longest = max(len(own) for own in drawn.values())
     positions = [
         position
