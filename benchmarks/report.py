@@ -353,8 +353,9 @@ def _train_section(result):
         f"The pipeline of configs/spacy/swa.cfg on {result['corpus']}: {result['n_steps']} "
         f"steps of {result['words_per_step']:.0f} words with every optimizer, interleaved, "
         "with averaging from the first step on. The ratios to bare Adam include the "
-        "evaluations of the averages, but no writes to the disk: the median over blocks of 10 steps with its "
-        'standard error, and the ratio of the total times. "Adam, again" shows the noise.',
+        "evaluations of the averages, but no writes to the disk: the median over "
+        "blocks of 10 steps with its standard error, and the ratio of the total times. "
+        '"Adam, again" shows the noise.',
         "",
         *_table(header, table),
     ]

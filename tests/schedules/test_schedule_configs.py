@@ -106,7 +106,7 @@ PHASE_VALUES = [
 
 
 ROUND_TRIPS = {
-    "as it stands": lambda config: config,
+    "unchanged": lambda config: config,
     "interpolated": lambda config: config.interpolate(),
     "saved": lambda config: Config().from_str(config.to_str()),
     "saved with variables": lambda config: Config().from_str(

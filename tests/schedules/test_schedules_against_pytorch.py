@@ -92,5 +92,5 @@ def test_swa_anneal_equals_pytorch(strategy):
         )
 
     schedule = swa_anneal(0.5, 0.05, start_step=7, anneal_steps=10, anneal_strategy=strategy)
-    # SWALR leaves the rate as it is until its first step().
+    # SWALR does not change the rate before its first step().
     assert values(schedule, 30) == torch_values(scheduler, 30, n_before=6)

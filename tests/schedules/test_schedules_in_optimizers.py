@@ -59,7 +59,7 @@ def test_optimizers_with_schedules_can_be_copied(make, n_steps, duplicate):
         assert values_used_by(duplicate(other), name, 20 - n_steps) == expected
 
 
-@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 has a class of its own")
+@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 has its own class")
 def test_iterator_has_arguments_and_position():
     schedule = one_cycle(0.5, steps=10, warmup_steps=4)
     assert isinstance(schedule, ScheduleIterator) and iter(schedule) is schedule

@@ -221,28 +221,28 @@ def test_files_of_running_processes_are_kept(tmp_path):
 
 def test_other_files_are_kept(write, tmp_path):
     """Neither files with similar names nor temporary files of other targets are removed."""
-    host, gone = files._host(), find_unused_pid()
+    host, unused_pid = files._host(), find_unused_pid()
     kept = [
         "file.tmp",
         ".file.tmp",
-        f"file.{host}-{gone}-00000000.tmp",
-        f".file.{host}-{gone}-0000000.tmp",
-        f".file.{host}-{gone}-0000000g.tmp",
-        f".file.{host}-{gone}-00000000.tmp~",
-        f".other.{host}-{gone}-00000000.tmp",
-        f".other.file.{host}-{gone}-00000000.tmp",
+        f"file.{host}-{unused_pid}-00000000.tmp",
+        f".file.{host}-{unused_pid}-0000000.tmp",
+        f".file.{host}-{unused_pid}-0000000g.tmp",
+        f".file.{host}-{unused_pid}-00000000.tmp~",
+        f".other.{host}-{unused_pid}-00000000.tmp",
+        f".other.file.{host}-{unused_pid}-00000000.tmp",
         f".file.{host}-{os.getpid()}-00000000.tmp",
         f".file.{host}-1-00000000.tmp",
-        f".file.00000000-{gone}-00000000.tmp",
+        f".file.00000000-{unused_pid}-00000000.tmp",
         ".file.0123456789abcdef0123456789abcdef.tmp",
     ]
     for name in kept:
         (tmp_path / name).write_text("x")
-    (tmp_path / f".file.{host}-{gone}-11111111.tmp").mkdir()
-    (tmp_path / f".file.{host}-{gone}-22222222.tmp").symlink_to("file.tmp")
-    (tmp_path / f".file.{host}-{gone}-33333333.tmp").write_text("x")
+    (tmp_path / f".file.{host}-{unused_pid}-11111111.tmp").mkdir()
+    (tmp_path / f".file.{host}-{unused_pid}-22222222.tmp").symlink_to("file.tmp")
+    (tmp_path / f".file.{host}-{unused_pid}-33333333.tmp").write_text("x")
     write(tmp_path / "file")
-    left = {*kept, "file"} | {f".file.{host}-{gone}-{n * 8}.tmp" for n in "12"}
+    left = {*kept, "file"} | {f".file.{host}-{unused_pid}-{n * 8}.tmp" for n in "12"}
     assert set(os.listdir(tmp_path)) == left
 
 

@@ -84,7 +84,7 @@ def test_position_of_a_custom_generator_is_restored(events, tmp_path):
         other.step_schedules()
 
 
-@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 tells schedules the step")
+@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 calls schedules with the step")
 @pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("name", ["learn_rate", "beta1"])
 def test_generator_at_an_unknown_position_is_refused(name, is_wrapped, tmp_path):
@@ -111,7 +111,7 @@ def test_generator_at_an_unknown_position_is_refused(name, is_wrapped, tmp_path)
         load_optimizer(tmp_path / "optimizer", fresh, model)
 
 
-@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 tells schedules the step")
+@pytest.mark.skipif(Schedule is not None, reason="Thinc 9.1 calls schedules with the step")
 @pytest.mark.parametrize("other", [(0.2, 0.2, 0.3), (0.1, 0.3, 0.3)])
 def test_custom_generator_with_other_values_is_refused(other, tmp_path):
     """All values are compared, not only the last one."""
