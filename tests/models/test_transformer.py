@@ -29,6 +29,8 @@ from thinc.api import Adam, Optimizer  # noqa: E402
 
 from thinc_swa import use_averages  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 NAME = "transformer_swa"
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 30

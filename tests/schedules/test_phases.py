@@ -98,8 +98,6 @@ def expected_values(make):
 
 
 SCHEDULES = st.recursive(leaf_schedules(), phases_of, max_leaves=8)
-
-
 NESTED = phases_of(SCHEDULES)
 
 

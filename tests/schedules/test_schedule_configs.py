@@ -10,8 +10,6 @@ from thinc.api import Config, registry
 from thinc_swa import cosine, one_cycle, one_cycle_momentum, swa_anneal
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
 CONFIGS = {
     "one_cycle.v1": (
         "max_rate = 0.5\ntotal_steps = 20\nwarmup_steps = 0.25",

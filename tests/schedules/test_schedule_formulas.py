@@ -74,11 +74,7 @@ def interpolate(strategy, start, end, part):
 
 
 RATES = st.floats(0, 1e6)
-
-
 PARTS = st.floats(0, 1)
-
-
 STRATEGIES = st.sampled_from(["linear", "cosine"])
 
 
