@@ -17,10 +17,10 @@ from thinc_swa.serialization import files
 from thinc_swa.serialization.files import (
     MAX_NAME_BYTES,
     STALE_AGE,
+    atomic_write,
     remove_stale_files,
     replace_bytes,
     replace_text,
-    replacing,
 )
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -80,7 +80,7 @@ def test_temporary_file_of_a_private_file_is_private(umask, tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o600)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert mode_of(temporary) == 0o600
 
 
@@ -139,8 +139,8 @@ def test_file_names_of_maximum_length(write, name, tmp_path):
 WRITE_AND_WAIT = """
 import os, signal, sys
 from pathlib import Path
-from thinc_swa.serialization.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from thinc_swa.serialization.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print("written", flush=True)
     {}
@@ -266,7 +266,7 @@ def test_files_of_other_machines_and_earlier_versions_are_removed_by_age(write, 
 
 
 def test_errors_remove_the_temporary_file(tmp_path):
-    with pytest.raises(RuntimeError), replacing(tmp_path / "file") as temporary:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert os.listdir(tmp_path) == []

@@ -29,7 +29,7 @@ TEMPORARY_NAME = re.compile(
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A context for an atomic file write. Inside, write to a temporary file in the same folder.
     At the end, the temporary file is flushed to the disk and renamed to the target. After an
     error the target is unchanged.
@@ -67,22 +67,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Write a binary file atomically. See `replacing`."""
-    with replacing(path) as temporary:
+    """Write a binary file atomically. See `atomic_write`."""
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically. See `replacing`."""
+    """Write a UTF-8 text file atomically. See `atomic_write`."""
     replace_bytes(path, text.encode("utf8"))
 
 
 def remove_stale_files(folder: Path, *, name: str | None = None) -> None:
     """Remove temporary files of killed processes.
 
-    A file is removed if its name has the form that `replacing` uses, and the process whose id
-    is in the name is not running. Processes on other machines cannot be checked: their
-    files are removed if they have not been modified for a day. Errors are ignored.
+    A file is removed if its name has the form that `atomic_write` uses, and the process whose
+    id is in the name is not running. Processes on other machines cannot be checked: their files
+    are removed if they have not been modified for a day. Errors are ignored.
 
     folder (Path): The folder. Its subfolders are not searched.
     name (str | None): Only remove temporary files for the target of this name.

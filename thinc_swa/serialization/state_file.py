@@ -15,7 +15,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 
 from ..types import Array
-from .files import replacing
+from .files import atomic_write
 
 FORMAT = "thinc_swa optimizer state"
 FORMAT_VERSION = 2
@@ -53,7 +53,7 @@ def write_state(path: Path, header: dict[str, Any], arrays: dict[str, Array]) ->
         "state": text,
         "checksum": _checksum_of_text(text),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         write_arrays(file, arrays, metadata)
 
 
