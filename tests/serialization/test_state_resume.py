@@ -69,6 +69,7 @@ def resumed(tmp_path_factory):
     return actual, expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_resume_in_a_new_process_is_bit_identical(resumed, name):
     actual, expected = resumed
@@ -78,6 +79,7 @@ def test_resume_in_a_new_process_is_bit_identical(resumed, name):
         assert_same(actual[stem][1], expected[stem][1])
 
 
+@pytest.mark.slow
 def test_training_cases_differ_and_change_weights(resumed):
     """Otherwise the test above could not fail."""
     ends = {}
@@ -89,6 +91,7 @@ def test_training_cases_differ_and_change_weights(resumed):
     assert [names for names in ends.values() if len(names) > 1] == []
 
 
+@pytest.mark.slow
 def test_all_training_cases_are_resumed(resumed):
     assert len(resumed[0]) == sum(len(list(case.breaks)) for case in CASES.values())
     if os.environ.get("THINC_SWA_REQUIRE"):
