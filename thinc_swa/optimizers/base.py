@@ -153,14 +153,33 @@ class OptimizerWrapper(Optimizer):
         arrays of their own, which later updates leave as they are. Reading them again
         before the next update costs nothing.
         """
-        self._count_step()
-        if self._averages is None:
-            self._averages = self._make_averages()
-        return self._averages or self.optimizer.averages or {}
+        return self.own_averages or self.optimizer.averages or {}
 
     @averages.setter
     def averages(self, averages: dict[KeyT, FloatsXd] | None) -> None:
         self.optimizer.averages = averages
+
+    @property
+    def own_averages(self) -> dict[KeyT, FloatsXd]:
+        """The averages of this optimizer alone, not those of the optimizer that it wraps."""
+        self._count_step()
+        if self._averages is None:
+            self._averages = self._make_averages()
+        return self._averages
+
+    @property
+    def is_passive(self) -> bool:
+        """Whether it never changes the trajectory of the weights: training with it and without
+        it gives the same weights, bit for bit."""
+        return type(self) is OptimizerWrapper
+
+    def add_score(self, score: float) -> None:
+        """Take note of the score of an evaluation, in this and all wrapped optimizers.
+
+        score (float): The score of the raw weights; higher is better.
+        """
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer.add_score(score)
 
     def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
         """Called after the first update of a parameter: the first of all, or the first after
