@@ -124,7 +124,7 @@ def test_a_config_needs_a_loop_that_reports_scores():
 
 @pytest.mark.parametrize("value", ["platau", "", "3"])
 def test_other_strings(value):
-    with pytest.raises(ValueError, match="start_step must be steps.*'plateau', but was"):
+    with pytest.raises(ValueError, match="start_step must be an int.*'plateau', but was"):
         SWA(SGD(0.1), start_step=value)
 
 

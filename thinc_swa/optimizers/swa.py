@@ -117,8 +117,8 @@ class SWA(AveragingOptimizer):
             self._scores = [None] * (plateau_evals + 1)
         elif isinstance(start_step, str):
             raise ValueError(
-                f"start_step must be steps, a fraction of total_steps or {PLATEAU!r}, but was "
-                f"{start_step!r}"
+                "start_step must be an int >= 0 (steps), a float strictly between 0 and 1 (a "
+                f"fraction of total_steps) or {PLATEAU!r}, but was {start_step!r}"
             )
         elif start_step is not None:
             self.start_step = check_start_step(start_step, total_steps)
