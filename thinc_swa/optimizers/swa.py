@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: the arithmetic mean of the weights along the way."""
+"""Stochastic weight averaging: the arithmetic mean of snapshots of the weights."""
 
 import math
 from collections.abc import Mapping
@@ -31,17 +31,18 @@ NEEDS_SCORES = (
 class SWA(AveragingOptimizer):
     """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1).
 
-    From `start_step` on it takes a snapshot of the whole model every `freq` steps.
+    From `start_step` on it takes a snapshot of the whole model every `freq` steps, and
     `averages` is the arithmetic mean of the snapshots. The weights at the start are the
-    first of them; with `start_step=0` the first is taken after step `freq`.
+    first snapshot; with `start_step=0` the first one is taken after step `freq`.
 
-    A parameter without a gradient in some steps counts in every snapshot with the value
-    that it had; one that is first seen later, with the value that it had then.
+    A parameter without a gradient in some steps counts in every snapshot with its value at
+    that step. A parameter that is first updated after some snapshots counts in them with its
+    value before that update.
 
     It keeps one float32 copy of the parameters (float64 for float64 weights), and a
     snapshot is one addition.
 
-    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, serve until
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are used until
         this one starts, and are dropped then.
     start_step (int | float | str | None): The step after which to start: a number of
         steps, or a fraction of `total_steps` strictly between 0 and 1. "plateau" starts it
@@ -52,13 +53,14 @@ class SWA(AveragingOptimizer):
     freq (int): Steps from one snapshot to the next.
     learn_rate (RateT | None): The learning rate from the step after the start on: a
         number, or any Thinc schedule, which then begins at its step 0. If None, the
-        wrapped optimizer's goes on.
-    anneal_steps (int | None): Over how many steps to move from the rate of the step before
-        to a constant `learn_rate`, as PyTorch's SWALR. If None, it jumps.
-    anneal_strategy (str): How to move: "linear" or "cosine".
-    end_step (int | float | None): After which step to stop: the averages are
-        written into the weights, and training goes on from there with the wrapped
-        optimizer alone. A snapshot that is due at that very step still counts.
+        learning rate of the wrapped optimizer is kept.
+    anneal_steps (int | None): The number of steps over which the learning rate changes from
+        that of the step before the start to a constant `learn_rate`, as in PyTorch's SWALR.
+        If None, it changes at once.
+    anneal_strategy (str): The form of that change: "linear" or "cosine".
+    end_step (int | float | None): The step after which to stop: the averages are
+        written into the weights, and training continues from there with the wrapped
+        optimizer alone. A snapshot that is due at this step still counts.
     plateau_evals (int): The number of evaluations, for "plateau".
     total_steps (int | None): The length of the training in steps, for fractions.
     check_finite (bool): Whether to leave out snapshots with weights that are NaN or infinite,
@@ -130,8 +132,8 @@ class SWA(AveragingOptimizer):
         self._is_ended = False
         # Whether start_swa() has started it after the first update.
         self._is_called = False
-        # The parameters whose first snapshot is checked again with their next update: a set, in
-        # a form that can be saved.
+        # The parameters whose first snapshot is taken again at their next update: a set, in a
+        # form that can be saved.
         self._awaited: dict[KeyT, int] = {}
         self._set_arguments(
             start_step=PLATEAU if self._scores else self.start_step,
@@ -145,11 +147,12 @@ class SWA(AveragingOptimizer):
             self._start()
 
     def start_swa(self) -> None:
-        """Start averaging now, whatever `start_step` is: the weights as they stand are the
-        first snapshot. If averaging has started before, nothing changes.
+        """Start averaging now, whatever `start_step` is: the current weights are the first
+        snapshot. If averaging has already started, nothing changes.
 
         Weights that were replaced since the last update, by `Model.from_bytes` for example,
-        are only seen by the next update. They take the place of the first snapshot then.
+        are unknown to the optimizer until the next update. They replace the first snapshot
+        then.
 
         RAISES: ValueError if `end_step` has been reached.
         """
