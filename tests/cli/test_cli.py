@@ -268,7 +268,7 @@ from thinc.api import registry
 from thinc_swa.training.callbacks import Callback
 
 class Interrupt(Callback):
-    def on_step(self, training):
+    def on_step(self, trainer):
         os.kill(os.getpid(), signal.SIGINT)
 
 @registry.callbacks("interrupt.v1")
@@ -522,8 +522,8 @@ def test_a_frozen_layer_stays_as_it_is_in_train(tmp_path, run):
     path = write_config(tmp_path, "groups", GROUPS, max_steps=20)
     result = run(tmp_path, "train", path, "-o", "output")
     assert result.returncode == 0, result.stderr
-    training = Trainer.from_config(Config().from_disk(path))
-    model = training.model
+    trainer = Trainer.from_config(Config().from_disk(path))
+    model = trainer.model
     layers = {node.name: node for node in model.walk() if "W" in node.param_names}
     before = {name: layer.get_param("W").copy() for name, layer in layers.items()}
     model.from_bytes((tmp_path / "output" / "model-last").read_bytes())
@@ -542,8 +542,8 @@ from thinc.api import registry
 from thinc_swa.training.callbacks import Callback
 
 class Breaking(Callback):
-    def on_evaluate(self, training, evaluation):
-        if training.step == 30:
+    def on_evaluate(self, trainer, evaluation):
+        if trainer.state.step == 30:
             raise KeyError("my key")
 
 @registry.callbacks("breaking.v1")

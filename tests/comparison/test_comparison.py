@@ -220,10 +220,12 @@ def test_runs_are_what_a_training_is(tmp_path, adam, swa):
         assert run.state == "done" and run.error is None
         config = Config().from_disk(adam if run.name == "adam" else swa)
         config["training"]["seed"] = run.seed
-        training = Trainer.from_config(config)
-        training.run()
+        trainer = Trainer.from_config(config)
+        trainer.run()
         found = [(e["step"], e["raw"], e["averages"], e["score"]) for e in run.evaluations]
-        assert found == [(e.step, e.raw, e.averages, e.score) for e in training.evaluations]
+        assert found == [
+            (e.step, e.raw, e.averages, e.score) for e in trainer.state.evaluations
+        ]
         assert run.records[-1]["n_steps"] == 60
 
 

@@ -6,7 +6,7 @@ import pytest
 from chains import run_chain, write_configs
 from helpers import require
 
-for package in ("filelock", "torch", "tqdm", "typer"):
+for package in ("filelock", "torch", "rich", "typer"):
     require(package)
 
 

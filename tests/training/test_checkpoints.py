@@ -8,7 +8,7 @@ import numpy
 import pytest
 from helpers import require
 from thinc.api import SGD, Adam, PyTorchWrapper, Softmax, chain
-from tiny import assert_same, make_dataset, make_training, weights_of
+from tiny import assert_same, make_dataset, make_trainer, weights_of
 
 from thinc_swa import SWA
 from thinc_swa.errors import CallbackError, TrainingWarning
@@ -24,7 +24,7 @@ from thinc_swa.training.checkpoints import (
 
 
 def make_swa(callbacks=(), **settings):
-    return make_training(SWA(Adam(0.01), start_step=6, freq=2), callbacks, **settings)
+    return make_trainer(SWA(Adam(0.01), start_step=6, freq=2), callbacks, **settings)
 
 
 def names_in(folder):
@@ -40,9 +40,9 @@ class SaveAt(Callback):
         self.folder = folder
         self.steps = steps
 
-    def on_step(self, training):
-        if training.step in self.steps:
-            save_checkpoint(self.folder, training)
+    def on_step(self, trainer):
+        if trainer.state.step in self.steps:
+            save_checkpoint(self.folder, trainer)
 
 
 @pytest.fixture
@@ -60,23 +60,23 @@ def test_resuming_at_any_step_is_bit_identical(tmp_path, step):
     make_swa([SaveAt(tmp_path, step)]).run()
     resumed = make_swa()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
-    assert resumed.step == step
+    assert resumed.state.step == step
     resumed.run()
     assert_same(weights_of(resumed.model), weights_of(whole.model))
-    assert resumed.evaluations == whole.evaluations
-    assert resumed.run_id != whole.run_id
+    assert resumed.state.evaluations == whole.state.evaluations
+    assert resumed.state.run_id != whole.state.run_id
 
 
 def test_a_training_that_has_run_can_be_brought_back(saved):
     """To a step in the middle of another epoch."""
     whole = make_swa()
     whole.run()
-    expected, evaluations = weights_of(whole.model), whole.evaluations
+    expected, evaluations = weights_of(whole.model), whole.state.evaluations
     load_checkpoint(saved / "step-00000009", whole)
-    assert (whole.step, whole.evaluations, whole.stop_reason) == (9, [], None)
+    assert (whole.state.step, whole.state.evaluations, whole.state.stop_reason) == (9, [], None)
     whole.run()
     assert_same(weights_of(whole.model), expected)
-    assert whole.evaluations == evaluations
+    assert whole.state.evaluations == evaluations
 
 
 def test_dropout_of_pytorch_is_resumed_too(tmp_path):
@@ -89,7 +89,7 @@ def test_dropout_of_pytorch_is_resumed_too(tmp_path):
             torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)
         )
         model = chain(PyTorchWrapper(layers), Softmax(3, 3))
-        return make_training(Adam(0.01), callbacks, model=model)
+        return make_trainer(Adam(0.01), callbacks, model=model)
 
     whole = make()
     whole.run()
@@ -97,7 +97,9 @@ def test_dropout_of_pytorch_is_resumed_too(tmp_path):
     resumed = make()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
-    assert [e.loss for e in resumed.evaluations] == [e.loss for e in whole.evaluations]
+    assert [e.loss for e in resumed.state.evaluations] == [
+        e.loss for e in whole.state.evaluations
+    ]
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
@@ -106,10 +108,10 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 
 
 def test_a_checkpoint_is_not_written_twice(tmp_path):
-    training = make_swa([SaveCheckpoints(tmp_path)])
-    training.run()
+    trainer = make_swa([SaveCheckpoints(tmp_path)])
+    trainer.run()
     before = {path: path.stat().st_mtime_ns for path in content_of(tmp_path)}
-    save_checkpoint(tmp_path, training)
+    save_checkpoint(tmp_path, trainer)
     resumed = make_swa([SaveCheckpoints(tmp_path)])
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
@@ -169,27 +171,27 @@ def test_a_checkpoint_that_came_later_is_not_taken_for_the_own_one(tmp_path):
     ],
 )
 def test_a_checkpoint_of_a_training_with_other_arguments_is_refused(saved, change, message):
-    training = make_swa(**change)
-    before = weights_of(training.model)
+    trainer = make_swa(**change)
+    before = weights_of(trainer.model)
     with pytest.raises(ValueError, match=f"13 is a checkpoint of another.*{message}"):
-        load_checkpoint(find_checkpoint(saved), training)
-    assert training.step == 0
-    assert_same(weights_of(training.model), before)
+        load_checkpoint(find_checkpoint(saved), trainer)
+    assert trainer.state.step == 0
+    assert_same(weights_of(trainer.model), before)
 
 
 def test_a_training_can_be_made_longer_or_less_patient(saved):
     longer = make_swa(max_steps=33, patience=100)
     load_checkpoint(find_checkpoint(saved), longer)
     longer.run()
-    assert longer.step == 33
+    assert longer.state.step == 33
 
 
 def test_other_package_versions_are_a_warning(saved, monkeypatch):
     monkeypatch.setattr("thinc_swa.about.__version__", "99")
-    training = make_swa()
+    trainer = make_swa()
     with pytest.warns(TrainingWarning, match="other package versions: thinc-swa .* is 99 now"):
-        load_checkpoint(find_checkpoint(saved), training)
-    assert training.step == 13
+        load_checkpoint(find_checkpoint(saved), trainer)
+    assert trainer.state.step == 13
 
 
 def test_folders_with_such_a_name_are_left_alone(tmp_path):
@@ -213,14 +215,14 @@ def test_a_folder_that_is_in_the_way_is_named_before_the_training(tmp_path, kind
         path.write_text("mine")
     else:
         path.symlink_to(tmp_path / "nowhere")
-    training = make_swa([SaveCheckpoints(tmp_path)])
+    trainer = make_swa([SaveCheckpoints(tmp_path)])
     with pytest.raises(CallbackError, match="step-00000020 is not a checkpoint of this"):
-        training.run()
-    assert training.step == 0
+        trainer.run()
+    assert trainer.state.step == 0
     # Put there in the middle of the training.
-    training.step = 20
+    trainer.state.step = 20
     with pytest.raises(FileExistsError, match="step-00000020 is not a checkpoint of this"):
-        save_checkpoint(tmp_path, training)
+        save_checkpoint(tmp_path, trainer)
     assert names_in(tmp_path) == ["step-00000020"]
 
 
@@ -296,7 +298,7 @@ def test_a_state_that_is_none_is_damage(saved):
         manifest = json.loads((folder / "checkpoint.json").read_text())
         manifest["files"]["training.json"] = digest_file(folder / "training.json")
         (folder / "checkpoint.json").write_text(json.dumps(manifest))
-        with pytest.raises(DamagedCheckpointError, match="training.json is not the state"):
+        with pytest.raises(DamagedCheckpointError, match="training.json cannot be read"):
             load_checkpoint(folder, make_swa())
 
 
@@ -319,16 +321,16 @@ def test_pytorch_layers_are_loaded_only_where_that_is_safe(tmp_path, monkeypatch
     def make(callbacks=()):
         torch.manual_seed(0)
         model = chain(PyTorchWrapper(torch.nn.Linear(3, 3)), Softmax(3, 3))
-        return make_training(SGD(0.1), callbacks, model=model)
+        return make_trainer(SGD(0.1), callbacks, model=model)
 
     make([SaveAt(tmp_path, 9)]).run()
     monkeypatch.setattr(torch, "__version__", "2.5.1")
-    training = make()
+    trainer = make()
     with pytest.raises(ValueError, match="step-00000009 is not loaded.*--trust-checkpoint"):
-        load_checkpoint(find_checkpoint(tmp_path), training)
-    assert training.step == 0
-    load_checkpoint(find_checkpoint(tmp_path), training, trust=True)
-    assert training.step == 9
+        load_checkpoint(find_checkpoint(tmp_path), trainer)
+    assert trainer.state.step == 0
+    load_checkpoint(find_checkpoint(tmp_path), trainer, trust=True)
+    assert trainer.state.step == 9
 
 
 def test_a_checkpoint_on_another_disk_is_not_deleted(tmp_path):

@@ -34,30 +34,30 @@ def config_of(tmp_path, **settings):
 
 
 def load_model(config, path):
-    training = Trainer.from_config(config)
-    return training, training.model.from_bytes(path.read_bytes())
+    trainer = Trainer.from_config(config)
+    return trainer, trainer.model.from_bytes(path.read_bytes())
 
 
 def test_models_are_saved_with_the_averages(tmp_path):
     config = config_of(tmp_path)
-    training = train(config, output=tmp_path / "output")
+    trainer = train(config, output=tmp_path / "output")
     for name, evaluation in (
-        ("model-best", training.best),
-        ("model-last", training.evaluations[-1]),
+        ("model-best", trainer.state.best),
+        ("model-last", trainer.state.evaluations[-1]),
     ):
         other, model = load_model(config, tmp_path / "output" / name)
         assert evaluation.averages is not None
         assert other._score() == evaluation.averages
-    with use_averages(training.model, training.optimizer):
-        assert_same(weights_of(model), weights_of(training.model))
+    with use_averages(trainer.model, trainer.optimizer):
+        assert_same(weights_of(model), weights_of(trainer.model))
 
 
 def test_after_an_error_what_was_saved_before_is_still_there(tmp_path):
     """The weights may be half updated then."""
 
     class Break(Callback):
-        def on_step(self, training):
-            if training.step == 17:
+        def on_step(self, trainer):
+            if trainer.state.step == 17:
                 raise KeyError("my key")
 
     config = config_of(tmp_path)
@@ -73,7 +73,7 @@ def test_after_an_error_what_was_saved_before_is_still_there(tmp_path):
 
 
 def test_the_log_has_everything(tmp_path):
-    training = train(config_of(tmp_path), output=tmp_path / "output")
+    trainer = train(config_of(tmp_path), output=tmp_path / "output")
     records = list(read_log(tmp_path / "output" / "log.jsonl"))
     kinds = [record["type"] for record in records]
     assert kinds[0] == "start" and kinds[-1] == "end"
@@ -84,7 +84,7 @@ def test_the_log_has_everything(tmp_path):
     assert [steps[i]["n_averaged"] for i in (18, 19, 21, 22, 59)] == [0, 1, 1, 2, 14]
     evaluations = [record for record in records if record["type"] == "evaluation"]
     assert [record["raw"] for record in evaluations] == [
-        evaluation.raw for evaluation in training.evaluations
+        evaluation.raw for evaluation in trainer.state.evaluations
     ]
 
 
@@ -92,11 +92,11 @@ def test_an_earlier_training_is_overwritten_on_request_only(tmp_path):
     config = config_of(tmp_path, max_steps=10)
     train(config, output=tmp_path / "output")
     before = (tmp_path / "output" / "log.jsonl").read_bytes()
-    with pytest.raises(FileExistsError, match="There is a training in"):
+    with pytest.raises(FileExistsError, match="output already contains a training"):
         train(config, output=tmp_path / "output")
     assert (tmp_path / "output" / "log.jsonl").read_bytes() == before
-    training = train(config, output=tmp_path / "output", overwrite=True)
-    assert training.step == 10
+    trainer = train(config, output=tmp_path / "output", overwrite=True)
+    assert trainer.state.step == 10
     assert len(list(read_log(tmp_path / "output" / "log.jsonl"))) == 14
 
 
@@ -121,8 +121,8 @@ from thinc_swa.training.callbacks import Callback
 from thinc_swa.training.trainer import train
 
 class Slow(Callback):
-    def on_step(self, training):
-        print(training.step, flush=True)
+    def on_step(self, trainer):
+        print(trainer.state.step, flush=True)
         time.sleep(0.01)
 
 train(Config().from_disk("tiny.cfg"), output=Path("output"), resume=True, callbacks=[Slow()])
@@ -142,8 +142,8 @@ def test_a_training_that_was_killed_is_resumed_bit_for_bit(tmp_path, step):
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL
-    training = train(config, output=tmp_path / "output", resume=True)
-    assert training.step == 60
+    trainer = train(config, output=tmp_path / "output", resume=True)
+    assert trainer.state.step == 60
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
 
 
@@ -151,15 +151,15 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path):
     config = config_of(tmp_path)
     train(config, output=tmp_path / "output")
     before = results_of(tmp_path / "output")
-    assert train(config, output=tmp_path / "output", resume=True).step == 60
+    assert train(config, output=tmp_path / "output", resume=True).state.step == 60
     assert results_of(tmp_path / "output") == before
 
 
 def test_a_training_that_lost_patience_is_not_resumed(tmp_path):
     optimizer = ADAM.replace("0.01", "0.0")
     config = config_of(tmp_path, optimizer=optimizer, patience=20, max_steps=1000)
-    assert train(config, output=tmp_path / "output").step == 30
-    assert train(config, output=tmp_path / "output", resume=True).step == 30
+    assert train(config, output=tmp_path / "output").state.step == 30
+    assert train(config, output=tmp_path / "output", resume=True).state.step == 30
 
 
 def test_a_training_can_be_made_longer(tmp_path):
@@ -179,7 +179,7 @@ def test_a_log_that_was_cut_off_is_continued(tmp_path):
 
 
 def test_ctrl_c_ends_a_training_that_can_be_resumed(tmp_path, interruptible):
-    for package in ("typer", "tqdm"):
+    for package in ("typer", "rich"):
         require(package)
     path = write_config(tmp_path, max_steps=20000)
     command = [sys.executable, "-m", "thinc_swa", "train", path.name, "-o", "output"]
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_a_training_that_can_be_resumed(tmp_path, interruptible):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     step = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert f"Stopped after step {step}; --resume goes on." in printed
+    assert f"Stopped after step {step}; use --resume to continue." in printed
     assert "Traceback" not in printed
     assert (tmp_path / "output" / "model-last").exists()
     # Not at an evaluation: it is resumed at the very step.
@@ -207,8 +207,8 @@ def test_ctrl_c_ends_a_training_that_can_be_resumed(tmp_path, interruptible):
 def test_a_smaller_limit_ends_a_training_that_is_resumed(tmp_path):
     """Not "max_epochs", which is not set."""
     train(config_of(tmp_path, max_steps=30), output=tmp_path / "output")
-    training = train(config_of(tmp_path, max_steps=20), output=tmp_path / "output", resume=True)
-    assert (training.step, training.stop_reason) == (30, "max_steps")
+    trainer = train(config_of(tmp_path, max_steps=20), output=tmp_path / "output", resume=True)
+    assert (trainer.state.step, trainer.state.stop_reason) == (30, "max_steps")
     assert list(read_log(tmp_path / "output" / "log.jsonl"))[-1]["reason"] == "max_steps"
 
 
@@ -224,9 +224,10 @@ def test_a_kill_before_the_first_checkpoint_is_no_obstacle(tmp_path):
         ("thinc_swa.training.callbacks.TrainingLog.on_start", 1),  # Only the config is there.
         ("thinc_swa.training.logs.Log.write", 1),  # The log is empty.
         ("thinc_swa.training.logs.Log.write", 4),
-        ("thinc_swa.training.callbacks.replace_bytes", 1),  # Before model-last.
-        ("thinc_swa.training.callbacks.replace_bytes", 2),  # Before model-best.
-        ("thinc_swa.training.checkpoints.replace_bytes", 1),
+        ("thinc_swa.training.trainer.replace_bytes", 1),  # Before model-last.
+        ("thinc_swa.training.trainer.replace_bytes", 2),  # Before model-best.
+        ("thinc_swa.training.trainer.replace_bytes", 3),  # The model of the checkpoint.
+        ("thinc_swa.training.checkpoints.replace_text", 1),
         ("thinc_swa.training.checkpoints.os.rename", 1),
     )
     for place, count in moments:
@@ -294,7 +295,7 @@ def test_a_training_with_other_settings_is_not_resumed(output):
     config["training"]["batch_size"] = 4
     config["model"]["*"]["hidden"]["nO"] = 9
     for what in ("training.batch_size was 8 and is 4 now", r"model.*nO was 8 and is 9 now"):
-        message = f"The config differs from that of .*output, which .*{what}"
+        message = f"The training in .*output has another config and .*{what}"
         assert_refused(output, ValueError, message, config, resume=True)
     # The checkpoint says so too.
     (output / "config.cfg").unlink()
@@ -310,7 +311,7 @@ def test_a_training_with_other_data_is_not_resumed(output):
     assert_refused(output, ValueError, message, config, resume=True)
     # The same data in another file are the same.
     numpy.savez_compressed(data, **make_arrays())
-    assert train(config, output=output, resume=True).step == 60
+    assert train(config, output=output, resume=True).state.step == 60
 
 
 def test_a_training_with_other_code_is_not_resumed(tmp_path):
@@ -319,7 +320,7 @@ def test_a_training_with_other_code_is_not_resumed(tmp_path):
     config = config_of(tmp_path, max_steps=20)
     output = tmp_path / "output"
     train(config, output=output, code=code)
-    assert train(config, output=output, code=code, resume=True).step == 20
+    assert train(config, output=output, code=code, resume=True).state.step == 20
     code.write_text("x = 2")
     message = "the content of code has changed"
     assert_refused(output, ValueError, message, config, resume=True, code=code)
@@ -344,7 +345,7 @@ def test_a_training_with_other_files_in_a_folder_is_not_resumed(tmp_path):
     config["paths"] = {"data": str(tmp_path)}
     output = tmp_path / "output"
     train(config, output=output)
-    assert train(config, output=output, resume=True).step == 20
+    assert train(config, output=output, resume=True).state.step == 20
     (tmp_path / "more.jsonl").write_text("{}")
     message = "the content of paths.data has changed"
     assert_refused(output, ValueError, message, config, resume=True)
@@ -353,7 +354,7 @@ def test_a_training_with_other_files_in_a_folder_is_not_resumed(tmp_path):
 def test_other_versions_of_packages_are_a_warning(output, monkeypatch):
     monkeypatch.setattr("thinc_swa.about.__version__", "99")
     with pytest.warns(TrainingWarning, match="thinc-swa was .* and is 99 now"):
-        assert train(config_of(output.parent), output=output, resume=True).step == 60
+        assert train(config_of(output.parent), output=output, resume=True).state.step == 60
 
 
 # Lost and damaged files
@@ -363,13 +364,11 @@ def test_a_training_whose_checkpoints_are_lost_is_not_begun_anew(output):
     for path in output.glob("step-*"):
         path.rename(output.parent / path.name)
     config = config_of(output.parent)
-    message = "log.jsonl goes to step 20, but there is no checkpoint in .*output: restore"
+    message = "log.jsonl ends at step 20, but .*output contains no checkpoint: restore"
     assert_refused(output, FileNotFoundError, message, config, resume=True)
     log = output / "log.jsonl"
     log.rename(output.parent / "log.jsonl")
-    message = (
-        "There is model-best, model-last in .*output, but no checkpoint, and log.jsonl is miss"
-    )
+    message = "contains model-best, model-last, but no checkpoint, and log.jsonl is miss"
     assert_refused(output, FileNotFoundError, message, config, resume=True)
     message = message.replace("is miss", "has no evaluation: restore")
     log.touch()
@@ -377,7 +376,7 @@ def test_a_training_whose_checkpoints_are_lost_is_not_begun_anew(output):
     # Both are restored.
     (output.parent / "log.jsonl").rename(log)
     (output.parent / "step-00000020").rename(output / "step-00000020")
-    assert train(config, output=output, resume=True).step == 60
+    assert train(config, output=output, resume=True).state.step == 60
 
 
 def test_a_training_that_was_killed_after_its_first_checkpoint_is_not_begun_anew(tmp_path):
@@ -394,10 +393,10 @@ def test_a_training_that_was_killed_after_its_first_checkpoint_is_not_begun_anew
     output = tmp_path / "output"
     assert '"step", "step": 11' not in (output / "log.jsonl").read_text()
     (output / "step-00000010").rename(tmp_path / "step-00000010")
-    message = "log.jsonl goes to step 10, but there is no checkpoint in .*output: restore"
+    message = "log.jsonl ends at step 10, but .*output contains no checkpoint: restore"
     assert_refused(output, FileNotFoundError, message, config, resume=True)
     (tmp_path / "step-00000010").rename(output / "step-00000010")
-    assert train(config, output=output, resume=True).step == 60
+    assert train(config, output=output, resume=True).state.step == 60
 
 
 @pytest.mark.parametrize("name", ["training.json", "checkpoint.json", "model"])
@@ -407,7 +406,7 @@ def test_a_training_whose_checkpoints_are_damaged_is_not_begun_anew(output, name
     config = config_of(output.parent)
     message = f"step-00000020 is damaged: {name} is missing. Restore it"
     assert_refused(output, ValueError, message, config, resume=True)
-    assert train(config, output=output, overwrite=True).step == 60
+    assert train(config, output=output, overwrite=True).state.step == 60
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(output):
@@ -437,7 +436,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(output):
         (lambda lines: lines[1:], r"line 1 \(step\) has no start before it"),
         (
             lambda lines: [lines[0].replace(b'"run": "', b'"run": "0'), *lines[1:]],
-            "it is the log of another training",
+            "it belongs to another training",
         ),
     ],
 )
@@ -446,18 +445,18 @@ def test_a_damaged_log_is_refused(output, change, message):
     path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
     config = config_of(output.parent)
     if b'"start"' not in path.read_bytes():
-        message = "log.jsonl in .*output, which is not of a training"
+        message = "contains log.jsonl, which thinc-swa has not written"
         assert_refused(output, FileExistsError, message, config, resume=True)
     else:
         message = f"log.jsonl is damaged: {message}. Move it away"
         assert_refused(output, ValueError, message, config, resume=True)
     # As the message says.
     path.unlink()
-    with pytest.warns(TrainingWarning, match="log.jsonl is missing: a new one begins"):
+    with pytest.warns(TrainingWarning, match="log.jsonl is missing: a new log begins"):
         train(config, output=output, resume=True)
     train(config, output=output.parent / "whole")
     assert results_of(output)[1] == results_of(output.parent / "whole")[1]
-    assert train(config, output=output, resume=True).step == 60
+    assert train(config, output=output, resume=True).state.step == 60
 
 
 @pytest.mark.parametrize(
@@ -481,7 +480,7 @@ def test_a_damaged_config_is_written_again(output, damage):
     path.write_bytes(damage(whole))
     assert path.read_bytes() != whole
     config = config_of(output.parent, max_steps=20)
-    with pytest.warns(TrainingWarning, match="config.cfg is damaged .* and is written again"):
+    with pytest.warns(TrainingWarning, match="config.cfg is damaged .* and will be replaced"):
         train(config, output=output, resume=True)
     assert path.read_bytes() == whole
 
@@ -520,7 +519,7 @@ def test_files_that_are_not_of_a_training_are_never_changed(tmp_path, name, kind
     else:
         (tmp_path / "mine").write_text("mine\n")
         path.symlink_to(tmp_path / "mine")
-    message = f"There is {name} in .*output, which is not of a training by thinc-swa: move"
+    message = f"output contains {name}, which thinc-swa has not written: move"
     assert_refused(output, FileExistsError, message, config_of(tmp_path), **settings)
 
 
@@ -547,7 +546,7 @@ def test_links_are_kept_when_a_training_is_overwritten(output):
 @pytest.mark.parametrize("name", ["config.cfg", "log.jsonl"])
 def test_a_file_that_has_replaced_one_of_the_training_is_not_deleted(output, name):
     (output / name).write_text("mine\n")
-    message = f"There is {name} in .*output, which is not of a training"
+    message = f"output contains {name}, which thinc-swa has not written"
     for settings in ({"resume": True}, {"overwrite": True}):
         assert_refused(output, FileExistsError, message, config_of(output.parent), **settings)
 
@@ -592,7 +591,7 @@ def test_the_own_config_is_never_overwritten(tmp_path, kind, settings):
             (folder / "config.cfg").symlink_to("own.cfg")
         elif kind == "hard link":
             os.link(own, folder / "config.cfg")
-        message = "config.cfg is the config to train and would be overwritten"
+        message = "config.cfg is the config of this training and would be overwritten"
         settings["source"] = source
         assert_refused(folder, FileExistsError, message, config, **settings)
         for path in folder.glob("*.cfg"):
@@ -600,7 +599,7 @@ def test_the_own_config_is_never_overwritten(tmp_path, kind, settings):
 
 
 def test_the_own_config_is_never_overwritten_by_the_command(tmp_path):
-    for package in ("typer", "tqdm"):
+    for package in ("typer", "rich"):
         require(package)
     path = tmp_path / "config.cfg"
     write_config(tmp_path).rename(path)
@@ -608,7 +607,7 @@ def test_the_own_config_is_never_overwritten_by_the_command(tmp_path):
     before = path.read_text()
     result = run_command(tmp_path, "train", "./config.cfg", "-o", ".", "--overwrite")
     assert result.returncode == 1
-    assert "config.cfg is the config to train and would be overwritten" in result.stderr
+    assert "config.cfg is the config of this training and would be overwritten" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert path.read_text() == before
 
@@ -621,7 +620,7 @@ def test_the_saved_config_resumes_the_training(output):
     train(config, output=output, resume=True, source=path)
     assert path.read_bytes() == before
     config["training"]["max_steps"] = 40
-    message = "is the config to train and would be overwritten"
+    message = "is the config of this training and would be overwritten"
     assert_refused(output, FileExistsError, message, config, resume=True, source=path)
     assert_refused(output, FileExistsError, message, config, overwrite=True, source=path)
 
@@ -697,21 +696,21 @@ def test_averages_with_batch_norm_are_those_made_by_hand(tmp_path):
         if record["type"] == "evaluation" and record["step"] == 60
     ]
 
-    training = Trainer.from_config(config, code=code)
-    load_checkpoint(find_checkpoint(output), training)
-    assert training._score() == evaluation["raw"]
-    apply_averages(training.model, training.optimizer)
-    stale = training._score()
-    (X, _), _ = training.dataset
+    trainer = Trainer.from_config(config, code=code)
+    load_checkpoint(find_checkpoint(output), trainer)
+    assert trainer._score() == evaluation["raw"]
+    apply_averages(trainer.model, trainer.optimizer)
+    stale = trainer._score()
+    (X, _), _ = trainer.dataset
     rows = numpy.random.default_rng((1, 0, 1)).choice(50, 48, replace=False)
-    update_batch_norm(training.model, [X[rows[i : i + 8]] for i in range(0, 48, 8)])
-    assert training._score() == evaluation["averages"] != stale
+    update_batch_norm(trainer.model, [X[rows[i : i + 8]] for i in range(0, 48, 8)])
+    assert trainer._score() == evaluation["averages"] != stale
 
     # What is saved is as good as the log says.
     for name, step in (("model-last", 60), ("model-best", best_step(output))):
         saved, model = load_model(config, output / name)
         assert saved._score() == score_at(output, step)
-    assert (output / "model-last").read_bytes() == training.model.to_bytes()
+    assert (output / "model-last").read_bytes() == trainer.model.to_bytes()
 
 
 def score_at(output, step):
