@@ -310,7 +310,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     resumed = make()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
-    assert resumed.step == whole.step == 40
+    assert resumed.state.step == whole.state.step == 40
     assert resumed.model.to_bytes() == whole.model.to_bytes()
     for one, other in zip(
         resumed.optimizer.averages.values(), whole.optimizer.averages.values(), strict=True

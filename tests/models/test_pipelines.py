@@ -1,5 +1,5 @@
 """Averages in a spaCy pipeline, in Python. What `spacy train` makes of them is tested in
-test_spacy.py."""
+tests/spacy_training."""
 
 import numpy
 import pytest

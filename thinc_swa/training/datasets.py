@@ -42,7 +42,7 @@ def make_digits(
         from sklearn.model_selection import train_test_split
     except ImportError:
         raise ImportError(
-            'digits.v1 needs scikit-learn: pip install "thinc-swa[cli]"'
+            'The digits come with scikit-learn: pip install "thinc-swa[cli]"'
         ) from None
     pixels, numbers = load_digits(return_X_y=True)
     images = (pixels / 16.0).astype("float32")
