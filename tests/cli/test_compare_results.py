@@ -62,8 +62,8 @@ def test_compare_prints_and_saves_the_same_results(tmp_path):
     "width, dropped",
     [
         (200, []),
-        (100, []),
-        (95, ["ms/step"]),
+        (102, []),
+        (100, ["ms/step"]),
         (80, ["ms/step", "swing", "raw weights"]),
         (60, ["ms/step", "swing", "raw weights", "95 % interval"]),
     ],

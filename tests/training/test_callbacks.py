@@ -1,16 +1,26 @@
 """Callbacks: when they are called, and what they can do."""
 
+import io
 import signal
 
 import pytest
+from helpers import require
+from thinc.api import SGD
 from tiny import (
     assert_same,
     make_trainer,
     weights_of,
 )
 
+from thinc_swa import SWA
 from thinc_swa.errors import CallbackError
-from thinc_swa.training.callbacks import Callback, SaveModels, StopOnInterrupt
+from thinc_swa.training.callbacks import (
+    Callback,
+    ProgressBar,
+    SaveModels,
+    ScoreTable,
+    StopOnInterrupt,
+)
 
 
 class Recorder(Callback):
@@ -113,3 +123,48 @@ def test_an_interrupt_stops_after_the_step(interruptible):
     trainer = make_trainer(callbacks=[StopOnInterrupt(), Interrupt()])
     trainer.run()
     assert (trainer.state.step, trainer.state.stop_reason) == (1, "interrupted")
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_progress_bar_is_shown_on_terminals_only(monkeypatch):
+    require("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    shown, file = Terminal(), io.StringIO()
+    optimizer = SWA(SGD(0.1), start_step=2, freq=1)
+    make_trainer(optimizer, [ProgressBar(shown), ProgressBar(file)]).run()
+    assert file.getvalue() == ""
+    assert "20/20" in shown.getvalue() and "100%" in shown.getvalue()
+    assert "learn rate 0.1, snapshots 19" in shown.getvalue()
+
+
+def test_the_progress_bar_shows_the_mean_of_equal_losses():
+    require("rich")
+    bar = ProgressBar(io.StringIO())
+    trainer = make_trainer()
+    bar.on_start(trainer)
+    for _ in range(3):
+        trainer.state.add_step(
+            {"loss": 0.25}, epoch=0, learn_rate=0.5, n_averaged=None, seconds=0.0
+        )
+        bar.on_step(trainer)
+    (task,) = bar._progress.tasks
+    assert task.description == "loss 0.25, learn rate 0.5" and task.completed == 3
+    bar.on_end(trainer)
+
+
+def test_the_score_table_has_a_row_per_evaluation():
+    file = io.StringIO()
+    make_trainer(callbacks=[ScoreTable(file)], score="loss").run()
+    header, *rows = file.getvalue().splitlines()
+    assert header.split() == "step epoch loss learn rate snapshots raw averages".split()
+    assert [row.split()[0] for row in rows] == ["10", "20"]
+    assert all(row.split()[4] == "-" for row in rows)
+    assert rows[0].endswith("best")

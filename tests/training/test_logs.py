@@ -80,3 +80,14 @@ def test_a_damaged_line_is_named(tmp_path, line):
     path.write_bytes(b'{"type": "start"}\n' + line + b"\n")
     with pytest.raises(ValueError, match="log.jsonl is damaged: line 2 is not a record"):
         list(read_log(path))
+
+
+def test_numbers_are_written_and_read_exactly(tmp_path):
+    """Libraries that round would change resumed trainings and comparisons."""
+    numbers = [0.7, 1 / 3, 1e-12 / 3, 5e-324, 1.7976931348623157e308, 2**70]
+    log = Log(tmp_path / "log.jsonl")
+    log.write("step", numbers=numbers, scores={"a": 0.1, "b": float("inf")})
+    log.close()
+    (record,) = read_log(tmp_path / "log.jsonl")
+    assert record["numbers"] == numbers
+    assert record["scores"] == {"a": 0.1, "b": None}

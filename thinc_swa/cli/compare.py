@@ -82,7 +82,7 @@ def compare(
     """
     names, overrides = split_overrides([*configs, *context.args])
     if not names:
-        raise UsageError("Missing argument 'CONFIGS...'.")
+        raise UsageError("Missing argument 'CONFIGS'.")
     with stopping_on_signals():
         entries = read_entries([Path(name) for name in names], optimizers or [], overrides)
         with lock_folder(output):
