@@ -164,9 +164,9 @@ def test_errors_print_one_line(folder, command, code, message, run):
     assert not any(trace in result.stderr for trace in TRACES)
     lines = [line for line in result.stderr.splitlines() if line]
     assert lines[-1].startswith("Error: ")
-    # With wrong usage the usage is shown before it.
+    # Errors of usage show the usage first.
     assert code == 2 or len(lines) == 1
-    # What was written before is as it was.
+    # Existing files are unchanged.
     assert {path: path.read_bytes() for path in (folder / "done").rglob("*.*")} == before
 
 
@@ -187,7 +187,7 @@ def test_results_before_a_failing_callback_are_saved(folder, run):
     run(folder, "train", "breaking.cfg", "-c", "code.py", "-o", "broken")
     names = {path.name for path in (folder / "broken").iterdir()}
     assert {"model-best", "model-last", "log.jsonl", "step-00000030"} <= names
-    # Without the callback it can be resumed.
+    # The training can be resumed without the callback.
     result = run(folder, "train", "good.cfg", "-c", "code.py", "-o", "broken", "--resume")
     assert result.returncode == 0, result.stderr
     whole = (folder / "done" / "model-last").read_bytes()

@@ -205,7 +205,7 @@ def test_an_ascii_terminal_is_supported(tmp_path):
 
 
 def read_terminal(tmp_path, *arguments, columns=80, hang_up_at=None, **more):
-    """Run the command in a terminal. RETURNS: What it wrote, and its exit code."""
+    """Run the command in a terminal, and return its output and its exit code."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     settings = environment(**{"TERM": "xterm", **more})

@@ -23,7 +23,7 @@ def test_train_prints_scores_and_saves_files(tmp_path, run):
     path = write_config(tmp_path)
     result = run(tmp_path, "train", path.name, "-o", "out/put", "--training.max_steps", "40")
     assert result.returncode == 0, result.stderr
-    # The header, a line for each evaluation, and how it ended.
+    # The header, a line per evaluation, and two lines at the end.
     lines = result.stdout.splitlines()
     assert lines[0].split() == ("step epoch loss learn rate snapshots raw averages".split())
     rows = [line.split() for line in lines[1:5]]
@@ -31,7 +31,7 @@ def test_train_prints_scores_and_saves_files(tmp_path, run):
     assert [row[4] for row in rows] == ["0", "1", "4", "7"]
     assert rows[0][-1] == "best"
     assert lines[5].startswith("Best score: ") and lines[6] == "Saved to out/put."
-    # No progress bar in a file.
+    # The progress bar is shown on terminals only.
     assert result.stderr == ""
     config = Config().from_disk(tmp_path / "out" / "put" / "config.cfg")
     assert config["training"]["max_steps"] == 40

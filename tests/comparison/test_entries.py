@@ -78,7 +78,7 @@ def test_invalid_entries_are_errors(tmp_path, adam, swa):
 
 
 def test_folders_of_runs_are_in_the_output_folder_for_all_names(tmp_path, monkeypatch):
-    """`compare /a.cfg x/a.cfg` wrote to /-a, and a config named "...cfg" to a folder above."""
+    """Regression: `compare /a.cfg x/a.cfg` wrote to /-a, and "...cfg" to the parent folder."""
     (tmp_path / "x").mkdir()
     names = ("a", "..", ".hidden", "Adam", "adam", "a b", "ä")
     paths = [write_config(tmp_path, name, ADAM) for name in names]

@@ -24,7 +24,7 @@ def test_foreign_folders_are_refused(tmp_path, adam, kind):
         run.folder.mkdir()
         precious.write_text("precious")
         if kind == "log":
-            # Of `train -o`, or of anything else.
+            # The log of `thinc-swa train`, for example.
             (run.folder / "log.jsonl").write_text('{"type": "start", "step": 0, "seed": 1}\n')
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match=f"{run.folder} was not made by thinc-swa"):

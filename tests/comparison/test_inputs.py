@@ -44,7 +44,7 @@ def test_runs_with_other_inputs_are_repeated(tmp_path, adam, monkeypatch):
     code.write_text(DATA.format(comment="one"))
     (run,) = prepare(output, [adam], n_seeds=1)
     assert run.state == "waiting" and run.outdated.startswith("code was sha256:")
-    # Another version of the package, as it is written in the log.
+    # Another version of a package in the log.
     log = third.folder / "log.jsonl"
     text = log.read_text()
     for name in ("thinc-swa", "thinc", "numpy"):

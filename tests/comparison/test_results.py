@@ -60,7 +60,7 @@ SWA = [
 RUNS = [*ADAM, *SWA]
 
 
-def test_final_scores():
+def test_final_scores_are_summarized():
     adam, swa = summarize(RUNS)
     assert (adam.name, adam.n_runs, adam.n_failed, adam.has_averages) == ("adam", 3, 0, False)
     assert adam.score == adam.raw == pytest.approx(0.6)
@@ -141,7 +141,7 @@ def test_failures_are_described_once_per_entry_and_error():
     assert lines[1].startswith("swa failed with seed 7: worse")
 
 
-def test_tables():
+def test_tables_have_formatted_statistics():
     summaries = summarize(RUNS)
     rows = table(summaries, "accuracy")
     assert rows[0][0] == "optimizer" and len({len(row) for row in rows}) == 1
@@ -155,7 +155,7 @@ def test_tables():
     assert lines[1].startswith("| ---") and lines[1].endswith("-: |")
 
 
-def test_files():
+def test_files_have_all_numbers():
     summaries = summarize(RUNS)
     rows = list(csv.DictReader(io.StringIO(to_csv(summaries))))
     assert [row["name"] for row in rows] == ["adam", "swa"]

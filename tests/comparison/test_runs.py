@@ -26,7 +26,7 @@ def make_broken(how):
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "full":
-        # No file can grow beyond what the log has already.
+        # No file can grow, as on a full disk.
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))

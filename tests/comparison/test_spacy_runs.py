@@ -31,7 +31,7 @@ def test_spacy_runs_have_the_scores_of_spacy_train(tmp_path):
     assert [e["averages"] is None for e in run.evaluations] == [True, True, True, False]
     assert run.evaluations[-1]["averages"] == run.evaluations[-1]["score"]
 
-    # The same from the command line of spaCy, which writes a log of its own.
+    # The scores of `spacy train`, from the log of spaCy.
     log = tmp_path / "spacy.jsonl"
     logger = {
         "training.logger": {
@@ -58,7 +58,7 @@ def test_spacy_runs_have_the_scores_of_spacy_train(tmp_path):
 
 
 def test_raw_weights_are_evaluated_beside_the_averages(tmp_path):
-    """EMA leaves the training alone: its raw weights are those of Adam."""
+    """EMA does not change the training: its raw weights are those of Adam."""
     require("spacy")
     from corpus import generate_records, write_corpus
     from pipelines import CONFIGS

@@ -30,7 +30,7 @@ def make_batch_norm(callbacks=(), optimizer=None, **settings):
     torch.manual_seed(0)
 
     def forward(model, X, is_train):
-        # Draws in predictions too.
+        # Predictions draw random numbers too.
         noise = numpy.random.normal(0, 0.01, X.shape) + torch.rand(1).item() + random.random()
         return X + noise.astype("f"), lambda dY: dY
 
@@ -67,7 +67,7 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own():
     assert trainer._score() == found.averages
     difference = abs(found.averages - stale)
     assert difference > 0.01 * abs(stale)
-    # Nearly that of statistics of all rows.
+    # Statistics of all rows give nearly the same score.
     update_batch_norm(trainer.model, [X])
     assert trainer._score() == pytest.approx(found.averages, abs=difference / 4)
 
@@ -144,7 +144,7 @@ def test_the_number_of_batches_for_batch_norm(monkeypatch, batch_size, n_batches
     trainer = make_batch_norm(batch_size=batch_size, batch_norm_batches=n_batches)
     trainer.callbacks.append(UseAverages())
     trainer.run()
-    # Once per evaluation with averages, whoever uses them.
+    # Once per evaluation with averages, however often they are used.
     assert calls == [expected] * 3
 
 

@@ -1,4 +1,4 @@
-"""Callbacks: when they are called, and what they can do."""
+"""Callbacks: calls, errors, Ctrl-C, and output."""
 
 import io
 import signal
@@ -105,7 +105,7 @@ def test_a_training_that_is_stopped_between_evaluations_saves_its_last_weights(t
 
 
 def test_an_ignored_interrupt_stays_ignored():
-    """As in a background job of a shell."""
+    """Shells start background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         make_trainer(callbacks=[Interrupt(), StopOnInterrupt()]).run()

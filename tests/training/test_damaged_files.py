@@ -33,7 +33,7 @@ def test_a_training_without_its_checkpoints_is_refused(output):
 
 
 def test_a_killed_training_without_its_first_checkpoint_is_refused(tmp_path):
-    """Records of the steps since then are still in the memory of the process."""
+    """Later records were still in the memory of the process."""
     config = config_of(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_STEPS], cwd=tmp_path, stdout=subprocess.PIPE, text=True
@@ -78,7 +78,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(output):
         (lambda lines: [*lines[:4], b"\xff\n", *lines[4:]], "line 5 is not a record"),
         (lambda lines: [*lines[:4], b"[]\n", *lines[4:]], "line 5 is not a record"),
         (lambda lines: [*lines[:4], *lines[5:]], r"line 5 \(step\) has step 5, after step 3"),
-        # Two processes at a time, or one after the other.
+        # Records of two processes.
         (lambda lines: [lines[0], *lines], "line 2 is another start, after step 0"),
         (
             lambda lines: [line for line in lines for _ in (0, 1)],
@@ -103,7 +103,7 @@ def test_a_damaged_log_is_refused(output, change, message):
     else:
         message = f"log.jsonl is damaged: {message}. Move it away"
         assert_refused(output, ValueError, message, config, resume=True)
-    # As the message says.
+    # The error message recommends this.
     path.unlink()
     with pytest.warns(TrainingWarning, match="log.jsonl is missing: a new log begins"):
         train(config, output=output, resume=True)

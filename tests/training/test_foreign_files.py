@@ -86,7 +86,7 @@ def test_folders_named_like_checkpoints_are_not_deleted(output):
         "step-00000050",
         "step-00000060",
     }
-    # Where a checkpoint has to go, it is named before anything is deleted.
+    # In place of a future checkpoint it is an error, before any file is deleted.
     (output / "step-00000065").rename(output / "step-00000030")
     message = "step-00000030 is not a checkpoint of this training"
     assert_refused(output, FileExistsError, message, config, overwrite=True)
@@ -100,7 +100,7 @@ def test_the_config_of_the_training_is_never_overwritten(tmp_path, kind, setting
     config = config_of(folder, max_steps=10)
     own = folder / ("config.cfg" if kind in ("itself", "relative") else "own.cfg")
     source = folder / ".." / "project" / "." / "config.cfg" if kind == "relative" else own
-    # Under the first line that marks a saved config too.
+    # Also with the first line of a saved config.
     for marker in ("", MARKER + "\n"):
         own.write_text(f"{marker}# mine\n{config.to_str()}")
         if kind == "link":
@@ -129,7 +129,7 @@ def test_the_config_of_the_command_is_never_overwritten(tmp_path):
 
 
 def test_the_saved_config_resumes_the_training(output):
-    """It is what a reader of the folder has at hand."""
+    """With the same limits."""
     path = output / "config.cfg"
     before = path.read_bytes()
     config = Config().from_disk(path)
@@ -142,7 +142,7 @@ def test_the_saved_config_resumes_the_training(output):
 
 
 def test_resuming_after_an_interrupted_overwrite_starts_the_new_training(output, monkeypatch):
-    """Never a mixture of the two, wherever it was interrupted."""
+    """The results are never a mixture of both trainings."""
     config = config_of(output.parent, seed=7)
     train(config, output=output.parent / "whole")
     for n_deleted in range(7):
@@ -182,7 +182,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
     finally:
         process.kill()
         process.communicate(timeout=60)
-    # The lock of a process that was killed is released.
+    # The lock of a killed process is released.
     config = config_of(tmp_path, max_steps=400)
     train(config, output=tmp_path / "output", resume=True)
     train(config, output=tmp_path / "whole")

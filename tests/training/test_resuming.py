@@ -87,7 +87,7 @@ def test_a_training_stopped_by_ctrl_c_can_be_resumed(tmp_path, interruptible):
     assert f"Stopped after step {step}; use --resume to continue." in printed
     assert "Traceback" not in printed
     assert (tmp_path / "output" / "model-last").exists()
-    # Not at an evaluation: it is resumed at the very step.
+    # It was not stopped at an evaluation, and continues at the same step.
     longer = config_of(tmp_path, max_steps=step + 15)
     train(longer, output=tmp_path / "output", resume=True)
     train(longer, output=tmp_path / "whole")
@@ -95,7 +95,7 @@ def test_a_training_stopped_by_ctrl_c_can_be_resumed(tmp_path, interruptible):
 
 
 def test_a_smaller_limit_ends_a_training_that_is_resumed(tmp_path):
-    """Not "max_epochs", which is not set."""
+    """The reason is not "max_epochs", which is not set."""
     train(config_of(tmp_path, max_steps=30), output=tmp_path / "output")
     trainer = train(config_of(tmp_path, max_steps=20), output=tmp_path / "output", resume=True)
     assert (trainer.state.step, trainer.state.stop_reason) == (30, "max_steps")
@@ -149,7 +149,7 @@ with patch({place!r}, kill):
         assert not list(output.glob("step-*"))
         train(config, output=output, resume=True)
         assert results_of(output) == results_of(tmp_path / "whole")
-        # Nothing of the half written checkpoint is left.
+        # The incomplete checkpoint is deleted.
         assert not list(output.glob(".step-*"))
         output.rename(tmp_path / f"{place}-{count}")
 
@@ -161,7 +161,7 @@ def test_a_training_with_other_settings_is_not_resumed(output):
     for what in ("training.batch_size was 8 and is 4 now", r"model.*nO was 8 and is 9 now"):
         message = f"The training in .*output has another config and .*{what}"
         assert_refused(output, ValueError, message, config, resume=True)
-    # The checkpoint says so too.
+    # The checkpoint is compared too.
     (output / "config.cfg").unlink()
     message = r"step-00000020 is a checkpoint of another training.*training.batch_size was 8"
     assert_refused(output, ValueError, message, config, resume=True)
@@ -173,7 +173,7 @@ def test_a_training_with_other_data_is_not_resumed(output):
     config = config_of(output.parent)
     message = "train_X was 50 rows, .* and is 10 rows"
     assert_refused(output, ValueError, message, config, resume=True)
-    # The same data in another file are the same.
+    # Another file with the same data is accepted.
     numpy.savez_compressed(data, **make_arrays())
     assert train(config, output=output, resume=True).state.step == 60
 
@@ -204,7 +204,7 @@ def test_a_training_with_other_imported_modules_is_not_resumed(tmp_path):
 
 
 def test_a_training_with_other_files_in_a_folder_is_not_resumed(tmp_path):
-    """The output folder, which is in it, is no input."""
+    """The output folder inside it is ignored."""
     config = config_of(tmp_path, max_steps=20)
     config["paths"] = {"data": str(tmp_path)}
     output = tmp_path / "output"

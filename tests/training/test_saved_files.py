@@ -33,7 +33,7 @@ def test_models_are_saved_with_the_averages(tmp_path):
 
 
 def test_after_an_error_the_last_saved_files_are_kept(tmp_path):
-    """The weights may be half updated then."""
+    """After an error the weights may be partly updated."""
 
     class Break(Callback):
         def on_step(self, trainer):
@@ -81,7 +81,7 @@ def test_an_earlier_training_is_overwritten_only_on_request(tmp_path):
 
 
 def test_averages_with_batch_norm_equal_manual_ones(tmp_path):
-    """From a config and a file with code, to the models and the log."""
+    """In the log and in the saved models."""
     require("torch")
     import torch_layers
     from chains import LAYER
@@ -107,7 +107,7 @@ def test_averages_with_batch_norm_equal_manual_ones(tmp_path):
     update_batch_norm(trainer.model, [X[rows[i : i + 8]] for i in range(0, 48, 8)])
     assert trainer._score() == evaluation["averages"] != stale
 
-    # What is saved is as good as the log says.
+    # The saved models have the scores of the log.
     for name, step in (("model-last", 60), ("model-best", best_step(output))):
         saved, model = load_model(config, output / name)
         assert saved._score() == score_at(output, step)

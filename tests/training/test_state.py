@@ -66,7 +66,7 @@ def test_without_evaluations_there_is_no_best_score():
         ([-float("inf"), NAN, -0.5, float("inf"), NAN], [True, False, True, True, False]),
     ],
 )
-def test_nan_is_an_improvement_over_nothing(scores, expected):
+def test_nan_is_best_only_before_the_first_number(scores, expected):
     assert [found.is_best for found in make_state(*scores).evaluations] == expected
 
 
@@ -83,7 +83,7 @@ def test_the_saved_state_is_restored_exactly():
         21,
         {"ner": 1 / 7},
     )
-    # These belong to one process.
+    # These are not saved.
     assert restored.total_steps is restored.stop_reason is restored.error is None
 
 

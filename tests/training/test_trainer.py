@@ -79,7 +79,7 @@ def test_batches_and_dropout_are_the_same_for_all_optimizers(wrap):
 
     for optimizer in (SGD(0.0, use_averages=False), wrap(SGD(0.0, use_averages=False))):
         losses.append([])
-        # Thinc's own first weights of a Softmax are zeros.
+        # By default the weights of a Softmax start at zero.
         model = chain(Relu(8, dropout=0.2), Softmax(init_W=glorot_uniform_init))
         make_trainer(optimizer, [Watch()], model=model).run()
     assert losses[0] == losses[1]
@@ -133,7 +133,7 @@ def test_an_evaluation_has_the_mean_loss_since_the_one_before():
         ({"max_steps": 100, "max_epochs": 1}, 7, "max_epochs"),
         ({"max_steps": 7, "max_epochs": 9}, 7, "max_steps"),
         ({"max_steps": 14, "max_epochs": 2}, 14, "max_steps"),
-        # The rate is 0, so nothing is better than the first evaluation, at step 10.
+        # With a learning rate of 0 the first evaluation, at step 10, stays the best.
         ({"max_steps": 100, "patience": 30}, 40, "patience"),
         ({"max_steps": 100, "patience": 35}, 50, "patience"),
     ],
@@ -142,7 +142,7 @@ def test_limits_and_patience_end_the_training(settings, step, reason):
     trainer = make_trainer(SGD(0.0, use_averages=False), **settings)
     trainer.run()
     assert (trainer.state.step, trainer.state.stop_reason) == (step, reason)
-    # The last step is evaluated in any case.
+    # The last step is always evaluated.
     assert trainer.state.evaluations[-1].step == step
 
 
@@ -180,7 +180,7 @@ def test_score_loss_is_minus_the_loss():
         ([[0.2, 0.8], [0.7, 0.3]], [[0, 1], [1, 0]], 1.0),
     ],
 )
-def test_accuracy(predictions, targets, expected):
+def test_accuracy_of_indices_and_one_hot_rows(predictions, targets, expected):
     predictions, targets = numpy.array(predictions, dtype="f"), numpy.array(targets)
     assert accuracy(predictions, targets) == expected
     if targets.ndim == 1:
