@@ -1,5 +1,5 @@
-"""Stress test: trainings are killed at random moments and resumed until they end. The results must
-be bit-identical to those of an uninterrupted training.
+"""Stress test: trainings are killed at random moments and resumed until they end. The results
+must be bit-identical to those of an uninterrupted training.
 
     python tests/chains.py 150 chain-folder      # 150 kills, over all configs
 

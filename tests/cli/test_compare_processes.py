@@ -1,22 +1,18 @@
 """`thinc-swa compare` in a process of its own: signals, locks, terminals, and unusual names."""
 
 import csv
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
 from helpers import require, run_command
 from processes import IS_LINUX, assert_end, descendants, is_alive, wait_for_files
+from terminals import environment, read_terminal
 from thinc.api import Config
 from tiny import ADAM, SWA, write_config
 
@@ -41,10 +37,6 @@ def make(folder):
     Path(folder, "run").write_text(str(os.getpid()))
     time.sleep(100)
 """
-
-
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
 
 
 def start(folder, *arguments, **settings):
@@ -202,43 +194,6 @@ def test_an_ascii_terminal_is_supported(tmp_path):
     lines = [line for line in result.stdout.splitlines() if "+/-" in line]
     assert lines[0].index("+/-") == lines[1].index("+/-")
     assert "±" in (tmp_path / "comparison" / "results.md").read_text(encoding="utf8")
-
-
-def read_terminal(tmp_path, *arguments, columns=80, hang_up_at=None, **more):
-    """Run the command in a terminal, and return its output and its exit code."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    settings = environment(**{"TERM": "xterm", **more})
-    del settings["COLUMNS"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "thinc_swa", *arguments],
-        cwd=tmp_path,
-        env=settings,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        # The controlling terminal, which sends SIGHUP.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )
-    os.close(slave)
-    text = b""
-    end = time.monotonic() + 120
-    try:
-        while time.monotonic() < end:
-            if select.select([master], [], [], 0.1)[0]:
-                try:
-                    data = os.read(master, 4096)
-                except OSError:
-                    break
-                text += data
-            if hang_up_at is not None and hang_up_at.exists():
-                break
-        os.close(master)
-        process.wait(timeout=30)
-    finally:
-        process.kill()
-    return text.decode(), process.returncode
 
 
 def test_a_terminal_shows_a_live_table(tmp_path):

@@ -1,12 +1,14 @@
 """`thinc-swa train`: output, files, resuming, and streams."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import require, run_command
+from processes import IS_LINUX
 from thinc.api import Config
 from tiny import write_config
 
@@ -154,3 +156,24 @@ def make_interrupt():
     # In the foreground the first SIGINT stops the training.
     result = run_command(tmp_path, *command.split()[3:], "--overwrite")
     assert result.returncode == 130 and "Stopped after step 1" in result.stdout
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="terminals")
+def test_train_in_a_terminal_shows_progress_above_the_table(tmp_path):
+    from terminals import read_terminal
+
+    write_config(tmp_path, max_steps=400, eval_frequency=200)
+    text, code = read_terminal(tmp_path, "train", "tiny.cfg", columns=120)
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n")
+    lines = [line.rstrip() for line in plain.splitlines()]
+    assert any("/400" in line and "learn rate 0.01, snapshots" in line for line in lines)
+    rows = [line.split() for line in lines if line.split()[:1] in (["step"], ["200"], ["400"])]
+    assert [row[0] for row in rows] == ["step", "200", "400"]
+    assert all(len(row) >= 7 for row in rows)
+    # With a table in a file, the terminal shows only the progress bar.
+    command = f"{sys.executable} -m thinc_swa train tiny.cfg > table.txt"
+    text, code = read_terminal(tmp_path, "-c", command, program="bash", columns=120)
+    assert code == 0 and "/400" in text and "snapshots  " not in text
+    table = (tmp_path / "table.txt").read_text().splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["step", "200", "400"]

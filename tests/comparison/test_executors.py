@@ -13,8 +13,8 @@ from thinc_swa.comparison.executors import ForkExecutor, Job, SubprocessExecutor
 from thinc_swa.training.configs import with_seed
 from thinc_swa.training.logs import read_log
 
-# User code with a behaviour per dataset name. The run and the processes that it starts write their
-# ids to files.
+# User code with a behaviour per dataset name. The run and the processes that it starts write
+# their ids to files.
 CODE = """
 import ctypes, os, signal, subprocess, sys, time
 import multiprocessing
