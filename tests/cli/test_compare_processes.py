@@ -21,6 +21,9 @@ for package in ("typer", "rich", "matplotlib", "scipy", "filelock"):
 if not IS_LINUX:
     pytest.skip("processes are looked up in /proc", allow_module_level=True)
 
+# Many real processes.
+pytestmark = pytest.mark.slow
+
 # A dataset whose loader starts processes and then sleeps.
 CODE = """
 import multiprocessing, os, subprocess, sys, time

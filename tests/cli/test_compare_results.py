@@ -85,6 +85,7 @@ def test_a_narrow_terminal_omits_columns(width, dropped):
     assert lines[-1].split() == " ".join(cells).split()
 
 
+@pytest.mark.slow
 def test_compare_one_config_with_several_optimizers(tmp_path, run):
     adam = write_config(tmp_path, "adam", ADAM)
     for name, optimizer in (("swa", SWA), ("sgd", ADAM.replace("Adam", "SGD"))):
@@ -97,6 +98,7 @@ def test_compare_one_config_with_several_optimizers(tmp_path, run):
     assert [summary["name"] for summary in content["summaries"]] == ["adam", "swa", "sgd"]
 
 
+@pytest.mark.slow
 def test_threads_per_process_are_limited(tmp_path):
     code = """
 import os
@@ -129,6 +131,7 @@ def make_told(path):
         assert output.read_text() == "threads: 1\n"
 
 
+@pytest.mark.slow
 def test_repeated_runs_are_explained_in_one_line(tmp_path, run):
     write_config(tmp_path, "adam", ADAM)
     command = ("compare", "adam.cfg", "--seeds", "2")
@@ -169,6 +172,7 @@ def test_scores_are_shown_when_results_cannot_be_written(tmp_path, run):
     assert result.returncode == 0 and (tmp_path / "comparison" / "results.md").is_file()
 
 
+@pytest.mark.slow
 def test_compare_the_configs_of_the_digits(tmp_path, run):
     """The first command of the README."""
     require("sklearn")

@@ -112,6 +112,7 @@ def test_train_loads_pytorch_layers_on_request(tmp_path, run, monkeypatch):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_train_with_closed_streams(tmp_path, closed):
     write_config(tmp_path, max_steps=20)
@@ -130,6 +131,7 @@ def test_train_with_closed_streams(tmp_path, closed):
     assert records[-1]["type"] == "end" and records[-1]["step"] == 20
 
 
+@pytest.mark.slow
 def test_train_in_the_background_ignores_sigint(tmp_path, interruptible):
     """A shell without job control starts background processes with SIGINT ignored."""
     code = """
@@ -158,6 +160,7 @@ def make_interrupt():
     assert result.returncode == 130 and "Stopped after step 1" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="terminals")
 def test_train_in_a_terminal_shows_progress_above_the_table(tmp_path):
     from terminals import read_terminal

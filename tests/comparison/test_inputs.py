@@ -9,6 +9,9 @@ from comparison_runs import compare, prepare
 from thinc.api import Config
 from tiny import ADAM, make_arrays, write_config
 
+# Many real processes.
+pytestmark = pytest.mark.slow
+
 DATA = """
 # {comment}
 from thinc.api import registry

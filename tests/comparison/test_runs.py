@@ -84,12 +84,14 @@ def test_runs_have_the_results_of_single_trainings(tmp_path, adam, swa):
         assert run.records[-1]["n_steps"] == 60
 
 
+@pytest.mark.slow
 def test_parallel_processes_do_not_change_results(tmp_path, adam, swa):
     one = compare(tmp_path / "one", [adam, swa])
     two = compare(tmp_path / "two", [swa, adam], n_jobs=3)
     assert results_of(one) == results_of(two)
 
 
+@pytest.mark.slow
 def test_only_missing_runs_are_trained(tmp_path, adam, swa):
     first = compare(tmp_path / "output", [adam], n_seeds=1)
     log = first[0].folder / "log.jsonl"
@@ -109,6 +111,7 @@ def test_a_config_without_settings_is_an_error_of_its_run(tmp_path, adam):
     assert "max_steps or max_epochs must be at least 1" in run.error
 
 
+@pytest.mark.slow
 def test_runs_of_another_config_are_repeated(tmp_path, adam):
     first = compare(tmp_path / "output", [adam], n_seeds=1)
     second = compare(
@@ -118,6 +121,7 @@ def test_runs_of_another_config_are_repeated(tmp_path, adam):
     assert len(second[0].evaluations) == 2
 
 
+@pytest.mark.slow
 def test_incomplete_runs_are_repeated(tmp_path, adam):
     (first,) = compare(tmp_path / "output", [adam], n_seeds=1)
     log = first.folder / "log.jsonl"
@@ -182,6 +186,7 @@ def test_settings_that_differ_are_named(finished):
     ]
 
 
+@pytest.mark.slow
 def test_overwrite_repeats_all_runs(tmp_path, adam):
     (first,) = compare(tmp_path / "output", [adam], n_seeds=1)
     log = first.folder / "log.jsonl"
@@ -193,6 +198,7 @@ def test_overwrite_repeats_all_runs(tmp_path, adam):
     assert second.evaluations == first.evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
 def test_a_full_disk_in_one_run_does_not_affect_the_others(tmp_path, adam, swa):
     path, code = broken(tmp_path, "full")
@@ -216,6 +222,7 @@ def test_a_run_that_cannot_start_does_not_affect_the_others(tmp_path, adam, swa,
     assert runs[0].error == f"No space left on device: {runs[0].folder}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, error",
     [

@@ -9,6 +9,9 @@ from comparison_runs import compare
 from helpers import require
 from thinc.api import Config
 
+# Many real processes.
+pytestmark = pytest.mark.slow
+
 
 def test_spacy_runs_have_the_scores_of_spacy_train(tmp_path):
     require("spacy")

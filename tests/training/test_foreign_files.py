@@ -166,6 +166,7 @@ def test_resuming_after_an_interrupted_overwrite_starts_the_new_training(output,
         assert results_of(output) == results_of(output.parent / "whole")
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     """The lock names the process that holds it."""
     write_config(tmp_path, max_steps=20000)

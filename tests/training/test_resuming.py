@@ -102,6 +102,7 @@ def test_a_smaller_limit_ends_a_training_that_is_resumed(tmp_path):
     assert list(read_log(tmp_path / "output" / "log.jsonl"))[-1]["reason"] == "max_steps"
 
 
+@pytest.mark.slow
 def test_a_training_killed_before_its_first_checkpoint_starts_again(tmp_path):
     """At any moment between the first file and the first checkpoint."""
     config = config_of(tmp_path)
