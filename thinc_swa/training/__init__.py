@@ -1,4 +1,8 @@
-"""Training of Thinc models: trainer, callbacks, checkpoints."""
+"""Training of Thinc models: trainer, callbacks, checkpoints.
+
+A function that is registered with `registry.callbacks` makes the callback of a section
+`[callbacks.NAME]` of a config.
+"""
 
 from .callbacks import (
     Callback,
