@@ -132,9 +132,10 @@ def test_user_code_can_start_processes(tmp_path, executor):
     assert last["error"] == "the sum is 3"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", ["sleeps", "busy"])
-def test_cancelled_runs_end_with_what_they_have_started(tmp_path, executor, how):
+def test_cancelled_runs_end_with_all_their_processes(tmp_path, executor, how):
     jobs = [make_job(tmp_path, how), make_job(tmp_path, seed=2)]
     executor.start(jobs[0])
     names = ("run", "child", "grandchild")
@@ -147,6 +148,7 @@ def test_cancelled_runs_end_with_what_they_have_started(tmp_path, executor, how)
     assert wait_for(executor) == {jobs[1].folder: 0}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", ["sleeps", "busy", "leaves"])
 def test_closing_an_executor_ends_all_processes(tmp_path, executor, how):
@@ -177,6 +179,7 @@ def test_runs_end_with_the_server_and_a_new_one_is_started(tmp_path):
         executor.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="forks")
 @pytest.mark.parametrize("is_polled", [True, False])
 def test_runs_end_with_a_suspended_server(tmp_path, is_polled):
