@@ -36,7 +36,9 @@ from spacy_cases import (  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["swa", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+)
 def test_spacy_train_runs_every_config(name, corpus, tmp_path):
     """The config files with fewer steps, in a process of its own."""
     settings = {**corpus, "training.max_steps": 200, "training.eval_frequency": 100}
@@ -83,6 +85,7 @@ def test_evaluations_are_of_the_averages(name, gpu_id, trained, corpus):
         assert nlp.meta["performance"][score] == pytest.approx(scores[score], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_spacy_train_saves_the_same_weights(name, trained, corpus, tmp_path):
     """Trainings in this process give the weights of `spacy train`."""

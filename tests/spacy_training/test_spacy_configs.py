@@ -215,6 +215,7 @@ def test_every_step_has_the_learn_rate_of_its_phase(corpus, tmp_path):
     assert momenta == [momentum(step) for step in range(21)]
 
 
+@pytest.mark.slow
 def test_spacy_keeps_the_order_of_phases(corpus, tmp_path):
     """In all configs that spaCy writes, with variables and overrides."""
     with_phases({}).to_disk(tmp_path / "phases.cfg", interpolate=False)

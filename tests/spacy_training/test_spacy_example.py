@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from helpers import require
 
 require("spacy")
@@ -11,6 +12,7 @@ from pipelines import ROOT, run_python  # noqa: E402
 EXAMPLE = ROOT / "examples" / "4_spacy_pipeline.py"
 
 
+@pytest.mark.slow
 def test_example_prints_scores(tmp_path):
     command = [sys.executable, EXAMPLE, "--config", "ema", "--steps", "60", "--seeds", "1"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
