@@ -1,10 +1,10 @@
-"""Chains of kills: a training is killed at random moments and resumed until it has ended, and
-must then have the results of an uninterrupted one, bit for bit.
+"""Stress test: trainings are killed at random moments and resumed until they end. The results
+must be bit-identical to those of an uninterrupted training.
 
-    python tests/chains.py 150 chain-folder      # so many kills, with all configs in turn
+    python tests/chains.py 150 chain-folder      # 150 kills, over all configs
 
 Moments are drawn from the whole life of the process: imports, start-up, the first files, steps,
-evaluations, saving, deleting of earlier checkpoints, and the end.
+evaluations, saving, deletion of earlier checkpoints, and the end.
 """
 
 import json
@@ -36,7 +36,7 @@ STEPS = 150
 
 
 def write_configs(folder):
-    """A Thinc model, and PyTorch models with BatchNorm under two optimizers."""
+    """Configs of a Thinc model, and of PyTorch models with BatchNorm for two optimizers."""
     paths = [write_config(folder, "thinc", max_steps=STEPS)]
     for name, optimizer in (("torch_swa", SWA), ("torch_ema", EMA)):
         path = write_config(folder, name, optimizer, max_steps=STEPS)
@@ -69,7 +69,7 @@ def finish(process):
 
 
 def results_of(folder):
-    """The models, the last checkpoint's weights, and the log without times and restarts."""
+    """Models, weights of the last checkpoint, and the log without times and restarts."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("seconds", None)
@@ -80,10 +80,11 @@ def results_of(folder):
 
 
 def run_chain(folder, config, n_kills, draw):
-    """Kill and resume one training until it has had so many kills, and compare it.
+    """Kill and resume a training, and compare its results.
 
-    draw (random.Random): Draws the moments.
-    RETURNS (Counter): How many kills came at which state of the folder.
+    n_kills (int): Number of kills.
+    draw (random.Random): Generator for the moments.
+    RETURNS (Counter): Number of kills by state of the folder.
     """
     whole, output = folder / f"{config.stem}-whole", folder / f"{config.stem}-output"
     if not whole.exists():
@@ -96,7 +97,7 @@ def run_chain(folder, config, n_kills, draw):
     while n_done < n_kills:
         if is_over(output):
             compare(whole, output, moments)
-            # The next one starts over what is there, or in a new folder.
+            # Start again in the same folder, or in a new one.
             if draw.random() < 0.5:
                 shutil.rmtree(output)
             options = ["--overwrite"] if output.exists() else []
@@ -105,7 +106,7 @@ def run_chain(folder, config, n_kills, draw):
             process = start(folder, config, output, "--resume")
         delay = draw.uniform(0, 1.1 * length)
         if draw.random() < 0.5:
-            # Shortly after a file appears or changes, where most of the dangers are.
+            # Shortly after a file appears or disappears, where errors are most likely.
             wait_for_change(output, process, length)
             delay = draw.uniform(0, 0.05)
         time.sleep(delay)

@@ -1,4 +1,4 @@
-"""Waiting for processes, and looking for those that are left."""
+"""Waiting for processes, and finding processes."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def wait_for_files(*paths, timeout=60.0):
 
 
 def is_alive(pid):
-    """Also of a process that nothing has waited for."""
+    """Whether a process is running; zombies are not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -32,7 +32,7 @@ def assert_end(pids, seconds=2.0):
 
 
 def descendants(pid):
-    """Ids of a process and of all that descend from it. (Linux)"""
+    """Ids of a process and of all its descendants (Linux)."""
     found = [pid]
     parents = {other: int(fields[1]) for other, fields in _processes()}
     for ancestor in found:

@@ -29,7 +29,7 @@ MODULES = find_modules()
 
 
 def imported_names(name, *, at_run_time):
-    """Names of what a module imports, also within functions, but not for type checks.
+    """Names of what a module imports, also within functions and for type checks.
 
     at_run_time (bool): Only what is imported as soon as the module is.
     """
@@ -37,8 +37,6 @@ def imported_names(name, *, at_run_time):
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
         if isinstance(node, (ast.FunctionDef, ast.Lambda)) and at_run_time:
             return
         if isinstance(node, ast.Import):

@@ -102,7 +102,7 @@ def make_model():
     return chain(Relu(8, dropout=0.2), Softmax())
 
 
-def make_training(optimizer=None, callbacks=(), dataset=None, model=None, **settings):
+def make_trainer(optimizer=None, callbacks=(), dataset=None, model=None, **settings):
     settings = {"max_steps": 20, "batch_size": 8, "eval_frequency": 10, **settings}
     return Trainer(
         model or make_model(),

@@ -9,7 +9,7 @@ def main() -> None:
     try:
         from .cli.main import main as run
     except ImportError as error:
-        # Named, so that what is missing inside of a library is not taken for this.
+        # Other names are missing dependencies of a library.
         if error.name not in ("typer", "rich"):
             raise
         sys.exit('The command line needs more packages: pip install "thinc-swa[cli]"')

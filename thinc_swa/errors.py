@@ -1,4 +1,4 @@
-"""Errors and warnings of a training, and errors as one line of text."""
+"""Errors and warnings of trainings, and error messages of one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,17 @@ from thinc.api import ConfigValidationError
 
 
 class TrainingWarning(UserWarning):
-    """Something about a training that its user should know, such as a damaged checkpoint."""
+    """Warning about a training, for example about a damaged checkpoint."""
 
 
 class CallbackError(RuntimeError):
-    """A callback has raised an exception, which is the `__cause__`."""
+    """A callback has raised an exception, which is the `__cause__`.
+
+    callback (object): The callback.
+    event (str): The method that failed.
+    step (int): Completed steps.
+    error (Exception): The exception.
+    """
 
     def __init__(self, callback: object, event: str, step: int, error: Exception) -> None:
         super().__init__(
@@ -24,11 +30,11 @@ class CallbackError(RuntimeError):
 
 @contextmanager
 def naming_config(path: Path | None) -> Iterator[None]:
-    """Context manager that adds the name of the config file to errors in its content.
+    """Context manager that adds the name of the config file to errors in the config.
 
-    path (Path | None): The file that the config comes from; None if it is not known.
-    RAISES: ValueError instead of any other error, except for an OSError that names a file of
-        its own.
+    path (Path | None): The config file; None if it is unknown.
+    RAISES: ValueError instead of any other error, except for an OSError that names another
+    file.
     """
     try:
         yield
@@ -40,7 +46,7 @@ def naming_config(path: Path | None) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Describe an error in one line, with its type if its message is not written for users."""
+    """Describe an error in one line, with its type unless the message is meant for users."""
     if isinstance(error, ConfigValidationError):
         text = _describe_config_error(error)
     elif isinstance(error, OSError) and error.strerror:
@@ -52,14 +58,14 @@ def describe_error(error: BaseException) -> str:
     text = " ".join(text.split())
     if not text:
         return type(error).__name__
-    is_plain = isinstance(error, (OSError, ImportError, CallbackError)) or (
+    is_for_users = isinstance(error, (OSError, ImportError, CallbackError)) or (
         isinstance(error, ValueError) and not isinstance(error, UnicodeError)
     )
-    return text if is_plain else f"{type(error).__name__}: {text}"
+    return text if is_for_users else f"{type(error).__name__}: {text}"
 
 
 def _describe_config_error(error: ConfigValidationError) -> str:
-    """Leave out the config, which the text of the error repeats as a whole."""
+    """Message without the config, which the text of the error repeats."""
     details = [
         f"{' -> '.join(str(place) for place in detail.get('loc', ()))}: {detail.get('msg', '')}"
         for detail in error.errors or ()

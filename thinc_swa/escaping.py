@@ -1,18 +1,18 @@
-"""Texts from outside (names of files, messages of errors), made safe for each output."""
+"""Escaping of external text, such as file names and error messages, for each kind of output."""
 
 import hashlib
 import re
 
-# What stands for characters that a terminal does not have.
+# Replacements for characters that a terminal cannot show.
 ASCII = {"±": "+/-", "·": ".", "▸": ">", "■": "#", "✗": "x", "…": "..."}
-# Names that Windows keeps for devices.
+# Names of devices on Windows.
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 MAX_LENGTH = 60
 
 
 def printable(text: str) -> str:
-    """Write out what cannot be shown or encoded: control characters, and the bytes of a file
-    name that are not UTF-8 ("\\\\xff")."""
+    """Escape control characters, and the bytes of a file name that are not UTF-8
+    ("\\\\xff")."""
     return "".join(
         character if character.isprintable() else _escape(character) for character in text
     )
@@ -20,13 +20,13 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # A byte that Python could not decode.
+    if 0xDC80 <= code <= 0xDCFF:  # A byte that was not decoded: see PEP 383.
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 def for_encoding(text: str, encoding: str) -> str:
-    """Replace what an output with this encoding cannot show."""
+    """Replace characters that an encoding does not have."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -35,13 +35,13 @@ def for_encoding(text: str, encoding: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """Escape what Markdown would take for markup. Underscores inside of a word are none."""
+    """Escape Markdown's markup. Underscores inside a word are no markup."""
     text = re.sub(r"([\\`*\[\]<>|$~])", r"\\\1", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 def as_code(text: str) -> str:
-    """Text as it is, in Markdown."""
+    """Format text as inline code in Markdown."""
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     space = " " if longest else ""
@@ -49,10 +49,11 @@ def as_code(text: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """A name for a folder, valid on every file system: no separators, no "..", nothing hidden.
+    """Make a folder name that is valid on every file system: no separators, no "..", not
+    hidden.
 
-    Different names have different folders, also where upper and lower case are the same: all
-    names but simple ones in lower case get a digest of the name.
+    Different names give different folders, also on file systems that ignore case: except for
+    simple lower-case names, a digest of the name is appended.
     """
     is_simple = re.fullmatch(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_-])?", name)
     if is_simple and len(name) <= MAX_LENGTH and not RESERVED.fullmatch(name):

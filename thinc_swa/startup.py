@@ -1,5 +1,5 @@
-"""Ctrl-C while the program starts: importing Thinc and PyTorch takes more than a second, in
-which there is nothing to clean up, and no command that could catch a KeyboardInterrupt."""
+"""Ctrl-C during start-up: importing Thinc and PyTorch takes more than a second, and a
+KeyboardInterrupt would print a long traceback."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ EXIT_CODE = 130
 
 
 def exit_on_interrupt() -> None:
-    """Make Ctrl-C end this process with one line, if it is `thinc-swa` or `python -m
-    thinc_swa`. Where the package is imported by another program nothing changes."""
+    """Let Ctrl-C end this process with a message of one line, if it is `thinc-swa` or
+    `python -m thinc_swa`. Other programs that import the package are not affected."""
     arguments = sys.orig_argv[1:3]
     is_script = bool(arguments) and Path(arguments[0]).stem == "thinc-swa"
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -281,7 +281,7 @@ def make_training(optimizer, is_list=False, **settings):
 def test_numpy_data_train_a_model_on_the_gpu(is_list):
     training = make_training(thinc_swa.SWA(SGD(0.3), start_step=20, freq=2), is_list)
     training.run()
-    assert training.evaluations[-1].score > 0.6
+    assert training.state.evaluations[-1].score > 0.6
     arrays = [node.get_param("W") for node in training.model.walk() if node.has_param("W")]
     arrays += training.optimizer.averages.values()
     assert len(arrays) == 6
@@ -291,7 +291,7 @@ def test_numpy_data_train_a_model_on_the_gpu(is_list):
 def test_a_score_of_losses():
     training = make_training(Adam(0.01), score="loss")
     training.run()
-    first, *_, last = training.evaluations
+    first, *_, last = training.state.evaluations
     assert last.score > first.score
 
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     resumed = make()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
-    assert resumed.step == whole.step == 40
+    assert resumed.state.step == whole.state.step == 40
     assert resumed.model.to_bytes() == whole.model.to_bytes()
     for one, other in zip(
         resumed.optimizer.averages.values(), whole.optimizer.averages.values(), strict=True
@@ -325,7 +325,7 @@ def run(folder, *arguments):
 
 
 def test_the_command_line(tmp_path):
-    for package in ("typer", "tqdm", "matplotlib", "scipy"):
+    for package in ("typer", "rich", "matplotlib", "scipy"):
         require(package)
     swa = write_config(tmp_path, "swa", optimizer=SWA)
     adam = write_config(tmp_path, "adam", optimizer=ADAM)

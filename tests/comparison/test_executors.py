@@ -13,8 +13,8 @@ from thinc_swa.comparison.executors import ForkExecutor, Job, SubprocessExecutor
 from thinc_swa.training.configs import with_seed
 from thinc_swa.training.logs import read_log
 
-# What the user's code does, by the name of a dataset. The processes that it starts write their
-# ids into files, as the process of the run does.
+# User code with a behaviour per dataset name. The run and the processes that it starts write
+# their ids to files.
 CODE = """
 import ctypes, os, signal, subprocess, sys, time
 import multiprocessing
@@ -35,7 +35,7 @@ def make(how, folder):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     Path(folder, "grandchild").write_text(str(process.pid))
     if how == "busy":
-        # With the lock of the interpreter held, so no thread of this process can run.
+        # Holds the lock of the interpreter, so that no other thread can run.
         ctypes.PyDLL(None).sleep(100)
     if how == "leaves":
         os._exit(0)
@@ -117,14 +117,14 @@ def test_both_executors_give_the_same_numbers(tmp_path):
     assert scores[0] == scores[1]
 
 
-def test_exit_codes(tmp_path, executor):
+def test_executors_report_exit_codes(tmp_path, executor):
     job = make_job(tmp_path, "exits")
     executor.start(job)
     assert wait_for(executor) == {job.folder: 3}
 
 
 @pytest.mark.skipif(not IS_LINUX, reason="fork")
-def test_user_code_may_have_processes(tmp_path, executor):
+def test_user_code_can_start_processes(tmp_path, executor):
     job = make_job(tmp_path, "pool")
     executor.start(job)
     assert wait_for(executor) == {job.folder: 0}
@@ -132,9 +132,10 @@ def test_user_code_may_have_processes(tmp_path, executor):
     assert last["error"] == "the sum is 3"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", ["sleeps", "busy"])
-def test_cancelled_runs_end_with_what_they_have_started(tmp_path, executor, how):
+def test_cancelled_runs_end_with_all_their_processes(tmp_path, executor, how):
     jobs = [make_job(tmp_path, how), make_job(tmp_path, seed=2)]
     executor.start(jobs[0])
     names = ("run", "child", "grandchild")
@@ -142,14 +143,15 @@ def test_cancelled_runs_end_with_what_they_have_started(tmp_path, executor, how)
     executor.cancel(jobs[0].folder)
     assert_end(pids)
     assert wait_for(executor) == {jobs[0].folder: -9}
-    # The others go on.
+    # The others continue.
     executor.start(jobs[1])
     assert wait_for(executor) == {jobs[1].folder: 0}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", ["sleeps", "busy", "leaves"])
-def test_nothing_is_left_after_the_end(tmp_path, executor, how):
+def test_closing_an_executor_ends_all_processes(tmp_path, executor, how):
     job = make_job(tmp_path, how)
     executor.start(job)
     names = ("run", "child", "grandchild")
@@ -177,9 +179,10 @@ def test_runs_end_with_the_server_and_a_new_one_is_started(tmp_path):
         executor.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_LINUX, reason="forks")
 @pytest.mark.parametrize("is_polled", [True, False])
-def test_runs_end_with_a_server_that_hangs(tmp_path, is_polled):
+def test_runs_end_with_a_suspended_server(tmp_path, is_polled):
     executor = make_fork_executor()
     try:
         executor.start(make_job(tmp_path, "sleeps"))

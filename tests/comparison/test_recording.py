@@ -34,7 +34,7 @@ def make_encoder(width: int):
 
 
 class Watched:
-    """What a training had in it: the pipeline, the optimizer, and the pipeline's statistics and
+    """State of a training: the pipeline, the optimizer, and the pipeline's statistics and
     weights in every evaluation and number of readings of the training data."""
 
     def __init__(self):
@@ -148,7 +148,7 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own(run, dat
         numpy.testing.assert_allclose(own[1][0][name], statistics[0][name], rtol=1e-4)
 
 
-def test_new_batch_norm_statistics_leave_the_training_as_it_is(run):
+def test_batch_norm_statistics_do_not_change_the_training_of_spacy(run):
     """Weights, statistics and random states, bit for bit: there is dropout, and the order of
     the examples is random."""
     results = []
@@ -223,14 +223,14 @@ def test_frozen_components_keep_their_batch_norm_statistics(run, data, tmp_path)
 
     watched, records = run(change=freeze)
     assert records[-1]["averages"] is not None
-    # Nothing is left to estimate.
+    # No statistics are estimated.
     n_with_averages = len([r for r in records if r["averages"] is not None])
     assert len(watched.evaluated) == len(records) + n_with_averages
     first = watched.evaluated[0][1]
     assert all(is_same_statistics(first, found) for _, found in watched.evaluated)
 
 
-def test_wrong_numbers_of_batches(run, data):
+def test_invalid_numbers_of_batches_are_errors(run, data):
     for wrong in (-1, 2.5, "many"):
         with pytest.raises(ValueError, match=r"batch_norm_batches in \[training\] must be"):
             run(batch_norm_batches=wrong)

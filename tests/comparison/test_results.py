@@ -1,4 +1,4 @@
-"""Statistics, tables and pictures of a comparison, with numbers to be followed by hand."""
+"""Statistics, tables and plots of a comparison, with numbers that can be checked by hand."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ SWA = [
 RUNS = [*ADAM, *SWA]
 
 
-def test_final_scores():
+def test_final_scores_are_summarized():
     adam, swa = summarize(RUNS)
     assert (adam.name, adam.n_runs, adam.n_failed, adam.has_averages) == ("adam", 3, 0, False)
     assert adam.score == adam.raw == pytest.approx(0.6)
@@ -73,7 +73,7 @@ def test_final_scores():
     assert adam.seconds_per_step == pytest.approx(0.003)
 
 
-def test_the_difference_is_taken_seed_by_seed():
+def test_differences_are_paired_by_seed():
     adam, swa = summarize(RUNS)
     assert adam.difference is adam.difference_low is adam.difference_high is None
     # 0.1, -0.1 and 0.3: mean 0.1, standard deviation 0.2. Student's t for 2 degrees of
@@ -91,14 +91,14 @@ def test_an_interval_of_two_values():
     assert interval([1.0]) == (None, None)
 
 
-def test_steps_to_the_first_ones_score():
+def test_steps_to_the_score_of_the_baseline():
     adam, swa = summarize(RUNS)
-    # 0.5, 0.7 and 0.6 were reached after these steps; the second of SWA's never.
-    assert (adam.steps_to_first, adam.n_reached) == (20, 3)  # 20, 20, 30
-    assert (swa.steps_to_first, swa.n_reached) == (25, 2)  # 20, -, 30
+    # 0.5, 0.7 and 0.6 are reached after these steps; the second run of SWA never reaches 0.7.
+    assert (adam.steps_to_baseline, adam.n_reached) == (20, 3)  # 20, 20, 30
+    assert (swa.steps_to_baseline, swa.n_reached) == (25, 2)  # 20, -, 30
 
 
-def test_swing_is_that_of_the_last_quarter():
+def test_swing_is_over_the_last_quarter():
     # Steps 60, 70 and 80 of 80.
     runs = [make_run("adam", 0, [0.0, 1.0, 0.0, 1.0, 0.0, 0.5, 0.7, 0.4])]
     assert summarize(runs)[0].swing == pytest.approx((0.2 + 0.3) / 2)
@@ -112,25 +112,25 @@ def test_one_seed_has_no_spread():
     assert rows[2][1:5] == ["60.00", "50.00", "+10.00", "-"]
 
 
-def test_runs_that_are_not_done_are_left_out():
+def test_incomplete_runs_are_ignored():
     failed = make_run("swa", 1, [0.9], state="failed", error="ValueError: x")
     waiting = make_run("swa", 2, [], state="waiting")
     _, swa = summarize([*ADAM, SWA[0], failed, waiting])
     assert (swa.n_runs, swa.n_failed) == (1, 1)
     assert swa.score == pytest.approx(0.6)
-    # Only what the first one has with the same seed.
+    # Only seeds that the baseline has too are paired.
     assert swa.difference == pytest.approx(0.1)
 
 
-def test_nothing_but_failures():
+def test_results_without_complete_runs():
     failed = [make_run(n, 0, [], state="failed", error="no") for n in ("adam", "swa")]
     adam, swa = summarize(failed)
-    assert adam.score is swa.score is swa.difference is swa.steps_to_first is None
+    assert adam.score is swa.score is swa.difference is swa.steps_to_baseline is None
     rows = table([adam, swa], "accuracy")
     assert rows[1] == ["adam", "-", "", "-", "-", "-", "-", "-", "0, 1 failed"]
 
 
-def test_failures_in_words():
+def test_failures_are_described_once_per_entry_and_error():
     failed = [
         make_run("swa", 0, [], state="failed", error="bad"),
         make_run("swa", 1, [], state="failed", error="bad"),
@@ -141,21 +141,21 @@ def test_failures_in_words():
     assert lines[1].startswith("swa failed with seed 7: worse")
 
 
-def test_tables():
+def test_tables_have_formatted_statistics():
     summaries = summarize(RUNS)
     rows = table(summaries, "accuracy")
     assert rows[0][0] == "optimizer" and len({len(row) for row in rows}) == 1
     assert rows[1][:4] == ["adam", "60.00 ± 10.00", "", "-"]
     assert rows[2][:4] == ["swa", "70.00 ± 17.32", "60.00 ± 10.00", "+10.00"]
     assert rows[2][6] == "25 (2 of 3)"
-    # A loss is no percentage.
+    # A loss is not in per cent.
     assert table(summaries, "loss")[2][1] == "0.7 ± 0.1732"
     lines = to_markdown(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].startswith("| ---") and lines[1].endswith("-: |")
 
 
-def test_files():
+def test_files_have_all_numbers():
     summaries = summarize(RUNS)
     rows = list(csv.DictReader(io.StringIO(to_csv(summaries))))
     assert [row["name"] for row in rows] == ["adam", "swa"]
@@ -173,7 +173,7 @@ def test_files():
 ODD = ("a|b", "[red]", "$x^2_{$", "_under_", "<b>", "猫")
 
 
-def test_odd_names_in_markdown():
+def test_unusual_names_are_escaped_in_markdown():
     runs = [make_run(name, 0, [0.5, 0.6]) for name in ODD[:-1]]
     runs.append(make_run(ODD[-1], 0, [], state="failed", error="no [x](y) | `z`"))
     settings = {"a.b": "`x` | y"}
@@ -189,10 +189,10 @@ def test_odd_names_in_markdown():
 def test_errors_are_printable():
     text = "byte \udcff\n\x1b[31m"
     (line,) = describe_failures([make_run("a", 0, [], state="failed", error=text)])
-    assert line.startswith(r"a failed with seed 5: byte \xff\n\x1b[31m (more in ")
+    assert line.startswith(r"a failed with seed 5: byte \xff\n\x1b[31m (details in ")
 
 
-# Pictures
+# Plots
 
 
 def test_learning_curves(tmp_path):
@@ -205,7 +205,7 @@ def test_learning_curves(tmp_path):
     (line,) = panels[0].get_lines()
     assert line.get_xdata().tolist() == [10, 20, 30, 40]
     assert line.get_ydata() == pytest.approx([20.0, 50.0, 56.6667, 60.0], rel=1e-5)
-    # The first one, the raw weights and the averages.
+    # The baseline, the raw weights and the averages.
     lines = panels[1].get_lines()
     assert [line.get_ydata()[-1] for line in lines] == pytest.approx([60.0, 60.0, 70.0])
     for path in save_figure(figure, tmp_path / "curves"):
@@ -229,7 +229,7 @@ def test_final_scores_are_bars_with_dots():
     ]
 
 
-def test_names_in_pictures_are_no_formulas(tmp_path):
+def test_names_in_plots_are_not_parsed_as_formulas(tmp_path):
     require("matplotlib")
     from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves, save_figure
 
@@ -248,7 +248,7 @@ def test_names_in_pictures_are_no_formulas(tmp_path):
 
 @pytest.mark.parametrize("score", ["accuracy", "loss"])
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
-def test_pictures_of_any_number_of_entries(tmp_path, n, score):
+def test_plots_of_any_number_of_entries(tmp_path, n, score):
     require("matplotlib")
     from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves, save_figure
 

@@ -1,4 +1,4 @@
-"""Averages of spaCy pipelines in Python. `spacy train` is tested in test_spacy.py."""
+"""Averages of spaCy pipelines in Python. `spacy train` is tested in tests/spacy_training."""
 
 import numpy
 import pytest

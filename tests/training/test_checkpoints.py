@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, which are kept, and which are refused."""
+"""Checkpoints: content, deletion of earlier ones, and damage."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import numpy
 import pytest
 from helpers import require
 from thinc.api import SGD, Adam, PyTorchWrapper, Softmax, chain
-from tiny import assert_same, make_dataset, make_training, weights_of
+from tiny import assert_same, make_dataset, make_trainer, weights_of
 
 from thinc_swa import SWA
 from thinc_swa.errors import CallbackError, TrainingWarning
@@ -24,7 +24,7 @@ from thinc_swa.training.checkpoints import (
 
 
 def make_swa(callbacks=(), **settings):
-    return make_training(SWA(Adam(0.01), start_step=6, freq=2), callbacks, **settings)
+    return make_trainer(SWA(Adam(0.01), start_step=6, freq=2), callbacks, **settings)
 
 
 def names_in(folder):
@@ -40,9 +40,9 @@ class SaveAt(Callback):
         self.folder = folder
         self.steps = steps
 
-    def on_step(self, training):
-        if training.step in self.steps:
-            save_checkpoint(self.folder, training)
+    def on_step(self, trainer):
+        if trainer.state.step in self.steps:
+            save_checkpoint(self.folder, trainer)
 
 
 @pytest.fixture
@@ -60,26 +60,26 @@ def test_resuming_at_any_step_is_bit_identical(tmp_path, step):
     make_swa([SaveAt(tmp_path, step)]).run()
     resumed = make_swa()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
-    assert resumed.step == step
+    assert resumed.state.step == step
     resumed.run()
     assert_same(weights_of(resumed.model), weights_of(whole.model))
-    assert resumed.evaluations == whole.evaluations
-    assert resumed.run_id != whole.run_id
+    assert resumed.state.evaluations == whole.state.evaluations
+    assert resumed.state.run_id != whole.state.run_id
 
 
-def test_a_training_that_has_run_can_be_brought_back(saved):
-    """To a step in the middle of another epoch."""
+def test_a_complete_training_can_be_reset_to_a_checkpoint(saved):
+    """Also to a step of an earlier epoch."""
     whole = make_swa()
     whole.run()
-    expected, evaluations = weights_of(whole.model), whole.evaluations
+    expected, evaluations = weights_of(whole.model), whole.state.evaluations
     load_checkpoint(saved / "step-00000009", whole)
-    assert (whole.step, whole.evaluations, whole.stop_reason) == (9, [], None)
+    assert (whole.state.step, whole.state.evaluations, whole.state.stop_reason) == (9, [], None)
     whole.run()
     assert_same(weights_of(whole.model), expected)
-    assert whole.evaluations == evaluations
+    assert whole.state.evaluations == evaluations
 
 
-def test_dropout_of_pytorch_is_resumed_too(tmp_path):
+def test_resuming_restores_the_dropout_of_pytorch(tmp_path):
     require("torch")
     import torch
 
@@ -89,7 +89,7 @@ def test_dropout_of_pytorch_is_resumed_too(tmp_path):
             torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)
         )
         model = chain(PyTorchWrapper(layers), Softmax(3, 3))
-        return make_training(Adam(0.01), callbacks, model=model)
+        return make_trainer(Adam(0.01), callbacks, model=model)
 
     whole = make()
     whole.run()
@@ -97,7 +97,9 @@ def test_dropout_of_pytorch_is_resumed_too(tmp_path):
     resumed = make()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
-    assert [e.loss for e in resumed.evaluations] == [e.loss for e in whole.evaluations]
+    assert [e.loss for e in resumed.state.evaluations] == [
+        e.loss for e in whole.state.evaluations
+    ]
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
@@ -106,17 +108,17 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 
 
 def test_a_checkpoint_is_not_written_twice(tmp_path):
-    training = make_swa([SaveCheckpoints(tmp_path)])
-    training.run()
+    trainer = make_swa([SaveCheckpoints(tmp_path)])
+    trainer.run()
     before = {path: path.stat().st_mtime_ns for path in content_of(tmp_path)}
-    save_checkpoint(tmp_path, training)
+    save_checkpoint(tmp_path, trainer)
     resumed = make_swa([SaveCheckpoints(tmp_path)])
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
     assert {path: path.stat().st_mtime_ns for path in content_of(tmp_path)} == before
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_checkpoint_leaves_no_files(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -134,7 +136,7 @@ def test_a_checkpoint_that_could_not_be_written_leaves_nothing(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_checkpoint_of_another_training_is_neither_kept_nor_loaded(tmp_path, seed):
+def test_a_checkpoint_of_another_training_is_neither_overwritten_nor_loaded(tmp_path, seed):
     make_swa([SaveCheckpoints(tmp_path)]).run()
     before = content_of(tmp_path)
     other = make_swa([SaveCheckpoints(tmp_path)], seed=seed)
@@ -145,8 +147,8 @@ def test_a_checkpoint_of_another_training_is_neither_kept_nor_loaded(tmp_path, s
     assert content_of(tmp_path) == before
 
 
-def test_a_checkpoint_that_came_later_is_not_taken_for_the_own_one(tmp_path):
-    """Another process has begun in the folder, and is at the same step."""
+def test_a_later_checkpoint_of_another_training_is_not_overwritten(tmp_path):
+    """Another process has trained in the folder, to the same step."""
     first, other = make_swa(), make_swa(seed=1)
     first.run()
     other.run()
@@ -169,30 +171,30 @@ def test_a_checkpoint_that_came_later_is_not_taken_for_the_own_one(tmp_path):
     ],
 )
 def test_a_checkpoint_of_a_training_with_other_arguments_is_refused(saved, change, message):
-    training = make_swa(**change)
-    before = weights_of(training.model)
+    trainer = make_swa(**change)
+    before = weights_of(trainer.model)
     with pytest.raises(ValueError, match=f"13 is a checkpoint of another.*{message}"):
-        load_checkpoint(find_checkpoint(saved), training)
-    assert training.step == 0
-    assert_same(weights_of(training.model), before)
+        load_checkpoint(find_checkpoint(saved), trainer)
+    assert trainer.state.step == 0
+    assert_same(weights_of(trainer.model), before)
 
 
 def test_a_training_can_be_made_longer_or_less_patient(saved):
     longer = make_swa(max_steps=33, patience=100)
     load_checkpoint(find_checkpoint(saved), longer)
     longer.run()
-    assert longer.step == 33
+    assert longer.state.step == 33
 
 
 def test_other_package_versions_are_a_warning(saved, monkeypatch):
     monkeypatch.setattr("thinc_swa.about.__version__", "99")
-    training = make_swa()
+    trainer = make_swa()
     with pytest.warns(TrainingWarning, match="other package versions: thinc-swa .* is 99 now"):
-        load_checkpoint(find_checkpoint(saved), training)
-    assert training.step == 13
+        load_checkpoint(find_checkpoint(saved), trainer)
+    assert trainer.state.step == 13
 
 
-def test_folders_with_such_a_name_are_left_alone(tmp_path):
+def test_other_folders_with_the_name_of_a_checkpoint_are_not_changed(tmp_path):
     for name in ("step-20250101", "step-by-step", "step-0000001", ".step-00000010.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model").write_text("mine")
@@ -204,7 +206,7 @@ def test_folders_with_such_a_name_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_a_folder_that_is_in_the_way_is_named_before_the_training(tmp_path, kind):
+def test_a_conflicting_folder_is_an_error_before_the_training(tmp_path, kind):
     path = tmp_path / "step-00000020"
     if kind == "folder":
         path.mkdir()
@@ -213,14 +215,14 @@ def test_a_folder_that_is_in_the_way_is_named_before_the_training(tmp_path, kind
         path.write_text("mine")
     else:
         path.symlink_to(tmp_path / "nowhere")
-    training = make_swa([SaveCheckpoints(tmp_path)])
+    trainer = make_swa([SaveCheckpoints(tmp_path)])
     with pytest.raises(CallbackError, match="step-00000020 is not a checkpoint of this"):
-        training.run()
-    assert training.step == 0
-    # Put there in the middle of the training.
-    training.step = 20
+        trainer.run()
+    assert trainer.state.step == 0
+    # It has appeared during the training.
+    trainer.state.step = 20
     with pytest.raises(FileExistsError, match="step-00000020 is not a checkpoint of this"):
-        save_checkpoint(tmp_path, training)
+        save_checkpoint(tmp_path, trainer)
     assert names_in(tmp_path) == ["step-00000020"]
 
 
@@ -228,7 +230,7 @@ def test_a_folder_that_is_in_the_way_is_named_before_the_training(tmp_path, kind
 
 
 def damage(path, name, how):
-    """RETURNS (str): What is said of it."""
+    """Damage a file, and return a part of the error message."""
     data = bytearray((path / name).read_bytes())
     if how == "lost":
         (path / name).unlink()
@@ -248,14 +250,14 @@ NAMES = ("model", "optimizer.safetensors", "training.json", "checkpoint.json")
 
 @pytest.mark.parametrize("how", ["lost", "cut", "bytes"])
 @pytest.mark.parametrize("name", NAMES)
-def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, name, how):
+def test_a_damaged_checkpoint_is_skipped(saved, name, how):
     what = damage(saved / "step-00000013", name, how)
     with pytest.raises(DamagedCheckpointError, match=f"step-00000013 is damaged: .*{what}"):
         load_checkpoint(saved / "step-00000013", make_swa())
     with pytest.warns(TrainingWarning, match=f"step-00000013 is damaged: .*{what}.* Using the"):
         path = find_checkpoint(saved)
     assert path.name == "step-00000009"
-    # It is not in the way of the training that is resumed.
+    # The training can be resumed beside the damaged checkpoint.
     resumed = make_swa([SaveAt(saved, 11, 13)])
     load_checkpoint(path, resumed)
     resumed.run()
@@ -264,7 +266,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, name, how):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_if_all_checkpoints_are_damaged_it_is_an_error(saved, name):
+def test_only_damaged_checkpoints_are_an_error(saved, name):
     for step in ("step-00000009", "step-00000013"):
         damage(saved / step, name, "lost")
     with pytest.raises(DamagedCheckpointError, match=f"00000013 is damaged: {name} is mis"):
@@ -272,7 +274,7 @@ def test_if_all_checkpoints_are_damaged_it_is_an_error(saved, name):
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
-def test_a_single_bit_is_damage(saved, name):
+def test_a_single_changed_bit_is_detected(saved, name):
     damage(saved / "step-00000013", name, "bit")
     with pytest.raises(DamagedCheckpointError, match=f"the content of {name} has changed"):
         load_checkpoint(saved / "step-00000013", make_swa())
@@ -286,8 +288,8 @@ def test_a_checkpoint_of_a_newer_version_is_refused(saved):
         find_checkpoint(saved)
 
 
-def test_a_state_that_is_none_is_damage(saved):
-    """The digest fits, and the content does not."""
+def test_an_invalid_state_is_damage(saved):
+    """The digest is right, but not the content."""
     from thinc_swa.training.fingerprints import digest_file
 
     folder = saved / "step-00000013"
@@ -296,11 +298,11 @@ def test_a_state_that_is_none_is_damage(saved):
         manifest = json.loads((folder / "checkpoint.json").read_text())
         manifest["files"]["training.json"] = digest_file(folder / "training.json")
         (folder / "checkpoint.json").write_text(json.dumps(manifest))
-        with pytest.raises(DamagedCheckpointError, match="training.json is not the state"):
+        with pytest.raises(DamagedCheckpointError, match="training.json cannot be read"):
             load_checkpoint(folder, make_swa())
 
 
-def test_of_two_checkpoints_the_later_one_is_used(saved):
+def test_the_last_checkpoint_is_found(saved):
     """A crash may come before the earlier ones are deleted."""
     shutil.copytree(saved / "step-00000013", saved / "step-00000003")
     os.rename(saved / "step-00000009", saved / "step-100000009")
@@ -319,20 +321,20 @@ def test_pytorch_layers_are_loaded_only_where_that_is_safe(tmp_path, monkeypatch
     def make(callbacks=()):
         torch.manual_seed(0)
         model = chain(PyTorchWrapper(torch.nn.Linear(3, 3)), Softmax(3, 3))
-        return make_training(SGD(0.1), callbacks, model=model)
+        return make_trainer(SGD(0.1), callbacks, model=model)
 
     make([SaveAt(tmp_path, 9)]).run()
     monkeypatch.setattr(torch, "__version__", "2.5.1")
-    training = make()
+    trainer = make()
     with pytest.raises(ValueError, match="step-00000009 is not loaded.*--trust-checkpoint"):
-        load_checkpoint(find_checkpoint(tmp_path), training)
-    assert training.step == 0
-    load_checkpoint(find_checkpoint(tmp_path), training, trust=True)
-    assert training.step == 9
+        load_checkpoint(find_checkpoint(tmp_path), trainer)
+    assert trainer.state.step == 0
+    load_checkpoint(find_checkpoint(tmp_path), trainer, trust=True)
+    assert trainer.state.step == 9
 
 
-def test_a_checkpoint_on_another_disk_is_not_deleted(tmp_path):
-    """Behind a link, which is."""
+def test_the_target_of_a_link_to_a_checkpoint_is_not_deleted(tmp_path):
+    """Only the link is deleted."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     make_swa([SaveAt(folder, 9, 13)]).run()
@@ -352,7 +354,7 @@ def test_random_states_are_json():
     assert get_random_state() != state
 
 
-def test_random_states_of_gpus_that_are_there_are_restored(monkeypatch):
+def test_random_states_of_available_gpus_are_restored(monkeypatch):
     require("torch")
     import torch
 

@@ -1,4 +1,4 @@
-"""The data that a config can name."""
+"""Datasets for configs."""
 
 import numpy
 import pytest
@@ -9,7 +9,7 @@ from tiny import make_arrays
 from thinc_swa.training.datasets import make_digits, make_npz
 
 
-def test_digits():
+def test_digits_have_images_labels_and_a_stratified_split():
     require("sklearn")
     (train_X, train_Y), (dev_X, dev_Y) = make_digits()
     assert (train_X.shape, train_Y.shape) == ((1198, 64), (1198, 10))
@@ -17,11 +17,11 @@ def test_digits():
     assert train_X.dtype == train_Y.dtype == "float32"
     assert train_X.min() == 0.0 and train_X.max() == 1.0
     assert (train_Y.sum(axis=1) == 1).all() and (dev_Y.sum(axis=1) == 1).all()
-    # Every digit has its share: of 178 zeros 59 are for the evaluation.
+    # Stratified: 59 of 178 zeros are for the evaluation.
     assert dev_Y.sum(axis=0)[0] == 59
 
 
-def test_digits_with_other_settings():
+def test_size_and_seed_of_the_split_of_digits():
     require("sklearn")
     (train_X, _), (dev_X, _) = make_digits(dev_size=0.5, seed=1)
     assert len(dev_X) == 899
@@ -37,12 +37,12 @@ def test_digits_with_other_settings():
         ({"seed": 0.5}, "seed must be an int >= 0, but was 0.5"),
     ],
 )
-def test_wrong_digits(settings, message):
+def test_invalid_settings_of_digits_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         make_digits(**settings)
 
 
-def test_arrays_of_a_file(tmp_path):
+def test_npz_reads_arrays_and_converts_float64(tmp_path):
     arrays = make_arrays()
     arrays["dev_X"] = arrays["dev_X"].astype("float64")
     arrays["dev_Y"] = arrays["dev_Y"].argmax(axis=1)
@@ -59,24 +59,24 @@ def test_arrays_of_a_file(tmp_path):
     assert dev_X.dtype == "float32" and dev_Y.dtype.kind == "i"
 
 
-def test_files_that_are_none(tmp_path):
+def test_npz_of_invalid_files_is_an_error(tmp_path):
     path = tmp_path / "data.npz"
     with pytest.raises(FileNotFoundError):
         make_npz(path)
     path.write_bytes(b"no zip file")
-    with pytest.raises(ValueError, match=r"data\.npz is no \.npz file"):
+    with pytest.raises(ValueError, match=r"data\.npz is not an \.npz file"):
         make_npz(path)
     numpy.savez(path, train_X=numpy.zeros(3), other=numpy.zeros(3))
-    with pytest.raises(ValueError, match=r"lacks \['train_Y', 'dev_X', 'dev_Y'\]: it has"):
+    with pytest.raises(ValueError, match=r"has no train_Y, dev_X, dev_Y, only other, train_X"):
         make_npz(path)
-    # Objects would be unpickled, and could run anything.
+    # Objects would be unpickled, which can execute code.
     numpy.savez(path, train_X=numpy.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"is no \.npz file"):
+    with pytest.raises(ValueError, match=r"is not an \.npz file"):
         make_npz(path)
 
 
 @pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
-def test_damaged_files(tmp_path, save):
+def test_npz_of_damaged_files_is_an_error(tmp_path, save):
     path = tmp_path / "data.npz"
     save(path, **make_arrays())
     whole = path.read_bytes()
@@ -84,5 +84,5 @@ def test_damaged_files(tmp_path, save):
     damaged[300] ^= 255
     for data in (damaged, whole[: len(whole) // 2]):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=r"data\.npz is no \.npz file of arrays"):
+        with pytest.raises(ValueError, match=r"data\.npz is not an \.npz file of arrays"):
             make_npz(path)

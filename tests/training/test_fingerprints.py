@@ -1,4 +1,4 @@
-"""Fingerprints: what counts as the same data, files, code and packages."""
+"""Fingerprints of data, files, code and packages."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from thinc_swa.training.fingerprints import (
     is_exact,
 )
 
-# Values in one process, in pairs that differ in one thing.
+# Pairs of values with one difference.
 VALUES = [
     None,
     0,
@@ -108,7 +108,7 @@ def test_digests_do_not_depend_on_the_process():
     assert outputs[0] == outputs[1] == f"{[digest(value) for value in VALUES]}\n"
 
 
-def test_tensors():
+def test_tensors_have_digests_of_their_content():
     require("torch")
     import torch
 
@@ -119,7 +119,7 @@ def test_tensors():
     assert digest(torch.zeros(3).to_sparse()) is None
 
 
-def test_ragged_arrays_have_a_digest_that_using_them_does_not_change():
+def test_use_of_ragged_arrays_does_not_change_their_digest():
     ragged = Ragged(numpy.zeros((3, 2), "f"), numpy.array([1, 2], "i"))
     before = digest(ragged)
     ragged[1:]  # Caches something.
@@ -202,14 +202,14 @@ def spacy_config(**paths):
     return config
 
 
-def test_the_files_of_a_config(tmp_path, monkeypatch):
+def test_files_that_a_config_names_are_described(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.spacy").write_bytes(b"one")
     (tmp_path / "dev" / "more").mkdir(parents=True)
     (tmp_path / "dev" / "a.spacy").write_bytes(b"two")
     (tmp_path / "dev" / "more" / "b.spacy").write_bytes(b"three")
     (tmp_path / "log.jsonl").write_text("before")
-    # The language is no folder of data.
+    # The folder has the name of the language.
     (tmp_path / "en").mkdir()
     (tmp_path / "en" / "notes.txt").write_text("mine")
     config = spacy_config(train="train.spacy", dev=tmp_path / "dev")
@@ -218,7 +218,7 @@ def test_the_files_of_a_config(tmp_path, monkeypatch):
     whole = describe_files(config.interpolate())
     assert whole == {**before, "corpora.train.path": before["paths.train"]}
 
-    # What is no data does not count, nor does what the training writes.
+    # Hidden files and the files that the training writes are ignored.
     (tmp_path / "log.jsonl").write_text("after")
     (tmp_path / "dev" / ".hidden.spacy").write_text("mine")
     os.utime(tmp_path / "train.spacy", (0, 0))
@@ -234,7 +234,7 @@ def test_the_files_of_a_config(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["content", "name", "added", "removed", "swapped"])
-def test_a_folder_of_spacy_files(tmp_path, change):
+def test_folders_of_spacy_files_are_described(tmp_path, change):
     folder = tmp_path / "corpus"
     folder.mkdir()
     for name in ("a", "b"):
@@ -257,7 +257,7 @@ def test_a_folder_of_spacy_files(tmp_path, change):
     ]
 
 
-def test_the_folder_of_a_pipeline(tmp_path):
+def test_folders_of_pipelines_are_described(tmp_path):
     folder = tmp_path / "vectors"
     (folder / "vocab").mkdir(parents=True)
     for name in ("config.cfg", "meta.json", "vocab/vectors"):
@@ -269,7 +269,7 @@ def test_the_folder_of_a_pipeline(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.npz", "b.jsonl", "deep/c", "new"])
-def test_folders_of_any_files(tmp_path, monkeypatch, name):
+def test_other_folders_are_described_in_sections_for_paths(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "deep").mkdir(parents=True)
     for file in ("a.npz", "b.jsonl", "deep/c"):
@@ -293,7 +293,7 @@ def test_folders_of_any_files(tmp_path, monkeypatch, name):
     ]
 
 
-def test_the_output_folder_is_no_input(tmp_path):
+def test_the_output_folder_is_not_described(tmp_path):
     (tmp_path / "data" / "output" / "runs").mkdir(parents=True)
     (tmp_path / "data" / "a.jsonl").write_text("one")
     config = spacy_config(train=tmp_path / "data", dev=tmp_path / "data" / "output")
@@ -322,7 +322,7 @@ def test_links_in_folders_are_followed_once(tmp_path):
     assert len(differences(before, describe_files(config))) == 1
 
 
-def test_strings_that_are_no_paths():
+def test_strings_that_are_not_paths_are_not_described():
     config = Config({"a": {"long": "x" * 10_000, "null": "a\0b", "empty": "", "list": ["."]}})
     assert describe_files(config) == {}
 
@@ -350,7 +350,7 @@ def test_a_large_file_is_read_again_only_when_it_has_changed(tmp_path, monkeypat
 # Code, packages, and everything
 
 
-def test_code(tmp_path):
+def test_the_file_of_code_is_described(tmp_path):
     (tmp_path / "code.py").write_text("x = 1")
     before = describe_code(tmp_path / "code.py")
     (tmp_path / "code.py").write_text("x = 2")
@@ -362,8 +362,8 @@ def test_code(tmp_path):
         describe_code(tmp_path / "none.py")
 
 
-def test_local_modules_that_the_code_imports(tmp_path, monkeypatch):
-    """Without executing any of them, wherever they are imported, and whatever they import."""
+def test_local_modules_that_the_code_imports_are_described(tmp_path, monkeypatch):
+    """Also modules imported in functions or by other modules, without executing them."""
     monkeypatch.syspath_prepend(tmp_path / "path")
     files = {
         "code.py": "import beside\nimport thinc, numpy, json, thinc_swa, no_such_module\n"
@@ -386,7 +386,7 @@ def test_local_modules_that_the_code_imports(tmp_path, monkeypatch):
     names = ["beside", "indirect", "lazy", "package", "package.other", "package.sub"]
     names += ["spaces.inner", "spaces.thing"]
     before = describe_code(tmp_path / "code.py")
-    # "code" is in the standard library too, but beside the file comes first.
+    # The module beside the file takes precedence over "code" of the standard library.
     found = set(before) - {"module code"}
     assert found == {"code", *(f"module {name}" for name in names)}
     (tmp_path / "path" / "spaces" / "thing.py").write_text("x = 1")
@@ -397,12 +397,12 @@ def test_local_modules_that_the_code_imports(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", [b"1 +", b"\0", b"from . import x\n", b"\xff"])
-def test_code_that_cannot_be_imported(tmp_path, text):
+def test_code_that_cannot_be_imported_is_described(tmp_path, text):
     (tmp_path / "code.py").write_bytes(text)
     assert set(describe_code(tmp_path / "code.py")) == {"code"}
 
 
-def test_packages(monkeypatch):
+def test_versions_of_packages_are_described(monkeypatch):
     import thinc
 
     found = describe_packages()
@@ -416,7 +416,7 @@ def test_packages(monkeypatch):
     ]
 
 
-def test_the_version_of_spacy():
+def test_the_version_of_spacy_is_described_for_its_configs():
     require("spacy")
     import spacy
 

@@ -1,4 +1,4 @@
-"""Locks on folders, between real processes."""
+"""Locks on folders, with several processes."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ with lock_folder(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """
-# As on a file system that has no locks.
+# Simulates a file system without locks.
 NO_FLOCK = """
 import errno, fcntl
 def flock(*arguments):
@@ -68,7 +68,7 @@ def is_locked(holder):
 
 
 @pytest.mark.parametrize("before", ["", NO_FLOCK.format(name="ENOLCK")])
-def test_a_second_process_is_told_who_has_the_folder(tmp_path, hold, before):
+def test_a_locked_folder_is_an_error_that_names_the_holder(tmp_path, hold, before):
     folder = tmp_path / "made" / "here"
     first = hold(folder, before)
     assert is_locked(first)
@@ -98,12 +98,12 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, hold, name):
     assert f"(pid {second.pid} on " in third.communicate(timeout=20)[1]
 
 
-def test_of_many_processes_one_gets_the_lock(tmp_path, hold):
+def test_one_of_many_processes_gets_the_lock(tmp_path, hold):
     holders = [hold(tmp_path) for _ in range(4)]
     assert sum(is_locked(holder) for holder in holders) == 1
 
 
-def test_one_hidden_file_is_left(tmp_path):
+def test_only_the_lock_file_remains(tmp_path):
     with lock_folder(tmp_path):
         pass
     with pytest.raises(RuntimeError, match="inside"), lock_folder(tmp_path):
@@ -111,12 +111,12 @@ def test_one_hidden_file_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".thinc-swa.lock"]
 
 
-def test_the_same_process_does_not_get_it_twice(tmp_path):
+def test_a_process_cannot_lock_a_folder_twice(tmp_path):
     with lock_folder(tmp_path):
         with pytest.raises(BlockingIOError, match=f"pid {os.getpid()} on "):
             with lock_folder(tmp_path):
                 pass
-        # The failed attempt has changed nothing.
+        # The failed attempt has not changed the holder.
         with pytest.raises(BlockingIOError, match=f"pid {os.getpid()} on "):
             with lock_folder(tmp_path):
                 pass

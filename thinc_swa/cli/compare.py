@@ -35,17 +35,28 @@ from ..serialization.files import replace_text
 from ..training.configs import score_of
 from ..training.evaluation import format_score
 from ..training.locks import lock_folder
-from .errors import print_error
+from .errors import UsageError, print_error
 from .info import installed_versions
 from .interruptions import stopping_on_signals
-from .options import AgainT, CodeT, ConfigsT, DebugT, FolderT, GpuT, JobsT, OptimizersT, SeedsT
+from .options import (
+    CodeT,
+    ComparisonOutputT,
+    ConfigsT,
+    DebugT,
+    GpuT,
+    JobsT,
+    OptimizersT,
+    RepeatT,
+    SeedsT,
+)
+from .overrides import split_overrides
 
 # Files that `compare` writes.
 TABLES = ("results.md", "results.csv", "results.json")
-PICTURES = ("learning_curves", "final_scores")
-RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")))
+PLOTS = ("learning_curves", "final_scores")
+RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")))
 
-# Columns in which tables are laid out where the output is no terminal.
+# Width of tables in columns if the output is not a terminal.
 WIDTH_OF_FILES = 200
 
 
@@ -55,20 +66,25 @@ def compare(
     optimizers: OptimizersT = None,
     seeds: SeedsT = 5,
     jobs: JobsT = 1,
-    output: FolderT = Path("comparison"),
-    overwrite: AgainT = False,
+    output: ComparisonOutputT = Path("comparison"),
+    overwrite: RepeatT = False,
     code: CodeT = None,
     gpu_id: GpuT = -1,
     debug: DebugT = False,
 ) -> None:
-    """Train configs with several seeds, and show which is better.
+    """Train configs with several seeds, and compare their scores.
 
-    They are for Thinc, as `train` takes them, or for spaCy. Their settings can be changed:
-    --paths.train corpus/train.spacy. What is complete in the folder, with the same config,
-    data, code and versions, is not trained again.
+    The configs are all for Thinc or all for spaCy. The first one is the baseline. To override
+    settings in all of them, use options such as --paths.train corpus/train.spacy.
+
+    Complete runs in the output directory are reused if config, data, code and versions are the
+    same.
     """
+    names, overrides = split_overrides([*configs, *context.args])
+    if not names:
+        raise UsageError("Missing argument 'CONFIGS'.")
     with stopping_on_signals():
-        entries = read_entries(configs, optimizers or [], context.obj)
+        entries = read_entries([Path(name) for name in names], optimizers or [], overrides)
         with lock_folder(output):
             _compare(
                 entries,
@@ -78,7 +94,7 @@ def compare(
                 overwrite=overwrite,
                 code=code,
                 gpu_id=gpu_id,
-                overrides=context.obj,
+                overrides=overrides,
             )
 
 
@@ -113,9 +129,9 @@ def _compare(
     finally:
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
-            # First what has taken hours, then what can fail: the pictures, the terminal.
+            # Results first: they may have taken hours, and plots and the terminal can fail.
             files: list[str] = []
-            for what, write in (("results", _write_results), ("pictures", _draw)):
+            for what, write in (("results", _write_results), ("plots", _draw)):
                 try:
                     files += write(output, runs, summaries, score, overrides)
                 except Exception as error:
@@ -126,7 +142,8 @@ def _compare(
             _print(
                 console,
                 f"Scores{' in %' if score == 'accuracy' else ''}, mean ± standard deviation "
-                "over seeds; swing: change between evaluations in the last quarter.",
+                f"over seeds. Baseline: {summaries[0].name}. Swing: mean change between "
+                "evaluations in the last quarter.",
             )
             if files:
                 _print(console, f"Saved to {output}: {', '.join(files)}.")
@@ -138,7 +155,7 @@ def _compare(
 
 
 def _console() -> Console:
-    """A console for the standard output. In a file or a pipe lines have no end."""
+    """Console for the standard output, without line breaks in files and pipes."""
     console = Console()
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
@@ -146,29 +163,32 @@ def _console() -> Console:
 
 
 def _print(console: Console, line: str) -> None:
-    """Print a line as it is: without markup, and without breaks that would be in the way of
-    copying a path."""
+    """Print a line without markup, and without breaks in paths that may be copied."""
     text = for_encoding(printable(line), console.encoding)
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def _progress(console: Console, score: str) -> Iterator[Callable[[Sequence[Run]], None]]:
-    """Where the runs are: a table that changes, or in a file a line for each that is over."""
+    """Context manager that shows the progress of the runs: a live table on terminals, otherwise
+    a line per completed run.
+
+    RETURNS (Iterator[Callable]): A function to be called with the runs.
+    """
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             yield lambda runs: live.update(_progress_table(runs, score, console))
     else:
-        told: list[Run] = []
+        printed: list[Run] = []
 
-        def tell(runs: Sequence[Run]) -> None:
+        def print_completed(runs: Sequence[Run]) -> None:
             for run in runs:
                 is_over = run.state in ("done", "failed")
-                if is_over and not any(run is other for other in told):
-                    told.append(run)
+                if is_over and not any(run is other for other in printed):
+                    printed.append(run)
                     _print(console, f"{run.name}, seed {run.seed}: {_outcome(run, score)}")
 
-        yield tell
+        yield print_completed
 
 
 def _outcome(run: Run, score: str) -> str:
@@ -178,7 +198,7 @@ def _outcome(run: Run, score: str) -> str:
 
 
 def _progress_table(runs: Sequence[Run], score: str, console: Console) -> Table:
-    rows = [["optimizer", "seeds", "step", "score now", "mean of the done"]]
+    rows = [["optimizer", "seeds", "step", "current score", "mean of completed"]]
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
         marks = "".join(_MARKS[run.state] for run in own)
@@ -202,15 +222,16 @@ def _progress_table(runs: Sequence[Run], score: str, console: Console) -> Table:
     return shown
 
 
-# One letter for each seed.
+# Symbols for the states of runs.
 _MARKS = {"waiting": "·", "running": "▸", "done": "■", "failed": "✗"}
 
-# What a narrow terminal does without, in this order. The files have all of it.
+# Columns that are omitted in a narrow terminal, in this order. The files have all columns.
 _DISPENSABLE = ("ms/step", "swing", "raw weights", "95 % interval")
 
 
 def rich_table(rows: Sequence[Sequence[str]], console: Console) -> Table:
-    """Its headers may take several lines, its cells may not."""
+    """Table for a console, without columns for which it is too narrow. Headers may be broken
+    into several lines, cells may not."""
     rows = [[for_encoding(text, console.encoding) for text in row] for row in rows]
     columns = {column[0]: list(column[1:]) for column in zip(*rows, strict=True)}
     widths = {
@@ -232,7 +253,7 @@ def rich_table(rows: Sequence[Sequence[str]], console: Console) -> Table:
 
 
 def _total(widths: Iterable[int]) -> int:
-    """With two spaces between columns."""
+    """Total width, with two spaces between columns."""
     widths = list(widths)
     return sum(widths) + 2 * (len(widths) - 1)
 
@@ -244,7 +265,7 @@ def _write_results(
     score: str,
     overrides: dict[str, Any],
 ) -> list[str]:
-    """Write the tables. RETURNS (list[str]): The names of the files."""
+    """Write the tables. RETURNS (list[str]): Names of the files."""
     about = {
         "date": date.today().isoformat(),
         "score": score,
@@ -272,12 +293,12 @@ def _draw(
     score: str,
     overrides: dict[str, Any],
 ) -> list[str]:
-    """Draw the pictures. RETURNS (list[str]): The names of the files."""
+    """Draw the plots. RETURNS (list[str]): Names of the files."""
     from ..comparison.plots import plot_final_scores, plot_learning_curves, save_figure
 
     figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))
     return [
         path.name
-        for name, figure in zip(PICTURES, figures, strict=True)
+        for name, figure in zip(PLOTS, figures, strict=True)
         for path in save_figure(figure, output / name)
     ]

@@ -1,17 +1,14 @@
-"""Errors and warnings of commands in one line each.
+"""Errors and warnings of commands.
 
 Errors print one line on the standard error, with exit code 1; `--debug` prints the traceback.
-Wrong usage is exit code 2.
+Errors of usage have exit code 2.
 """
 
 import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import (
-    Any,
-    TypeVar,
-)
+from typing import Any, TypeVar
 
 import typer
 
@@ -22,20 +19,30 @@ INTERRUPTED = 130
 FunctionT = TypeVar("FunctionT", bound=Callable[..., None])
 
 
+class UsageError(ValueError):
+    """Wrong arguments or options."""
+
+
 def reports_errors(command: FunctionT) -> FunctionT:
-    """A command whose errors are one line, unless it is called with --debug."""
+    """Decorator for commands that prints errors in one line, or with `--debug` the traceback.
+
+    command (Callable): A command with the option `debug`, and the argument `context` if it
+        raises `UsageError`.
+    RETURNS (Callable): The command.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except UsageError as error:
+            options["context"].fail(str(error))
         except KeyboardInterrupt as error:
             print_error(str(error) or "Stopped")
             raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
         except Exception as error:
-            # Whoever reads the output may stop reading it; typer knows what to do then.
-            known = (typer.Exit, typer.BadParameter, BrokenPipeError)
-            if options["debug"] or isinstance(error, known):
+            # Typer handles these. BrokenPipeError: the reader of the output has ended.
+            if options["debug"] or isinstance(error, (typer.Exit, BrokenPipeError)):
                 raise
             print_error(describe_error(error))
             raise typer.Exit(1) from None
@@ -45,7 +52,7 @@ def reports_errors(command: FunctionT) -> FunctionT:
 
 @contextmanager
 def printing_warnings() -> Iterator[None]:
-    """Context manager that prints warnings about a training as one line each."""
+    """Context manager that prints each `TrainingWarning` in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", TrainingWarning)
         show = warnings.showwarning
@@ -61,4 +68,5 @@ def printing_warnings() -> Iterator[None]:
 
 
 def print_error(text: str) -> None:
+    """Print an error in one line on the standard error."""
     typer.secho(f"Error: {printable(text)}", err=True, fg=typer.colors.RED)

@@ -21,12 +21,11 @@ from .options import DebugT
 DISTRIBUTION = "thinc-swa"
 
 PREFIX = "thinc_swa."
-# Shown by `info`.
 PACKAGES = ("thinc-swa", "thinc", "spacy", "numpy", "torch", "cupy", "safetensors")
 
 
 def info(debug: DebugT = False) -> None:
-    """Show versions, the machine, and the names for configs with their arguments."""
+    """Show versions, devices, and the registered functions with their arguments."""
     for name, found in [("python", platform.python_version()), *installed_versions()]:
         typer.echo(f"{name:<14}{found or 'not installed'}")
     typer.echo(f"{'ops':<14}{type(get_current_ops()).__name__}")
@@ -38,7 +37,7 @@ def info(debug: DebugT = False) -> None:
             typer.echo(f"  {name}")
             for parameter in inspect.signature(function).parameters.values():
                 typer.echo(f"      {_describe_parameter(parameter)}")
-    typer.echo(f"\nThe names also work with the prefix {PREFIX!r}.")
+    typer.echo(f"\nAll names are also registered with the prefix {PREFIX!r}.")
 
 
 def _gpus() -> list[tuple[str, bool]]:
@@ -52,8 +51,8 @@ def _describe_parameter(parameter: inspect.Parameter) -> str:
 
 
 def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
-    """The names that a config can use, by registry, with their functions. Those that only
-    repeat another one with the name of the package are left out."""
+    """Registered functions by registry and name, without the duplicates whose names begin with
+    that of the package."""
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
         owner, _, group = entry_point.group.partition("_")
@@ -74,10 +73,11 @@ def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
 
 
 def installed_versions() -> Iterator[tuple[str, str | None]]:
+    """Names and versions of the packages that matter; None for one that is not installed."""
     distributions = packages_distributions()
     for name in PACKAGES:
         try:
-            # CuPy's wheels have names of their own: cupy-cuda12x and the like.
+            # The distributions of CuPy have other names, such as cupy-cuda12x.
             yield name, version(distributions.get(name, [name])[0])
         except PackageNotFoundError:
             yield name, None

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised where the process is when it gets a signal.
+    """The process has received a signal to stop.
 
     number (int): The signal.
     """
@@ -21,8 +21,9 @@ class Stopped(KeyboardInterrupt):
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """Context manager in which SIGTERM and SIGHUP raise `Stopped`, as Ctrl-C raises
-    KeyboardInterrupt, so that processes are ended and results are written. Further ones are
-    ignored. A signal that is ignored, as with `nohup`, stays so. For the main thread only."""
+    KeyboardInterrupt, so that subprocesses are ended and results are written. Further signals
+    are ignored. Signals that are ignored before, as with `nohup`, stay ignored. For the main
+    thread only."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
@@ -31,7 +32,7 @@ def stopping_on_signals() -> Iterator[None]:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
         if number != signal.SIGTERM:
-            # The terminal is gone: what is written to it would be an error.
+            # The terminal is closed, and writing to it would raise an error.
             with open(os.devnull, "r+") as nothing:
                 for descriptor in terminals:
                     os.dup2(nothing.fileno(), descriptor)

@@ -1,51 +1,54 @@
 """Arguments and options of the commands."""
 
 from pathlib import Path
-from typing import (
-    Annotated,
-)
+from typing import Annotated
 
 import typer
 
-ConfigT = Annotated[Path, typer.Argument(help="A config file.", show_default=False)]
-ConfigsT = Annotated[list[Path], typer.Argument(help="Config files.", show_default=False)]
+ConfigT = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="Config file.", show_default=False)
+]
+ConfigsT = Annotated[
+    list[str], typer.Argument(metavar="CONFIGS", help="Config files.", show_default=False)
+]
 OptimizersT = Annotated[
     list[Path] | None,
     typer.Option(
         "--optimizers",
-        help="Files with an optimizer each, to put into the one config: it is trained as it "
-        "is, and with each of these.",
+        metavar="FILES...",
+        help="Files with an optimizer each. The config is trained with its own optimizer and "
+        "with each of these.",
         show_default=False,
     ),
 ]
 OutputT = Annotated[
-    Path | None, typer.Option("--output", "-o", help="A folder for all that comes out.")
+    Path | None, typer.Option("--output", "-o", help="Output directory.", show_default=False)
 ]
-FolderT = Annotated[
-    Path, typer.Option("--output", "-o", help="A folder for all that comes out.")
+ComparisonOutputT = Annotated[Path, typer.Option("--output", "-o", help="Output directory.")]
+SeedT = Annotated[
+    int | None, typer.Option(help="Override the seed in the config.", show_default=False)
 ]
-SeedT = Annotated[int | None, typer.Option(help="Instead of the config's.")]
-SeedsT = Annotated[int, typer.Option(min=1, help="Trainings of each.")]
-JobsT = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
+SeedsT = Annotated[int, typer.Option(min=1, help="Number of seeds per config.")]
+JobsT = Annotated[int, typer.Option(min=1, help="Number of parallel processes.")]
 ResumeT = Annotated[
-    bool, typer.Option("--resume", help="Resume the training in the output folder.")
+    bool, typer.Option("--resume", help="Resume the training in the output directory.")
 ]
 OverwriteT = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the training in the output folder.")
+    bool, typer.Option("--overwrite", help="Overwrite the training in the output directory.")
 ]
-AgainT = Annotated[
-    bool, typer.Option("--overwrite", help="Train again what is complete in the folder.")
-]
+RepeatT = Annotated[bool, typer.Option("--overwrite", help="Repeat runs that are complete.")]
 CodeT = Annotated[
-    Path | None, typer.Option("--code", "-c", help="A Python file with functions of yours.")
+    Path | None,
+    typer.Option(
+        "--code", "-c", help="Python file with registered functions.", show_default=False
+    ),
 ]
-GpuT = Annotated[int, typer.Option("--gpu-id", "-g", help="Which GPU to use; -1 for the CPU.")]
+GpuT = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU ID or -1 for CPU.")]
 TrustT = Annotated[
     bool,
     typer.Option(
         "--trust-checkpoint",
-        help="Load PyTorch layers of the checkpoint also with a PyTorch that can execute code "
-        "from the file.",
+        help="Load PyTorch layers of a checkpoint even if this can execute code from it.",
     ),
 ]
-DebugT = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DebugT = Annotated[bool, typer.Option("--debug", help="Print the traceback of errors.")]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -9,6 +10,7 @@ from ..errors import naming_config
 from ..param_groups.summary import ParameterSummary, parameter_summary
 from ..training.configs import make_model, optimizer_section, prepare_process, read_config
 from .options import CodeT, ConfigT, DebugT, GpuT
+from .overrides import config_and_overrides
 
 
 def params(
@@ -18,27 +20,30 @@ def params(
     gpu_id: GpuT = -1,
     debug: DebugT = False,
 ) -> None:
-    """Show the parameters of a model, and what the groups of the optimizer make of them.
+    """List the parameters of a model, with their parameter groups.
 
-    The config is for Thinc or for spaCy; the model is made and initialized, so the data must
-    be there. The paths are what the globs of ParamGroups.v1 select by.
+    The config is for Thinc or for spaCy. The model is initialized, which needs the training
+    data. ParamGroups.v1 selects parameters by the paths in the list. To override settings, use
+    options such as --paths.train corpus/train.spacy.
     """
-    settings = read_config(config, context.obj)
+    name, overrides = config_and_overrides(config, context.args)
+    path = Path(name)
+    settings = read_config(path, overrides)
     prepare_process(gpu_id, code)
-    with naming_config(config):
+    with naming_config(path):
         optimizer_section(settings)
         model, optimizer = make_model(settings.interpolate(), gpu_id=gpu_id)
         try:
             rows = parameter_summary(model, optimizer)
         except ValueError as error:
-            # Of a group that selects nothing. Here are the paths that it could select.
+            # A group selects nothing: list the paths that it could select.
             _print_parameters(parameter_summary(model))
             raise ValueError(str(error).partition(" The model has")[0]) from error
     _print_parameters(rows)
 
 
 def _print_parameters(rows: Sequence[ParameterSummary]) -> None:
-    # Paths can be long, and are there whole, so that they can be copied.
+    # Long paths are not truncated, so that they can be copied.
     cells = [("learning rate", "group", "settings", "shape", "path")]
     for row in rows:
         scale = "frozen" if row.frozen else f"{row.lr_scale:.4g} x"

@@ -1,5 +1,7 @@
 """`thinc-swa train`."""
 
+from pathlib import Path
+
 import typer
 
 from ..errors import naming_config
@@ -7,8 +9,9 @@ from ..training.callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from ..training.configs import is_spacy_config, prepare_process, read_config
 from ..training.evaluation import format_score
 from ..training.trainer import train as train_config
-from .errors import INTERRUPTED, printing_warnings
+from .errors import INTERRUPTED, UsageError, printing_warnings
 from .options import CodeT, ConfigT, DebugT, GpuT, OutputT, OverwriteT, ResumeT, SeedT, TrustT
+from .overrides import config_and_overrides
 
 
 def train(
@@ -23,50 +26,52 @@ def train(
     trust: TrustT = False,
     debug: DebugT = False,
 ) -> None:
-    """Train the Thinc model of a config.
+    """Train a Thinc model from a config file.
 
-    The config has the sections [dataset], [model], [loss], [optimizer] and [training]. Its
-    settings can be changed: --training.max_steps 500.
+    The config needs the sections [dataset], [model], [loss], [optimizer] and [training]. To
+    override settings, use options such as --training.max_steps 500.
 
-    model-best and model-last are saved, both with the averages as their weights, a log, and
-    checkpoints for --resume.
+    With --output, saves model-best and model-last, both with averaged weights, a log and
+    checkpoints.
     """
+    name, overrides = config_and_overrides(config, context.args)
+    path = Path(name)
     if output is None and (resume or overwrite):
-        raise typer.BadParameter("--resume and --overwrite need an --output")
+        raise UsageError("--resume and --overwrite require --output")
     if resume and overwrite:
-        raise typer.BadParameter("--resume and --overwrite exclude each other")
-    settings = read_config(config, context.obj)
+        raise UsageError("--resume and --overwrite exclude each other")
+    settings = read_config(path, overrides)
     if is_spacy_config(settings):
         raise ValueError(
-            f"{config} is a config for spaCy: `spacy train` trains it with its optimizer, and "
-            "`thinc-swa compare` compares it with others"
+            f"{path} is a config for spaCy: train it with `spacy train`, or compare it with "
+            "others with `thinc-swa compare`"
         )
     if seed is not None:
         settings.setdefault("training", {})["seed"] = seed
     prepare_process(gpu_id, code)
-    with naming_config(config):
+    with naming_config(path):
         settings = settings.interpolate()
     with printing_warnings():
-        training = train_config(
+        trainer = train_config(
             settings,
             output=output,
             resume=resume,
             overwrite=overwrite,
             callbacks=[StopOnInterrupt(), ProgressBar(), ScoreTable()],
-            source=config,
+            source=path,
             code=code,
             trust=trust,
         )
-    best = training.best
-    if best is not None:
-        what = "weights" if best.averages is None else "averages"
-        score = format_score(best.score, training.score)
-        typer.echo(f"Best: {score} with the {what} of step {best.step}.")
+    state = trainer.state
+    if state.best is not None:
+        weights = "raw" if state.best.averages is None else "averaged"
+        score = format_score(state.best.score, trainer.score)
+        typer.echo(f"Best score: {score} at step {state.best.step}, {weights} weights.")
     if output is not None:
         typer.echo(f"Saved to {output}.")
-    if training.stop_reason == "interrupted":
-        hint = "; --resume goes on" if output is not None else ""
-        typer.echo(f"Stopped after step {training.step}{hint}.")
+    if state.stop_reason == "interrupted":
+        hint = "; use --resume to continue" if output is not None else ""
+        typer.echo(f"Stopped after step {state.step}{hint}.")
         raise typer.Exit(INTERRUPTED)
-    if training.stop_reason == "patience":
-        typer.echo(f"Stopped after step {training.step}: no improvement within `patience`.")
+    if state.stop_reason == "patience":
+        typer.echo(f"Stopped after step {state.step}: no improvement within `patience`.")

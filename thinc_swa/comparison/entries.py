@@ -1,4 +1,4 @@
-"""What is compared: configs with names, or one config with several optimizers."""
+"""Entries of a comparison: configs with names, or one config with several optimizers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 
 from thinc.api import Config
 
-from ..errors import describe_error, naming_config
+from ..errors import naming_config
 from ..escaping import printable
 from ..training.configs import (
     is_spacy_config,
     optimizer_section,
     read_config,
+    read_text,
     score_of,
     with_seed,
 )
@@ -20,7 +21,11 @@ from ..training.configs import (
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to compare: a config under a name."""
+    """Entry of a comparison.
+
+    name (str): Name in the results.
+    config (Config): The config, not interpolated.
+    """
 
     name: str
     config: Config
@@ -29,24 +34,26 @@ class Entry:
 def read_entries(
     configs: Sequence[Path], optimizers: Sequence[Path], overrides: dict[str, Any]
 ) -> list[Entry]:
-    """What is to be compared.
+    """Read the entries of a comparison.
 
-    configs (Sequence[Path]): Config files, for Thinc or for spaCy.
-    optimizers (Sequence[Path]): Files with an [optimizer] or [training.optimizer] each. The
-        one config that is given then stands for itself, and once more with each of them.
+    configs (Sequence[Path]): Config files, all for Thinc or all for spaCy.
+    optimizers (Sequence[Path]): Files with a section [optimizer] or [training.optimizer]. There
+        must be one config then: the entries are this config, and its copies with each of the
+        optimizers.
     overrides (dict[str, Any]): Settings to change in all configs: {"training.max_steps": 100}.
-    RAISES: OSError if a file cannot be read; ValueError if it is no config, or if the configs
-        do not belong together.
+    RETURNS (list[Entry]): The entries, the baseline first.
+    RAISES: OSError if a file cannot be read; ValueError if it is not a config, or if the
+        configs have different scores or the same name.
     """
     if optimizers and len(configs) != 1:
         raise ValueError(
-            f"Optimizers from other files need one config to go into, but got {len(configs)}"
+            f"Optimizers from other files need exactly one config, but got {len(configs)}"
         )
     for name in overrides if optimizers else ():
         if name.startswith(("optimizer.", "training.optimizer.")):
             raise ValueError(
-                f"{name} would be changed in {configs[0]} alone, and not in the optimizers "
-                "that replace its own: change it in the files"
+                f"{name} would change only the optimizer of {configs[0]}, not those of the "
+                "other files: change it in the files"
             )
     entries = []
     for name, path in _names(configs):
@@ -61,9 +68,7 @@ def read_entries(
     names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(
-                f"Every entry needs a name of its own, but two have the name {name}"
-            )
+            raise ValueError(f"Entries must have different names, but two have the name {name}")
     first = _kind(entries[0])
     for entry, path in zip(entries, [*configs, *optimizers], strict=True):
         if _kind(entry) != first:
@@ -80,25 +85,20 @@ def _kind(entry: Entry) -> str:
 
 
 def _check_entry(config: Config, path: Path) -> None:
-    """RAISES: ValueError that names the file if no run can be made of the config."""
+    """RAISES: ValueError that names the file if the config cannot be trained."""
     with naming_config(path):
         optimizer_section(config)
         with_seed(config, 0)
 
 
 def _read_optimizer(path: Path) -> Any:
-    """Only the optimizer of a file matters, in either place."""
-    try:
-        text = path.read_text(encoding="utf8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
+    """Section of the optimizer in a file. The other sections are ignored."""
+    text = read_text(path)
     if "[training.optimizer]" in text and "[training]" not in text:
-        # As it is copied from a config of spaCy. No section can be without the one around it.
+        # Copied from a config of spaCy: the parser requires the parent section.
         text = f"[training]\n{text}"
-    try:
+    with naming_config(path):
         config = Config().from_str(text, interpolate=False)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {describe_error(error)}") from error
     for section in (config, config.get("training", {})):
         if "optimizer" in section:
             return section["optimizer"]
@@ -106,7 +106,7 @@ def _read_optimizer(path: Path) -> Any:
 
 
 def _names(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """The paths with names: as many of the folders around them as make the names differ."""
+    """Names and paths of files. A name has as many parent folders as make it unique."""
     for path in paths:
         parts = _parts(path)
         others = [_parts(other) for other in paths]
@@ -116,12 +116,12 @@ def _names(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             for n in range(1, longest + 1)
             if sum(other[-n:] == parts[-n:] for other in others) == 1
         )
-        # A file that is given twice is refused under this name.
+        # The default is for a file that is given twice, which is an error under this name.
         yield printable("-".join(parts[-next(lengths, 2) :])), path
 
 
 def _parts(path: Path) -> list[str]:
-    """Without suffix and root."""
-    if path.name:  # The current folder has none.
+    """Parts of a path without suffix and root."""
+    if path.name:  # The current folder has no name.
         path = path.with_suffix("")
     return [part for part in path.parts if part != path.anchor]

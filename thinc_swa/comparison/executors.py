@@ -1,7 +1,7 @@
-"""Executors: how the runs of a comparison get processes of their own.
+"""Executors: run each training of a comparison in a process of its own.
 
-Every run has a new process, because what a run does must not depend on those before: Thinc
-gives seeds to some layers by counting them.
+A new process per run keeps the results independent of earlier runs: Thinc seeds some layers by
+counting them.
 """
 
 import json
@@ -20,11 +20,12 @@ from thinc.compat import has_cupy
 from . import run_worker
 from .run_worker import kill_group
 
-# Seconds from one look at the processes to the next.
+# Seconds between polls of the processes.
 POLL_INTERVAL = 0.05
-# Seconds that a server has to end its processes.
+# Seconds that a server has to kill its processes.
 GRACE = 1.0
-# What the runs import: always, and where a config has the text. Each takes a second or more.
+# Modules that the runs import: always, and if a config contains the text. Each import takes a
+# second or more.
 MODULES = (
     ("", ["thinc_swa.comparison.recording"]),
     ("[nlp]", ["spacy"]),
@@ -34,14 +35,14 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as its process needs it.
+    """Description of a run for its process.
 
-    config (str): The config, with its seed and without variables.
+    config (str): The config, with its seed, interpolated.
     inputs (dict[str, str]): Fingerprints of what the config depends on, for the log.
     folder (str): An existing folder for the log and the output.
-    gpu_id (int): Which GPU; -1 for the CPU.
+    gpu_id (int): GPU id; -1 for the CPU.
     code (str | None): A Python file that registers what the config names.
-    only_dataset (bool): Log the fingerprint of the dataset, and do not train.
+    only_dataset (bool): Log the fingerprint of the dataset instead of training.
     """
 
     config: str
@@ -53,31 +54,37 @@ class Job:
 
 
 class Executor(Protocol):
-    """Starts runs, each in a process of its own. Progress and results are in their logs."""
+    """Interface of executors, which start each run in a process of its own. Progress and
+    results are in the logs of the runs."""
 
     def start(self, job: Job) -> None:
-        """Start a run. RAISES: OSError if there can be no process."""
+        """Start a run.
+
+        RAISES: OSError if the process cannot be started.
+        """
 
     def poll(self, timeout: float) -> dict[str, int]:
-        """Wait for a run to end, at most `timeout` seconds. RETURNS (dict[str, int]): The exit
-        codes of the runs that have ended since the last call, by their folders; negative for
-        a signal."""
+        """Wait until a run has ended.
+
+        timeout (float): Maximum time in seconds.
+        RETURNS (dict[str, int]): Exit codes, by folder, of the runs that have ended since the
+            last call; negative for a signal.
+        """
 
     def cancel(self, folder: str) -> None:
-        """Kill a run with all processes that it has started."""
+        """Kill a run and all processes that it has started."""
 
     def close(self) -> None:
-        """Kill all runs, and wait until they have ended."""
+        """Kill all runs, and wait for their end."""
 
 
 def make_executor(jobs: Sequence[Job], *, environment: Mapping[str, str]) -> Executor:
-    """The fastest executor that works here.
+    """Make the fastest executor that this platform supports.
 
-    jobs (Sequence[Job]): Jobs that it will get.
-    environment (Mapping[str, str]): The environment variables of the processes.
+    jobs (Sequence[Job]): The jobs that will be started.
+    environment (Mapping[str, str]): Environment variables of the processes.
     """
-    # A forked process cannot use a GPU, and only on Linux libraries can be relied on to work
-    # in one.
+    # Forked processes cannot use a GPU, and many libraries support forks on Linux only.
     if not sys.platform.startswith("linux") or has_cupy:
         return SubprocessExecutor(environment=environment)
     modules = [
@@ -90,9 +97,9 @@ def make_executor(jobs: Sequence[Job], *, environment: Mapping[str, str]) -> Exe
 
 
 class SubprocessExecutor:
-    """A fresh interpreter for each run. Its imports take one to three seconds.
+    """Executor with a new interpreter for each run, whose imports take one to three seconds.
 
-    environment (Mapping[str, str]): The environment variables of the processes.
+    environment (Mapping[str, str]): Environment variables of the processes.
     """
 
     def __init__(self, *, environment: Mapping[str, str]) -> None:
@@ -102,8 +109,8 @@ class SubprocessExecutor:
     def start(self, job: Job) -> None:
         process = _start_worker(["run"], self._environment)
         self._processes[job.folder] = process
-        # A process that has ended already is found by `poll`. The pipe stays open: its end
-        # tells the process that this one has ended.
+        # `poll` reports a process that has ended already. The pipe stays open: when it is
+        # closed, the process knows that this one has ended.
         with suppress(BrokenPipeError):
             _send(process, asdict(job))
 
@@ -137,16 +144,17 @@ class SubprocessExecutor:
         process = self._processes.pop(folder)
         process.wait()
         if hasattr(os, "killpg"):
-            # What the run has started ends with it.
+            # Processes that the run has started.
             kill_group(process.pid)
         _close(process.stdin)
 
 
 class ForkExecutor:
-    """Runs are forked from one process that has imported everything (Linux, CPU only).
+    """Executor that forks the runs from a server process, in which all modules are imported
+    (Linux, CPU only).
 
-    modules (Sequence[str]): What to import in that process.
-    environment (Mapping[str, str]): The environment variables of the processes.
+    modules (Sequence[str]): Modules to import in the server.
+    environment (Mapping[str, str]): Environment variables of the processes.
     """
 
     def __init__(self, modules: Sequence[str], *, environment: Mapping[str, str]) -> None:
@@ -155,7 +163,7 @@ class ForkExecutor:
         self._server: Any = None
         self._received = b""
         self._folders: list[str] = []
-        # Of the processes of runs, which are groups with what they have started.
+        # Process ids of the runs, which are the ids of their process groups too.
         self._pids: dict[str, int] = {}
 
     def start(self, job: Job) -> None:
@@ -175,7 +183,7 @@ class ForkExecutor:
         ended = self._receive()
         if ended is not None:
             return ended
-        # It was killed, and its runs with it.
+        # The server was killed, and its runs with it.
         self._end_server()
         ended = {folder: self._server.returncode for folder in self._folders}
         self._server, self._folders = None, []
@@ -187,10 +195,10 @@ class ForkExecutor:
             return bool(selector.select(timeout))
 
     def _receive(self) -> dict[str, int] | None:
-        """Read what the server reports.
+        """Read the reports of the server.
 
-        RETURNS (dict[str, int] | None): The exit codes of runs that have ended; None if the
-            server has ended.
+        RETURNS (dict[str, int] | None): Exit codes of runs that have ended, by folder; None if
+            the server has ended.
         """
         data = os.read(self._server.stdout.fileno(), 1 << 16)
         if not data:
@@ -217,15 +225,15 @@ class ForkExecutor:
             self._server, self._folders = None, []
 
     def _end_server(self) -> None:
-        # The end of this pipe has it kill all processes.
+        # When this pipe is closed, the server kills all processes.
         _close(self._server.stdin)
         try:
             self._server.wait(GRACE)
         except subprocess.TimeoutExpired:
-            # Stopped, for example. Its runs end with it.
+            # It may be suspended. Its runs end with it.
             self._server.kill()
             self._server.wait()
-        # What the runs have started does not end with a server that was killed.
+        # Processes that the runs have started survive a server that was killed.
         while self._is_ready(0.0) and self._receive() is not None:
             pass
         for pid in self._pids.values():
@@ -237,10 +245,9 @@ class ForkExecutor:
 def _start_worker(
     arguments: Sequence[str], environment: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    """Start a process that runs `run_worker`, apart from the terminal: Ctrl-C does not reach
-    it."""
-    # With the module path of this process, and not with what else an interpreter would find
-    # in the current folder.
+    """Start a process that runs `run_worker`, in a session of its own: Ctrl-C in the terminal
+    does not reach it."""
+    # With the module path of this process, which need not contain the current folder.
     program = (
         f"import sys; sys.path[:] = {sys.path!a}; import runpy; "
         f"runpy.run_path({run_worker.__file__!a}, run_name='__main__')"
@@ -265,6 +272,6 @@ def _send(process: Any, request: dict[str, Any]) -> None:
 
 def _close(file: IO[bytes] | None) -> None:
     if file is not None:
-        # What was not sent cannot be sent any more.
+        # The receiver may have ended before all data were sent.
         with suppress(OSError):
             file.close()

@@ -1,4 +1,4 @@
-"""Output folders of comparisons. Only what carries a marker of this package is deleted."""
+"""Output folders of comparisons. Only folders with a marker of this package are deleted."""
 
 import os
 import shutil
@@ -8,20 +8,22 @@ from pathlib import Path
 from ..training.logs import read_log
 from .run_worker import LOG
 
-# In every folder that a comparison has made for a run. Nothing else is ever deleted.
+# File in every folder that a comparison has made for a run. No other folder is deleted.
 MARKER = ".thinc-swa-run"
 
-# In the output folder of a comparison, whose results may be written again.
+# File in the output folder of a comparison, whose results may be overwritten.
 OUTPUT_MARKER = ".thinc-swa-comparison"
 
 
 def check_folder(folder: Path) -> None:
-    """RAISES: FileExistsError if there is anything in the place of a run that no comparison
-    has made."""
+    """Check that a run can use a folder.
+
+    RAISES: FileExistsError if the folder exists and no comparison has made it.
+    """
     if os.path.lexists(folder) and not _is_ours(folder):
         raise FileExistsError(
-            f"{folder} was not made by thinc-swa, so it is not deleted: move it away, or "
-            "choose another output folder"
+            f"{folder} was not made by thinc-swa and is not deleted: move it away, or choose "
+            "another output folder"
         )
 
 
@@ -30,7 +32,7 @@ def _is_ours(folder: Path) -> bool:
         return False
     if (folder / MARKER).is_file() or not any(folder.iterdir()):
         return True
-    # Earlier versions left no marker.
+    # Earlier versions wrote no marker.
     try:
         first = next(read_log(folder / LOG), None)
     except (OSError, ValueError):
@@ -41,25 +43,24 @@ def _is_ours(folder: Path) -> bool:
 def mark_output(output: Path, names: Sequence[str]) -> None:
     """Mark an existing folder as the output of a comparison.
 
-    names (Sequence[str]): Files that the comparison is going to write to it.
-    RAISES: FileExistsError if there are such files already and no comparison has been there;
-        OSError if the folder cannot be written to.
+    names (Sequence[str]): Files that the comparison will write.
+    RAISES: FileExistsError if such files exist and no comparison has written them; OSError if
+        the folder cannot be written to.
     """
     marker = output / OUTPUT_MARKER
-    # Earlier versions marked only the folders of the runs.
+    # Earlier versions marked only the folders of runs.
     is_ours = marker.is_file() or any((output / "runs").glob(f"*/*/{MARKER}"))
     present = [name for name in names if os.path.lexists(output / name)]
     if present and not is_ours:
         raise FileExistsError(
-            f"There is {', '.join(present)} in {output}, which no comparison has written and "
-            "this one would overwrite: move it away, or choose another output folder"
+            f"{output} contains {', '.join(present)}, which thinc-swa has not written and "
+            "would overwrite: move it away, or choose another output folder"
         )
     marker.touch()
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of a run, or delete what an earlier one has left in it. The marker is
-    there from the first moment to the last."""
+    """Make the folder of a run, or empty it. The marker is written first and never deleted."""
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()

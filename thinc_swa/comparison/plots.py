@@ -1,4 +1,4 @@
-"""Pictures of a comparison. matplotlib is needed, and imported here."""
+"""Plots of a comparison. Needs matplotlib."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,11 +19,12 @@ FORMATS = ("png", "svg")
 
 
 def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
-    """The scores along the way, a panel for each entry: mean and standard deviation over the
-    seeds, of the averages and of the raw weights. The first entry's mean is in all of them.
+    """Plot the scores over the training, a panel per entry: mean and standard deviation over
+    the seeds, for averages and raw weights. Each panel also has the mean of the baseline.
 
     runs (Sequence[Run]): All runs of the comparison.
-    score (str): What the scores are: "accuracy" or "loss".
+    score (str): Kind of score: "accuracy" or "loss".
+    RETURNS (Figure): The figure.
     """
     names = [name for name in dict.fromkeys(run.name for run in runs) if complete(runs, name)]
     n_columns = min(len(names), 3) or 1
@@ -53,7 +54,7 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
             handles, labels, loc="outside lower center", ncols=4, frameon=False
         )
         if len(names) > 1:
-            # Afterwards, because a label may not begin with an underscore.
+            # Set afterwards, because matplotlib hides labels with a leading underscore.
             legend.get_texts()[-1].set(text=names[0], parse_math=False)
     return figure
 
@@ -80,7 +81,7 @@ def _legend(curves: dict[str, Any]) -> tuple[list[Any], list[str]]:
 
     dark = "#404040"
     handles: list[Any] = [Line2D([], [], color=dark, linewidth=1.8)]
-    labels = ["what is saved: averages, or else weights"]
+    labels = ["averages if there are any, else raw weights"]
     if any(curve["score"] != curve["raw"] for curve in curves.values()):
         handles.append(Line2D([], [], color=dark, linewidth=1.0, linestyle=(0, (2, 1.5))))
         labels.append("raw weights")
@@ -88,12 +89,12 @@ def _legend(curves: dict[str, Any]) -> tuple[list[Any], list[str]]:
     labels.append("± standard deviation over seeds")
     if len(curves) > 1:
         handles.append(Line2D([], [], color=GREY, linewidth=1.0))
-        labels.append("first entry")
+        labels.append("baseline")
     return handles, labels
 
 
 def _curve(runs: Sequence[Run], kind: str, score: str) -> tuple[list[int], list[float], Any]:
-    """Steps, means and standard deviations, as far as all runs go."""
+    """Steps, means and standard deviations, up to the end of the shortest run."""
     rows = list(zip(*(run.evaluations for run in runs), strict=False))
     factor = _factor(score)
     steps, middle, spread = [], [], []
@@ -106,8 +107,8 @@ def _curve(runs: Sequence[Run], kind: str, score: str) -> tuple[list[int], list[
 
 
 def _limits(curves: dict[str, Any]) -> tuple[float, float]:
-    """From what scores have reached after a quarter of the training: the climb before that
-    would leave no room for what there is to see."""
+    """Limits of the score axis, without the first quarter of the training: its low scores would
+    compress the differences."""
     values = []
     for curve in curves.values():
         for steps, middle, spread in curve.values():
@@ -119,12 +120,13 @@ def _limits(curves: dict[str, Any]) -> tuple[float, float]:
 
 
 def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: str) -> Figure:
-    """A bar for each entry: the mean of the final scores, with a dot for each seed; hollow dots
-    are those of the raw weights.
+    """Plot the final scores: a bar per entry for the mean, a dot per seed, and a hollow dot per
+    seed for the raw weights.
 
     runs (Sequence[Run]): All runs of the comparison.
-    summaries (Sequence[Summary]): Of these runs.
-    score (str): What the scores are: "accuracy" or "loss".
+    summaries (Sequence[Summary]): Summaries of these runs.
+    score (str): Kind of score: "accuracy" or "loss".
+    RETURNS (Figure): The figure.
     """
     shown = [summary for summary in summaries if summary.score is not None]
     figure = Figure(figsize=(8.0, 0.55 * len(shown) + 1.4), layout="constrained")
@@ -135,15 +137,15 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     factor = _factor(score)
     values = []
     for i, summary in enumerate(shown):
-        scores, plain = (
+        scores, raw = (
             [factor * value for value in final_scores(runs, summary.name, kind)]
             for kind in ("score", "raw")
         )
-        values += scores + plain
+        values += scores + raw
         color = _color(i)
         panel.barh(i, mean(scores), color=color, alpha=0.3, height=0.7)
         if summary.has_averages:
-            _dots(panel, i + 0.18, plain, facecolors="white", edgecolors=color)
+            _dots(panel, i + 0.18, raw, facecolors="white", edgecolors=color)
         _dots(panel, i - (0.16 if summary.has_averages else 0.0), scores, color=color)
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.15 * (high - low) or 1.0
@@ -168,23 +170,24 @@ def _bar_label(summary: Summary, score: str) -> str:
 
 
 def _dots(panel: Any, y: float, values: Sequence[float], **style: Any) -> None:
-    # A little apart, so that equal ones are seen.
+    # Offsets, so that equal values are visible.
     heights = [y + 0.04 * (i - (len(values) - 1) / 2) for i in range(len(values))]
     panel.scatter(values, heights, s=22, zorder=3, linewidths=1.1, **style)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Save a picture as PNG and as SVG.
+    """Save a figure as PNG and as SVG.
 
-    path (Path): Without a suffix.
+    figure (Figure): The figure.
+    path (Path): Path without suffix.
     RETURNS (list[Path]): The files.
     """
     paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
     for file in paths:
-        # The same picture is the same file: no date in it.
+        # Without the date, so that equal figures give equal files.
         metadata = {"Date": None} if file.suffix == ".svg" else None
         with atomic_write(file) as temporary, warnings.catch_warnings():
-            # Names may have characters that the font has not.
+            # Names may have characters that are missing in the font.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)
     return paths

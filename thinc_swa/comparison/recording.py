@@ -1,5 +1,5 @@
-"""Training of one run of a comparison, recorded in a log of JSON lines in the same form for
-Thinc and for spaCy configs. No models are saved.
+"""Training of one run of a comparison, with a log in the same form for Thinc and for spaCy
+configs. No models are saved.
 """
 
 import io
@@ -19,20 +19,21 @@ from ..training.checkpoints import keeping_random_state
 from ..training.configs import check_spacy, is_spacy_config, take_batch_norm_batches
 from ..training.evaluation import Evaluation
 from ..training.fingerprints import describe_dataset
+from ..training.interface import TrainerInterface
 from ..training.logs import Log
 from ..training.trainer import Trainer, count_snapshots
 
-# Seconds from one progress record in a log to the next: a hundredth of the time that the run
-# has taken so far, within these limits, so that the logs of long runs stay small.
+# Limits of the seconds between progress records in a log. Within them they are a hundredth of
+# the duration so far, which keeps the logs of long runs small.
 MIN_INTERVAL, MAX_INTERVAL = 0.2, 10.0
 
 
 def train_config(config: Config, log: Log, *, gpu_id: int = -1) -> None:
-    """Train what a config describes.
+    """Train a config without saving models.
 
-    config (Config): With its seed, and without variables.
+    config (Config): With its seed, interpolated.
     log (Log): For records of evaluations, of the progress between them, and of the end.
-    gpu_id (int): Which GPU; -1 for the CPU.
+    gpu_id (int): GPU id; -1 for the CPU.
     """
     if is_spacy_config(config):
         _run_spacy(config, log, gpu_id)
@@ -41,9 +42,9 @@ def train_config(config: Config, log: Log, *, gpu_id: int = -1) -> None:
 
 
 class _Progress:
-    """Logs how far a run is, now and then.
+    """Progress records of a run.
 
-    log (Log): Where to.
+    log (Log): The log.
     """
 
     def __init__(self, log: Log) -> None:
@@ -51,7 +52,11 @@ class _Progress:
         self._start = self._last = time.monotonic()
 
     def update(self, step: int, total_steps: int) -> None:
-        """total_steps (int): The last step; 0 if it is not known."""
+        """Log the progress, unless the last record is too recent.
+
+        step (int): Completed steps.
+        total_steps (int): Maximum number of steps; 0 if it is unknown.
+        """
         now = time.monotonic()
         interval = min(max(0.01 * (now - self._start), MIN_INTERVAL), MAX_INTERVAL)
         if now - self._last >= interval:
@@ -61,21 +66,26 @@ class _Progress:
 
 
 class _Recorder(Callback):
+    """Log of evaluations and of the progress, which stops a diverged training.
+
+    log (Log): The log.
+    """
+
     def __init__(self, log: Log) -> None:
         self._log = log
         self._progress = _Progress(log)
 
-    def on_step(self, training: Trainer) -> None:
-        self._progress.update(training.step, training.total_steps)
+    def on_step(self, trainer: TrainerInterface) -> None:
+        self._progress.update(trainer.state.step, trainer.state.total_steps or 0)
 
-    def on_evaluate(self, training: Trainer, evaluation: Evaluation) -> None:
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         _log_evaluation(self._log, evaluation)
         if _has_diverged(evaluation):
-            training.stop("diverged")
+            trainer.stop("diverged")
 
 
 def _has_diverged(evaluation: Evaluation) -> bool:
-    """Whether the scores are no numbers, which could not be compared with others."""
+    """Whether a score is NaN or infinite, and cannot be compared."""
     return not (math.isfinite(evaluation.raw) and math.isfinite(evaluation.score))
 
 
@@ -102,26 +112,27 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
 
 
 def log_dataset(config: Config, log: Log) -> None:
-    """Log the fingerprint of the data of a Thinc config, loaded as for a training."""
+    """Log the fingerprint of the dataset of a Thinc config, loaded as for a training."""
     _log_dataset(log, Trainer.from_config(config))
 
 
-def _log_dataset(log: Log, training: Trainer) -> None:
-    log.write("dataset", content=describe_dataset(training.dataset))
+def _log_dataset(log: Log, trainer: Trainer) -> None:
+    log.write("dataset", content=describe_dataset(trainer.dataset))
     log.flush()
 
 
 def _run_thinc(config: Config, log: Log) -> None:
-    training = Trainer.from_config(config, [_Recorder(log)])
-    _log_dataset(log, training)
-    training.run()
-    _raise_if_diverged(training.evaluations[-1])
+    trainer = Trainer.from_config(config, [_Recorder(log)])
+    _log_dataset(log, trainer)
+    trainer.run()
+    state = trainer.state
+    _raise_if_diverged(state.evaluations[-1])
     log.write(
         "end",
         n_records=log.n_records,
-        reason=training.stop_reason,
-        n_steps=training.step,
-        seconds_per_step=training.seconds / training.step,
+        reason=state.stop_reason,
+        n_steps=state.step,
+        seconds_per_step=state.seconds / state.step,
     )
 
 
@@ -132,7 +143,7 @@ def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
     from spacy.util import registry
 
     recorder = _SpacyRecorder(config, log, take_batch_norm_batches(config))
-    # Only this process has them, and they end up in no file.
+    # Registered in this process only; the config with these names is not saved.
     registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
     registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
     settings = config["training"]
@@ -153,18 +164,18 @@ def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
 
 
 class _SpacyRecorder:
-    """Watches spaCy's loop from where a logger stands.
+    """Recorder of spaCy's training loop, which it uses as its logger.
 
-    config (Config): As spaCy gets it.
-    log (Log): For the records.
-    n_batches (int): Number of training batches on which the BatchNorm statistics of the
-        averages are estimated; 0 to keep those of the raw weights, as spaCy does.
+    config (Config): The config that spaCy trains.
+    log (Log): The log.
+    n_batches (int): Number of training batches for the BatchNorm statistics of the averages; 0
+        to use those of the raw weights, as spaCy does.
     """
 
     def __init__(self, config: Config, log: Log, n_batches: int) -> None:
         self._config = config
         self._n_batches = n_batches
-        # The batches, once they are needed.
+        # The batches, read when they are first needed.
         self._sample: list[list[Any]] = []
         self._nlp: Any = None
         self._log = log
@@ -172,10 +183,10 @@ class _SpacyRecorder:
         self._optimizer: Any = None
         self._evaluate: Any = None
         self._last_time: float | None = None
-        # Of the step that is under way.
+        # Learning rate of the current step.
         self._learn_rate = 0.0
         self.step = 0
-        # Of the steps without an evaluation.
+        # Duration and number of the steps without an evaluation.
         self.seconds = 0.0
         self.n_timed = 0
 
@@ -211,12 +222,12 @@ class _SpacyRecorder:
         self._last_time = time.perf_counter()
 
     def _log_evaluation(self, info: dict[str, Any]) -> None:
-        plain, averages = float(info["score"]), None
+        raw, averages = float(info["score"]), None
         if self._optimizer.averages:
-            # spaCy has evaluated with these. The raw weights are those that are there now.
-            averages = plain
+            # The score is that of the averages; the model has its raw weights again.
+            averages = raw
             with keeping_random_state():
-                plain = float(self._evaluate()[0])
+                raw = float(self._evaluate()[0])
                 if self._n_batches:
                     averages = self._evaluate_averages(averages)
         evaluation = Evaluation(
@@ -225,7 +236,7 @@ class _SpacyRecorder:
             loss=float(sum(info["losses"].values())),
             learn_rate=self._learn_rate,
             n_averaged=count_snapshots(self._optimizer),
-            raw=plain,
+            raw=raw,
             averages=averages,
         )
         _log_evaluation(self._log, evaluation)
@@ -235,8 +246,8 @@ class _SpacyRecorder:
         """Evaluate the averages with BatchNorm statistics of their own. Weights and statistics
         are restored bit for bit.
 
-        score (float): That with the statistics of the raw weights.
-        RETURNS (float): The new score; without BatchNorm layers, the old one.
+        score (float): Score of the averages with the statistics of the raw weights.
+        RETURNS (float): Score with their own; without BatchNorm layers the same.
         """
         frozen = self._config["training"]["frozen_components"]
         raw = get_batch_norm(self._nlp, exclude=frozen)
@@ -244,9 +255,9 @@ class _SpacyRecorder:
             return score
         self._sample = self._sample or self._read_sample()
         try:
-            # As spaCy does it.
+            # As in spaCy's loop.
             with self._nlp.use_params(self._optimizer.averages):
-                # Predictions add annotations to the Docs, so these are copies.
+                # Copies, because predictions add annotations to Docs.
                 batches = ([doc.copy() for doc in batch] for batch in self._sample)
                 update_batch_norm(self._nlp, batches, exclude=frozen)
                 return float(self._evaluate()[0])
@@ -254,8 +265,8 @@ class _SpacyRecorder:
             set_batch_norm(self._nlp, raw, exclude=frozen)
 
     def _read_sample(self) -> list[list[Any]]:
-        """Batches of Docs as the layers are trained with: always the same random sample, so
-        that differences between evaluations come from the weights. Changes random states."""
+        """Batches of training Docs. The random sample is always the same, so that differences
+        between evaluations come from the weights. Changes random states."""
         from spacy.training import loop
         from spacy.util import registry, resolve_dot_names
 
@@ -263,14 +274,14 @@ class _SpacyRecorder:
         settings = self._config["training"]
         (corpus,) = resolve_dot_names(self._config, [settings["train_corpus"]])
         batcher = registry.resolve({"batcher": settings["batcher"]})["batcher"]
-        # Of augmenters and batchers, which draw from these generators.
+        # Augmenters and batchers draw from these generators.
         random.seed(settings["seed"])
         numpy.random.seed(settings["seed"])
         examples = corpus(self._nlp)
-        if settings["max_epochs"] >= 0:  # Else it is streamed and may be endless.
+        if settings["max_epochs"] >= 0:  # Otherwise it is streamed and may be infinite.
             examples = list(examples)
             random.shuffle(examples)
-        # Without the last batch, which may be what is left over at the end of the data.
+        # Without the last batch, which may be smaller than the others.
         batches = list(islice(batcher(examples), self._n_batches + 1))
         n_parts = settings["accumulate_gradient"]
         return [

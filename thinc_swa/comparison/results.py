@@ -1,4 +1,4 @@
-"""What a comparison found: statistics over seeds, as tables."""
+"""Results of a comparison: statistics over seeds, and tables."""
 
 import csv
 import io
@@ -13,35 +13,37 @@ from ..escaping import as_code, for_markdown, printable
 from ..training.evaluation import format_score
 from .runs import Run
 
-# Of the confidence interval.
+# Level of confidence intervals.
 CONFIDENCE = 0.95
-# The part of the evaluations, from the end, that the swing is taken from.
+# Last fraction of the training, over which the swing is computed.
 SWING_PART = 0.25
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One entry of a comparison over its seeds.
+    """Statistics of one entry over its seeds. The baseline is the first entry.
 
-    n_runs (int): Runs that are complete.
-    n_failed (int): Runs that have failed.
-    score (float | None): The mean of the final scores: of the averages where there are any,
-        else of the raw weights.
-    score_sd (float | None): Their standard deviation.
-    raw (float | None): The mean of the final scores of the raw weights.
-    raw_sd (float | None): Their standard deviation.
-    best (float | None): The mean of the highest scores along the way.
-    difference (float | None): The mean difference of the final score to the first entry's,
-        seed by seed.
-    difference_low (float | None): Lower end of its 95 % interval (Student's t).
+    name (str): Name of the entry.
+    n_runs (int): Number of complete runs.
+    n_failed (int): Number of failed runs.
+    has_averages (bool): Whether there are averages at the end of the training.
+    score (float | None): Mean final score of the weights that are saved: averages if there are
+        any, else raw weights.
+    score_sd (float | None): Standard deviation of these scores.
+    raw (float | None): Mean final score of the raw weights.
+    raw_sd (float | None): Standard deviation of these scores.
+    best (float | None): Mean of the highest score of each run.
+    difference (float | None): Mean paired difference of the final score to the baseline's, with
+        the same seed.
+    difference_low (float | None): Lower end of its 95 % confidence interval (Student's t).
     difference_high (float | None): Upper end.
-    swing (float | None): By how much the score changes from one evaluation to the next, on
-        average over the last quarter of the training.
-    steps_to_first (float | None): Median of the steps after which the score was at least the
-        first entry's final score of that seed.
-    n_reached (int): In how many runs it was.
+    swing (float | None): Mean absolute change of the score from one evaluation to the next,
+        over the last quarter of the training.
+    steps_to_baseline (float | None): Median number of steps until the score reaches the
+        baseline's final score with the same seed.
+    n_reached (int): Number of runs that reach it.
     n_averaged (int | None): Snapshots in the averages at the end.
-    seconds_per_step (float | None): Median over the runs, evaluations not counted.
+    seconds_per_step (float | None): Median over the runs, without evaluations.
     """
 
     name: str
@@ -57,43 +59,45 @@ class Summary:
     difference_low: float | None
     difference_high: float | None
     swing: float | None
-    steps_to_first: float | None
+    steps_to_baseline: float | None
     n_reached: int
     n_averaged: int | None
     seconds_per_step: float | None
 
 
 def summarize(runs: Sequence[Run]) -> list[Summary]:
-    """One summary for each name, in the order of the runs.
+    """Summarize the runs of each entry.
 
-    runs (Sequence[Run]): All runs of a comparison. Those that are not done are left out.
+    runs (Sequence[Run]): All runs of a comparison. Incomplete ones are ignored.
+    RETURNS (list[Summary]): A summary per entry, the baseline first.
     """
     names = list(dict.fromkeys(run.name for run in runs))
-    first = {run.seed_index: run for run in complete(runs, names[0])}
-    return [_summarize(name, runs, first) for name in names]
+    baseline = {run.seed_index: run for run in complete(runs, names[0])}
+    return [_summarize(name, runs, baseline) for name in names]
 
 
 def complete(runs: Sequence[Run], name: str) -> list[Run]:
-    """The runs of an entry that are done."""
+    """Complete runs of an entry."""
     return [run for run in runs if run.name == name and run.state == "done" and run.evaluations]
 
 
 def final_scores(runs: Sequence[Run], name: str, kind: str = "score") -> list[float]:
-    """The last scores of the runs of an entry that are done, in the order of the runs.
+    """Last scores of the complete runs of an entry.
 
-    kind (str): "score" for what is saved, averages or else weights; "raw" for the weights.
+    kind (str): "score" for the weights that are saved, averages if there are any; "raw" for
+        the raw weights.
     """
     return [run.evaluations[-1][kind] for run in complete(runs, name)]
 
 
-def _summarize(name: str, runs: Sequence[Run], first: dict[int, Run]) -> Summary:
+def _summarize(name: str, runs: Sequence[Run], baseline: dict[int, Run]) -> Summary:
     own = complete(runs, name)
     last = [run.evaluations[-1] for run in own]
-    scores, plain = final_scores(runs, name), final_scores(runs, name, "raw")
-    pairs = [(run, first[run.seed_index]) for run in own if run.seed_index in first]
-    is_first = all(run is other for run, other in pairs)
+    scores, raw = final_scores(runs, name), final_scores(runs, name, "raw")
+    pairs = [(run, baseline[run.seed_index]) for run in own if run.seed_index in baseline]
+    is_baseline = all(run is other for run, other in pairs)
     differences = [_final(run) - _final(other) for run, other in pairs]
-    low, high = (None, None) if is_first else interval(differences)
+    low, high = (None, None) if is_baseline else interval(differences)
     reached = [_steps_to(run, _final(other)) for run, other in pairs]
     steps = [n_steps for n_steps in reached if n_steps is not None]
     return Summary(
@@ -103,14 +107,14 @@ def _summarize(name: str, runs: Sequence[Run], first: dict[int, Run]) -> Summary
         has_averages=any(record["averages"] is not None for record in last),
         score=_mean(scores),
         score_sd=_sd(scores),
-        raw=_mean(plain),
-        raw_sd=_sd(plain),
+        raw=_mean(raw),
+        raw_sd=_sd(raw),
         best=_mean([max(record["score"] for record in run.evaluations) for run in own]),
-        difference=None if is_first else _mean(differences),
+        difference=None if is_baseline else _mean(differences),
         difference_low=low,
         difference_high=high,
         swing=_mean([found for found in map(_swing, own) if found is not None]),
-        steps_to_first=median(steps) if steps else None,
+        steps_to_baseline=median(steps) if steps else None,
         n_reached=len(steps),
         n_averaged=last[-1]["n_averaged"] if last else None,
         seconds_per_step=_median([run.records[-1]["seconds_per_step"] for run in own]),
@@ -118,8 +122,8 @@ def _summarize(name: str, runs: Sequence[Run], first: dict[int, Run]) -> Summary
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % confidence interval of a mean (Student's t). Of fewer than two values there is
-    none."""
+    """95 % confidence interval of a mean (Student's t); (None, None) for fewer than two
+    values."""
     if len(values) < 2:
         return None, None
     from scipy.stats import t
@@ -166,19 +170,20 @@ def _sd(values: Sequence[float]) -> float | None:
 
 
 def table(summaries: Sequence[Summary], score: str) -> list[list[str]]:
-    """The rows of a table for people, the header first. Accuracies are in per cent.
+    """Format the results as a table. Accuracies are in per cent.
 
-    score (str): What the scores are: "accuracy" or "loss".
+    summaries (Sequence[Summary]): A summary per entry, the baseline first.
+    score (str): Kind of score: "accuracy" or "loss".
+    RETURNS (list[list[str]]): The rows, the header first.
     """
-    first = summaries[0].name
     header = [
         "optimizer",
         "final score",
         "raw weights",
-        f"difference to {first}",
+        "difference to baseline",
         "95 % interval",
         "swing",
-        f"steps to {first}'s",
+        "steps to baseline",
         "ms/step",
         "runs",
     ]
@@ -198,8 +203,8 @@ def _row(summary: Summary, score: str) -> list[str]:
     low, high = summary.difference_low, summary.difference_high
     runs = str(summary.n_runs)
     reached = "-"
-    if summary.steps_to_first is not None:
-        reached = f"{summary.steps_to_first:.0f}"
+    if summary.steps_to_baseline is not None:
+        reached = f"{summary.steps_to_baseline:.0f}"
         if summary.n_reached < summary.n_runs:
             reached += f" ({summary.n_reached} of {summary.n_runs})"
     return [
@@ -216,7 +221,7 @@ def _row(summary: Summary, score: str) -> list[str]:
 
 
 def to_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown. The columns are padded, so that it is one as plain text too."""
+    """Format a table in Markdown, with padded columns so that the source is readable too."""
     rows = [[for_markdown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
@@ -232,7 +237,7 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
-    """All numbers, as they are."""
+    """Format the summaries as CSV, without rounding."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(asdict(summaries[0])), lineterminator="\n")
     writer.writeheader()
@@ -241,9 +246,9 @@ def to_csv(summaries: Sequence[Summary]) -> str:
 
 
 def to_json(summaries: Sequence[Summary], runs: Sequence[Run], **more: Any) -> str:
-    """All numbers, and the curves of every run.
+    """Format the summaries and the evaluations of all runs as JSON, without rounding.
 
-    more (Any): What else is to be known of the comparison.
+    more (Any): Further values, by name.
     """
     content = {
         **more,
@@ -266,7 +271,7 @@ def to_json(summaries: Sequence[Summary], runs: Sequence[Run], **more: Any) -> s
 
 
 def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
-    """In words, what has failed; the same error once for each name."""
+    """Describe failed runs, one line per entry and error."""
     failures: dict[tuple[str, str | None], list[Run]] = {}
     for run in runs:
         if run.state == "failed":
@@ -274,11 +279,11 @@ def describe_failures(runs: Sequence[Run]) -> Iterator[str]:
     for (name, error), failed in failures.items():
         seeds = ", ".join(str(run.seed) for run in failed)
         folder = printable(str(failed[0].folder))
-        yield f"{name} failed with seed {seeds}: {error} (more in {folder})"
+        yield f"{name} failed with seed {seeds}: {error} (details in {folder})"
 
 
 def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
-    """In words, which complete runs are not used and why; the same reason once."""
+    """Describe complete runs that are not used, one line per reason."""
     outdated: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         if run.outdated is not None:
@@ -294,11 +299,11 @@ def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
 def report(
     runs: Sequence[Run], summaries: Sequence[Summary], score: str, about: dict[str, Any]
 ) -> str:
-    """All of it for people, in Markdown. The pictures lie beside it.
+    """Write the report of a comparison in Markdown, with links to the plots beside it.
 
     about (dict[str, Any]): "date", "machine", "versions" and "changed_settings".
     """
-    first = for_markdown(summaries[0].name)
+    baseline = for_markdown(summaries[0].name)
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items())
     settings = [
         as_code(printable(f"{name} = {value!r}"))
@@ -310,11 +315,12 @@ def report(
         to_markdown(table(summaries, score)).rstrip(),
         f"""\
 Scores{" in %" if score == "accuracy" else ""} on the development data, mean ± standard
-deviation over the seeds. The final score is that of the averages where there are any, else of
-the weights. The difference is taken seed by seed; its interval is Student's t. Swing: by how
-much the score changes from one evaluation to the next, over the last quarter of the training.
-Steps to {first}'s: the median of the steps after which the score was first at least the final
-score of {first} with the same seed. Milliseconds are those of a step without evaluations.""",
+deviation over the seeds. The baseline is {baseline}. Final score: that of the averages if there
+are any, else of the raw weights. Difference to baseline: the mean paired difference over the
+seeds, with its 95 % confidence interval (Student's t). Swing: the mean absolute change of the
+score from one evaluation to the next, over the last quarter of the training. Steps to baseline:
+the median number of steps until the score reaches the final score of the baseline with the same
+seed. ms/step: milliseconds per step, without evaluations.""",
         "![Learning curves](learning_curves.png)",
         "![Final scores](final_scores.png)",
         "\n".join(failures),

@@ -1,4 +1,4 @@
-"""Logs of runs: reading them, and checks for damage."""
+"""Logs of runs: reading, and checks for damage."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from ..training.logs import Record, read_log
 def read_run_log(path: Path) -> list[Record]:
     """Read and check the log of a run.
 
-    RAISES: OSError if it cannot be read; ValueError with the file's name if it is damaged.
+    RAISES: OSError if the file cannot be read; ValueError with its name if it is damaged.
     """
     records = list(read_log(path))
     try:
@@ -22,10 +22,10 @@ def read_run_log(path: Path) -> list[Record]:
 
 
 def check_records(records: Sequence[Any]) -> None:
-    """Check that a log is that of one run from its start on.
+    """Check that records are those of one run, from its start on.
 
-    RAISES: ValueError if it has more than one start, steps out of order, anything after its
-        end, as the logs of two processes in one file, values of a wrong type, or fewer records
+    RAISES: ValueError if there are several starts, steps out of order, or records after the end
+        (two processes may have written to one file), values of a wrong type, or fewer records
         than were written.
     """
     step = -1
@@ -58,7 +58,7 @@ def _check_whole(records: Sequence[Record]) -> None:
     if n_written != len(records) - 1:
         raise ValueError(f"it has {len(records) - 1} records before its end, not {n_written}")
     for record in records:
-        # Only a run that has failed may have diverged.
+        # A run that has diverged has failed, and has no end.
         if record["type"] == "evaluation" and None in (record["raw"], record["score"]):
             raise ValueError(f"no score after step {record['step']}")
 
@@ -68,7 +68,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # Ints of any size can be compared, but not converted.
+    # Larger ints cannot be converted to floats.
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
@@ -80,7 +80,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-# What each kind of record in the log of a run must have. In JSON NaN is null.
+# Required fields of each type of record. NaN is null in JSON.
 _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "start": {
         "config": _is_text,

@@ -1,8 +1,8 @@
-"""Worker processes of a comparison: one process per run.
+"""Worker process of a comparison: one process per run.
 
-`executors.py` starts this file as a program. It imports nothing of the package at first, so
-that it can tell within milliseconds when the parent process has ended. Without an executor, it
-can be run by hand, with one `Job` as JSON on its standard input.
+`executors.py` runs this file as a script. At first it imports nothing of the package, so that
+it detects the end of the parent process within milliseconds. To debug a run, start it by hand
+with a `Job` as JSON on its standard input.
 """
 
 import atexit
@@ -23,14 +23,14 @@ from typing import Any, NoReturn
 # Files in the folder of a run.
 LOG = "log.jsonl"
 OUTPUT = "output.txt"
-# Exit code of a worker whose log cannot be written, so that the log cannot tell why.
+# Exit code of a worker that cannot write its log, nor an error to it.
 CANNOT_WRITE = 74
 
 PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Train one run, or serve requests for runs until the standard input is closed.
+    """Train one run, or fork processes for runs until the standard input is closed.
 
     arguments (list[str]): "run", or "serve" and the modules to import for all runs.
     """
@@ -44,12 +44,12 @@ def main(arguments: list[str]) -> None:
     _exit(run_job(job))
 
 
-# One process for one run
+# A process for one run
 
 
 def end_with_parent() -> None:
-    """End this process and those that it has started when the standard input is closed: its
-    other end is held by the parent process alone."""
+    """Kill this process and those that it has started when the standard input is closed: only
+    the parent process has its other end."""
     pipe = os.dup(0)
 
     def watch() -> NoReturn:
@@ -63,7 +63,7 @@ def end_with_parent() -> None:
 
 
 def run_job(job: dict[str, Any]) -> int:
-    """Train what a job describes. Errors go to the log of the run.
+    """Train the run of a job. Errors are written to its log.
 
     job (dict[str, Any]): See `executors.Job`.
     RETURNS (int): The exit code.
@@ -90,7 +90,7 @@ def run_job(job: dict[str, Any]) -> int:
             log.write("error", error=describe_error(error), traceback=text)
         log.close()
     except OSError:
-        # The disk may be full for this too.
+        # If the disk is full, this fails too.
         with suppress(OSError):
             traceback.print_exc()
         return CANNOT_WRITE
@@ -98,8 +98,8 @@ def run_job(job: dict[str, Any]) -> int:
 
 
 def _exit(code: int) -> NoReturn:
-    """End this process as an interpreter does, but without clearing all modules, which takes
-    most of a second."""
+    """End this process like an interpreter, but without clearing all modules, which takes most
+    of a second."""
     for thread in threading.enumerate():
         if not (thread.daemon or thread is threading.current_thread()):
             thread.join()
@@ -127,20 +127,20 @@ def _train(job: dict[str, Any], log: Any) -> None:
         train_config(config, log, gpu_id=job["gpu_id"])
 
 
-# One process that has imported everything, from which those of the runs are forked (Linux)
+# A server process with all imports, from which the processes of the runs are forked (Linux)
 
 
 def serve(modules: list[str]) -> dict[str, Any] | None:
-    """Fork a process for each job that comes in a line of the standard input. Processes that
-    start and end are reported on the standard output. When the standard input is closed, all
-    are killed.
+    """Fork a process for each job, a line of the standard input. The start and end of each
+    process are reported on the standard output. When the standard input is closed, all
+    processes are killed.
 
-    modules (list[str]): Modules to import before.
-    RETURNS (dict[str, Any] | None): In a forked process its job; None in the server.
+    modules (list[str]): Modules to import first.
+    RETURNS (dict[str, Any] | None): The job in a forked process; None in the server.
     """
     with _ending_with_parent():
         for name in modules:
-            # A run that needs it will say what is wrong.
+            # A run that needs the module reports the error.
             with suppress(Exception):
                 importlib.import_module(name)
     wakeup, wakeup_writer = os.pipe()
@@ -186,7 +186,7 @@ def serve(modules: list[str]) -> dict[str, Any] | None:
                 os.setpgid(0, 0)
                 _die_with_parent(server)
                 return dict(request)
-            # In both processes, so that the group exists whichever of them comes first.
+            # Both processes do this, since either may be first to need the group.
             with suppress(OSError):
                 os.setpgid(pid, pid)
             processes[pid] = request["folder"]
@@ -196,12 +196,12 @@ def serve(modules: list[str]) -> dict[str, Any] | None:
 @contextmanager
 def _ending_with_parent() -> Iterator[None]:
     """Context manager for imports, which take seconds: this process ends when the standard
-    input is closed, and nothing is read from it."""
+    input is closed. Nothing is read from it."""
     is_over = threading.Event()
 
     def watch() -> None:
         poll = select.poll()
-        poll.register(0, 0)  # That it is closed is reported in any case.
+        poll.register(0, 0)  # A hang-up is always reported.
         while not is_over.is_set():
             if poll.poll(20):
                 os._exit(0)
@@ -212,7 +212,7 @@ def _ending_with_parent() -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # Forked processes would not have it, but maybe a lock that it holds.
+        # A forked process would inherit a lock that the thread holds, but not the thread.
         thread.join()
 
 
@@ -220,8 +220,8 @@ def _report_ended(processes: dict[int, str]) -> None:
     for pid in list(processes):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             continue
-        # What the run has started ends with it. As long as its process is not waited for, no
-        # other group can have its id.
+        # Kill also processes that the run has started, before `waitpid`: after it another group
+        # could get the same id.
         kill_group(pid)
         exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         _report(ended=processes.pop(pid), exit_code=exit_code)
@@ -239,9 +239,9 @@ def kill_group(pid: int) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent has ended."""
+    """Let the kernel kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It ended before.
+    if os.getppid() != parent:  # It has ended already.
         os._exit(1)
 
 

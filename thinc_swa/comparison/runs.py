@@ -1,7 +1,7 @@
-"""Many trainings: each config with each seed, in processes of their own.
+"""Runs of a comparison: trainings of each config with each seed, in processes of their own.
 
-Every run has a folder with its log. A run that is complete there is not done again, if its
-config and everything that the config depends on are the same.
+Every run has a folder with its log. A complete run is not repeated if its config and everything
+that the config depends on are unchanged.
 """
 
 import json
@@ -15,10 +15,7 @@ from thinc.api import Config
 
 from ..errors import describe_error
 from ..escaping import folder_name, printable
-from ..training.configs import (
-    is_spacy_config,
-    with_seed,
-)
+from ..training.configs import is_spacy_config, with_seed
 from ..training.fingerprints import describe_inputs, describe_settings, differences, is_exact
 from ..training.logs import Log, Record, read_log
 from ..validation import check_int
@@ -28,29 +25,32 @@ from .folders import check_folder, prepare_folder
 from .run_logs import read_run_log
 from .run_worker import CANNOT_WRITE, LOG
 
-# Seconds from one look at the logs to the next.
+# Seconds between reads of the logs.
 REPORT_INTERVAL = 0.2
 
-# For these many threads the libraries of the runs look, and each run would take all cores.
+# Variables that limit the threads of numerical libraries. By default each run uses all cores.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-# Differences that are listed of a run that is trained again.
+# Maximum number of differences in the message about a run that is trained again.
 MAX_DIFFERENCES = 3
-EARLIER_VERSION = "it is of an earlier version of thinc-swa"
+EARLIER_VERSION = "an earlier version of thinc-swa has written its log"
 
 
 @dataclass
 class Run:
-    """One training of a comparison, and how far it is.
+    """One training of a comparison, and its progress.
 
-    seed_index (int): Seed index: runs with the same one belong together.
-    text (str): The config, with the seed and without variables.
+    name (str): Name of the entry.
+    seed_index (int): Seed index: runs of different entries with the same one are paired.
+    seed (int): The seed.
+    text (str): The config, with the seed, interpolated.
+    folder (Path): Folder for the log and the output.
     inputs (dict[str, str]): Fingerprints of what the config depends on.
     code (Path | None): A Python file that registers what the config names.
     dataset (str | None): The section [dataset] as JSON; None for spaCy configs.
     state (str): "waiting", "running", "done" or "failed".
-    outdated (str | None): Why the complete run in the folder is not used.
-    records (list[Record]): The log, as far as it has been read.
+    outdated (str | None): Reason why a complete run in the folder is not used.
+    records (list[Record]): Records of the log that have been read.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        """Why it failed, in a line."""
+        """Error of a failed run in one line."""
         errors = [record["error"] for record in self.records if record["type"] == "error"]
         return printable(str(errors[-1])) if errors else None
 
     @property
     def progress(self) -> tuple[int, int]:
-        """The last known step, and the number of steps; 0 if it is not known."""
+        """Last known step, and maximum number of steps; 0 if it is unknown."""
         step = total_steps = 0
         for record in self.records:
             step = record.get("step", step)
@@ -87,13 +87,13 @@ class Run:
 
     @property
     def data(self) -> dict[str, str] | None:
-        """The fingerprint of the dataset that it was trained with, if it has logged that."""
+        """Fingerprint of the dataset; None if it is not in the log."""
         found = [record for record in self.records if record["type"] == "dataset"]
         content = found[0].get("content") if found else None
         return content if isinstance(content, dict) else None
 
     def read(self) -> None:
-        """Take over what is in the folder, if it is complete and has the same inputs. The
+        """Read the results in the folder, if they are complete and the inputs are the same. The
         dataset is compared by `_check_data`."""
         self.records, self.outdated = [], None
         try:
@@ -117,9 +117,9 @@ class Run:
             self.records = []
 
     def discard(self, changes: Sequence[str]) -> None:
-        """Have the run trained again, although it is complete.
+        """Discard a complete run, which will be trained again.
 
-        changes (Sequence[str]): What differs from it.
+        changes (Sequence[str]): Differences between its inputs and the current ones.
         """
         more = len(changes) - MAX_DIFFERENCES
         self.state, self.records = "waiting", []
@@ -128,15 +128,16 @@ class Run:
             self.outdated += f"; and {more} more"
 
     def _differences(self, start: Record) -> list[str]:
-        """How the config and its inputs differ from those of a log.
+        """Differences between the config and inputs in a log and the current ones.
 
-        RAISES: ValueError if the config of the log cannot be read.
+        start (Record): The first record of the log.
+        RAISES: ValueError if the config in the log cannot be read.
         """
         if "config" not in start:
             return [EARLIER_VERSION]
         inputs = [start["inputs"], self.inputs]
         if self.data is not None and is_exact(self.data):
-            # The content of the dataset decides, and not that of the file that it comes from.
+            # The content of the dataset is compared instead of the files it was read from.
             inputs = [
                 {name: value for name, value in found.items() if not _is_dataset(name)}
                 for found in inputs
@@ -145,7 +146,7 @@ class Run:
         if start["config"] != self.text:
             try:
                 saved = Config().from_str(start["config"])
-            except Exception as error:  # Of any kind: configparser has some of its own.
+            except Exception as error:  # Those of configparser have no common base class.
                 raise ValueError(
                     f"{self.folder / LOG} is damaged: its config: {describe_error(error)}"
                 ) from error
@@ -153,12 +154,12 @@ class Run:
                 describe_settings(config, skip=())
                 for config in (saved, Config().from_str(self.text))
             )
-            # Where only the order of sections has changed, that may matter too.
+            # The order of sections can matter too.
             changes = differences(before, now) + changes or ["the order of the config"]
         return changes
 
     def follow(self) -> None:
-        """Read what has been added to the log of a run that is in progress."""
+        """Read new records from the log of a run in progress."""
         try:
             with (self.folder / LOG).open("rb") as file:
                 file.seek(self._n_bytes)
@@ -177,7 +178,7 @@ class Run:
             self._n_bytes += len(complete) + 1
 
     def fail(self, error: str) -> None:
-        """Note an error that the process of the run could not log itself."""
+        """Record an error that the process of the run could not log itself."""
         self.state = "failed"
         self.records.append({"type": "error", "error": error, "traceback": None})
         try:
@@ -187,7 +188,7 @@ class Run:
             finally:
                 log.close()
         except OSError:
-            # Where the disk is full, it is known as long as this process runs.
+            # The disk may be full. The error is still reported by this process.
             pass
 
 
@@ -204,15 +205,17 @@ def make_runs(
     overwrite: bool = False,
     gpu_id: int = -1,
 ) -> list[Run]:
-    """All runs, those of one seed beside each other.
+    """Make the runs of a comparison, ordered by seed. Results of earlier runs are read.
 
-    n_seeds (int): From each config's own seed on.
-    output (Path): The folder that they go to. What is there already is read.
+    entries (Sequence[Entry]): The entries, the baseline first.
+    n_seeds (int): Number of seeds, from each config's own seed on.
+    output (Path): Output directory of the comparison.
     code (Path | None): A Python file that registers what the configs name.
-    overwrite (bool): Train also what is complete in the folder.
-    gpu_id (int): Which GPU; -1 for the CPU.
+    overwrite (bool): Ignore the results of earlier runs.
+    gpu_id (int): GPU id; -1 for the CPU.
+    RETURNS (list[Run]): The runs, with the state "done" or "waiting".
     RAISES: OSError if a file that a config depends on cannot be read; FileExistsError if the
-        folder of a run holds something else.
+        folder of a run contains other files.
     """
     check_int("seeds", n_seeds, minimum=1)
     runs = []
@@ -222,7 +225,7 @@ def make_runs(
             config = with_seed(entry.config, i)
             seed = config["training"]["seed"]
             text = config.to_str()
-            # Data are not read again for every seed, unless the seed is in their path.
+            # Digest the files once, unless their paths depend on the seed.
             key = _without_seed(config)
             if key not in known:
                 known[key] = describe_inputs(config, code=code, output=output)
@@ -241,7 +244,7 @@ def make_runs(
 
 
 def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
-    """Discard what is done with another dataset than the one that its config loads now."""
+    """Discard complete runs whose config now loads another dataset."""
     sections: dict[str, list[Run]] = {}
     for run in runs:
         if run.state == "done" and run.dataset is not None:
@@ -249,8 +252,8 @@ def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
                 run.discard([EARLIER_VERSION])
             else:
                 sections.setdefault(run.dataset, []).append(run)
-    # What the same section loads is loaded once, except where it was different for every seed:
-    # a loader may draw random numbers.
+    # The dataset of a section is loaded once, unless it was different for each seed: a loader
+    # may draw random numbers.
     groups: dict[tuple[str, int], list[Run]] = {}
     for section, found in sections.items():
         is_same = all(run.data == found[0].data for run in found)
@@ -269,7 +272,7 @@ def _check_data(runs: Sequence[Run], gpu_id: int) -> None:
 def _load_datasets(runs: Sequence[Run], gpu_id: int) -> list[Record]:
     """Load the datasets of runs in processes of their own, one after another.
 
-    RETURNS (list[Record]): For each run the last record of its process.
+    RETURNS (list[Record]): The last record of the log of each process.
     """
     if not runs:
         return []
@@ -313,11 +316,12 @@ def train_runs(
     gpu_id: int = -1,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
-    """Train what is not done yet. Runs that fail leave the others alone.
+    """Train the runs that are not done. A run that fails does not affect the others.
 
-    n_jobs (int): Processes at a time.
-    gpu_id (int): Which GPU; -1 for the CPU.
-    watch (Callable): Called with the runs now and then.
+    runs (Sequence[Run]): All runs, whose states are updated.
+    n_jobs (int): Number of parallel processes.
+    gpu_id (int): GPU id; -1 for the CPU.
+    watch (Callable): Called with the runs several times a second, to show the progress.
     """
     check_int("jobs", n_jobs, minimum=1)
     environment = dict(os.environ)
@@ -357,7 +361,7 @@ def train_runs(
 
 
 def _start(executor: Executor, run: Run, job: Job) -> bool:
-    """RETURNS (bool): Whether it could be started; else it has failed."""
+    """Start a run. RETURNS (bool): Whether it was started; otherwise it has failed."""
     run.state, run.records, run._n_bytes = "running", [], 0
     try:
         prepare_folder(run.folder)
@@ -373,7 +377,7 @@ def _finish(run: Run, exit_code: int) -> None:
     run.read()
     if run.state == "done" or run.error is not None:
         return
-    # It could not log the error itself: killed, out of memory, or the disk is full.
+    # The process could not log the error: it was killed, or the disk is full.
     if exit_code == CANNOT_WRITE:
         error = f"the log in {run.folder} could not be written: is the disk full?"
     else:

@@ -242,7 +242,6 @@ class SWA(AveragingOptimizer):
 
     def _on_steps_merged(self) -> None:
         super()._on_steps_merged()
-        self._awaited = {}
         self._is_ended = False
         if self._learn_rate is not None and self._is_started:
             self._learn_rate.deactivate(self.optimizer)

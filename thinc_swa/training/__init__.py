@@ -1,4 +1,8 @@
-"""Training of Thinc models: trainer, callbacks, checkpoints."""
+"""Training of Thinc models: trainer, callbacks, checkpoints.
+
+A function that is registered with `registry.callbacks` makes the callback of a section
+`[callbacks.NAME]` of a config.
+"""
 
 from .callbacks import (
     Callback,
@@ -9,16 +13,28 @@ from .callbacks import (
     StopOnInterrupt,
     TrainingLog,
 )
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .evaluation import Evaluation
+from .interface import TrainerInterface
+from .registries import registry
+from .state import TrainerState
 from .trainer import Trainer, train
 
 __all__ = [
     "Callback",
+    "Evaluation",
     "ProgressBar",
     "SaveCheckpoints",
     "SaveModels",
     "ScoreTable",
     "StopOnInterrupt",
     "Trainer",
+    "TrainerInterface",
+    "TrainerState",
     "TrainingLog",
+    "find_checkpoint",
+    "load_checkpoint",
+    "registry",
+    "save_checkpoint",
     "train",
 ]

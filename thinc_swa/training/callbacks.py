@@ -1,139 +1,196 @@
-"""Training callbacks: a base class, progress, log, saving, and Ctrl-C."""
+"""Training callbacks: base class, progress bar, table of scores, log, saving, and Ctrl-C."""
 
 import signal
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from thinc.api import registry
+from typing import Any, TextIO
 
 from ..errors import CallbackError
-from ..serialization.files import replace_bytes
 from .checkpoints import check_folder, save_checkpoint
 from .evaluation import Evaluation, format_score
+from .interface import TrainerInterface
 from .logs import Log
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
-# Thinc has none for callbacks; spaCy's is its own. So [callbacks.*] of a Thinc config can name
-# what a file of the user registers with @thinc.registry.callbacks.
-if not hasattr(registry, "callbacks"):
-    registry.create("callbacks", entry_points=True)
 
 __all__ = [
     "Callback",
     "CallbackError",
+    "CallbackList",
     "ProgressBar",
     "SaveCheckpoints",
     "SaveModels",
     "ScoreTable",
     "StopOnInterrupt",
     "TrainingLog",
+    "check_callbacks",
 ]
 
-# How much of the loss that is shown comes from earlier steps.
+# Weight of earlier steps in the loss that the progress bar shows.
 SMOOTHING = 0.98
 
 
 class Callback:
-    """Base class for training callbacks. A method may call `training.stop()`; an exception ends
+    """Base class for training callbacks. A method may call `trainer.stop()`; an exception ends
     the training."""
 
-    def on_start(self, training: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         """Called before the first step, also of a resumed training."""
 
-    def on_step(self, training: "Trainer") -> None:
+    def on_step(self, trainer: TrainerInterface) -> None:
         """Called after every step."""
 
-    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         """Called after every evaluation."""
 
-    def on_end(self, training: "Trainer") -> None:
-        """Called at the end, also after an error, which is `training.error` then."""
+    def on_end(self, trainer: TrainerInterface) -> None:
+        """Called at the end, also after an error, which is `trainer.state.error` then."""
+
+
+class CallbackList:
+    """Callbacks of a trainer, called in their order.
+
+    callbacks (Iterable[Callback]): The callbacks.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def append(self, callback: Callback) -> None:
+        """Add a callback, which is called after the others."""
+        self._callbacks.append(callback)
+
+    def dispatch(self, event: str, trainer: TrainerInterface, *arguments: Any) -> None:
+        """Call a method of all callbacks. After an error the remaining ones are called only at
+        the end of the training, for them to close files and to restore handlers.
+
+        event (str): Name of the method: "on_start", "on_step", "on_evaluate" or "on_end".
+        trainer (TrainerInterface): First argument of the method.
+        arguments (Any): Further arguments.
+        RAISES: CallbackError if a callback fails, unless the training has ended with an error
+            already.
+        """
+        failed: CallbackError | None = None
+        for callback in self._callbacks:
+            try:
+                getattr(callback, event)(trainer, *arguments)
+            except Exception as error:
+                failed = failed or CallbackError(callback, event, trainer.state.step, error)
+                if event != "on_end":
+                    raise failed from error
+        # The error that ended the training matters more than one after that.
+        if failed is not None and trainer.state.error is None:
+            raise failed from failed.__cause__
+
+
+def check_callbacks(section: Mapping[str, Any]) -> list[Callback]:
+    """Check the resolved section [callbacks] of a config.
+
+    section (Mapping[str, Any]): What the functions in the section have returned, by name.
+    RETURNS (list[Callback]): The callbacks, in the order of the section.
+    RAISES: TypeError if a function has returned something else.
+    """
+    for name, callback in section.items():
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"[callbacks.{name}] must make a thinc_swa.training.Callback, but made "
+                f"{callback!r}"
+            )
+    return list(section.values())
 
 
 class ProgressBar(Callback):
-    """Progress bar with the smoothed loss, the learning rate and the number of snapshots. Needs
-    tqdm. It is shown on terminals only.
+    """Progress bar with the smoothed loss, the learning rate and the number of snapshots. It is
+    shown on terminals only. Needs rich.
 
     file (TextIO | None): By default the standard error.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
-        self._bar: Any = None
+        self._progress: Any = None
+        self._task: Any = None
         self._loss = 0.0
         self._weight = 0.0
 
-    def on_start(self, training: "Trainer") -> None:
-        from tqdm import tqdm
+    def on_start(self, trainer: TrainerInterface) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = tqdm(
-            total=training.total_steps,
-            initial=training.step,
-            unit="step",
-            file=self._file,
-            disable=None,
-            dynamic_ncols=True,
-            leave=False,
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining}{postfix}]",
+        console = Console(file=self._file or sys.stderr)
+        self._progress = Progress(
+            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal or console.is_dumb_terminal,
+            # A table that goes to a file must not end up on the terminal.
+            redirect_stdout=sys.stdout.isatty(),
         )
+        self._task = self._progress.add_task(
+            "", total=trainer.state.total_steps, completed=trainer.state.step
+        )
+        self._progress.start()
 
-    def on_step(self, training: "Trainer") -> None:
-        self._loss = SMOOTHING * self._loss + (1.0 - SMOOTHING) * training.last_loss
-        # Of the losses so far, without the zero that it began with.
+    def on_step(self, trainer: TrainerInterface) -> None:
+        state = trainer.state
+        self._loss = SMOOTHING * self._loss + (1.0 - SMOOTHING) * state.loss
+        # Corrects the bias of a mean that starts at zero.
         self._weight = SMOOTHING * self._weight + (1.0 - SMOOTHING)
-        text = (
-            f"loss {self._loss / self._weight:.4g}, learn rate {training.last_learn_rate:.3g}"
-        )
-        if training.n_averaged is not None:
-            text += f", snapshots {training.n_averaged}"
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update()
+        text = f"loss {self._loss / self._weight:.4g}, learn rate {state.learn_rate:.3g}"
+        if state.n_averaged is not None:
+            text += f", snapshots {state.n_averaged}"
+        self._progress.update(self._task, completed=state.step, description=text)
 
-    def on_end(self, training: "Trainer") -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def on_end(self, trainer: TrainerInterface) -> None:
+        if self._progress is not None:
+            self._progress.stop()
 
 
 class ScoreTable(Callback):
-    """Table with a row per evaluation, above the progress bar if there is one. Needs tqdm.
+    """Table with a row per evaluation, above the progress bar if there is one.
 
     file (TextIO | None): By default the standard output.
     """
 
-    HEADER = f"{'step':>8}{'epoch':>7}{'loss':>11}{'learn rate':>12}{'snapshots':>11}"
+    HEADER = (
+        f"{'step':>8}{'epoch':>7}{'loss':>11}{'learn rate':>12}{'snapshots':>11}"
+        f"{'raw':>10}{'averages':>10}"
+    )
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
 
-    def on_start(self, training: "Trainer") -> None:
-        self._write(f"{self.HEADER}{'weights':>10}{'averages':>10}")
-        for evaluation in training.evaluations:
-            self.on_evaluate(training, evaluation)
+    def on_start(self, trainer: TrainerInterface) -> None:
+        self._write(self.HEADER)
+        for evaluation in trainer.state.evaluations:
+            self.on_evaluate(trainer, evaluation)
 
-    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         snapshots = "-" if evaluation.n_averaged is None else evaluation.n_averaged
         averages = "-"
         if evaluation.averages is not None:
-            averages = format_score(evaluation.averages, training.score)
+            averages = format_score(evaluation.averages, trainer.score)
         self._write(
             f"{evaluation.step:>8}{evaluation.epoch:>7}{evaluation.loss:>11.4g}"
             f"{evaluation.learn_rate:>12.3g}{snapshots:>11}"
-            f"{format_score(evaluation.raw, training.score):>10}{averages:>10}"
-            f"{'  better' if evaluation.is_best else ''}"
+            f"{format_score(evaluation.raw, trainer.score):>10}{averages:>10}"
+            f"{'  best' if evaluation.is_best else ''}"
         )
 
     def _write(self, line: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(line, file=self._file or sys.stdout)
+        # Looked up each time: a progress bar replaces the standard output while it is shown.
+        file = self._file or sys.stdout
+        file.write(f"{line}\n")
+        file.flush()
 
 
 class TrainingLog(Callback):
-    """Log of steps, evaluations and the end of a training as JSON lines.
+    """Log of steps, evaluations, checkpoints and the end of a training as JSON lines.
 
     path (Path): The file, which is appended to.
     """
@@ -142,53 +199,57 @@ class TrainingLog(Callback):
         self._path = path
         self._log: Log | None = None
 
-    def on_start(self, training: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
+        state = trainer.state
         self._log = Log(self._path)
         self._log.write(
             "start",
-            run=training.run_id,
-            step=training.step,
-            seed=training.seed,
-            total_steps=training.total_steps,
-            optimizer=repr(training.optimizer),
+            run=state.run_id,
+            step=state.step,
+            seed=trainer.seed,
+            total_steps=state.total_steps,
+            optimizer=repr(trainer.optimizer),
         )
         self._log.flush()
 
-    def on_step(self, training: "Trainer") -> None:
+    def on_step(self, trainer: TrainerInterface) -> None:
+        state = trainer.state
         if self._log is not None:
             self._log.write(
                 "step",
-                step=training.step,
-                epoch=training.epoch,
-                loss=training.last_loss,
-                learn_rate=training.last_learn_rate,
-                n_averaged=training.n_averaged,
+                step=state.step,
+                epoch=state.epoch,
+                loss=state.loss,
+                learn_rate=state.learn_rate,
+                n_averaged=state.n_averaged,
             )
 
-    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         if self._log is not None:
-            self._log.write("evaluation", **asdict(evaluation), seconds=training.seconds)
+            self._log.write("evaluation", **asdict(evaluation), seconds=trainer.state.seconds)
             # Before the checkpoint, which must not be ahead of the log.
             self._log.sync()
 
-    def write_checkpoint(self, training: "Trainer") -> None:
-        """Note that a checkpoint was saved: without it the training cannot be resumed."""
+    def write_checkpoint(self, step: int) -> None:
+        """Record that a checkpoint was saved, without which the training cannot be resumed.
+
+        step (int): Step of the checkpoint.
+        """
         if self._log is not None:
-            self._log.write("checkpoint", step=training.step)
+            self._log.write("checkpoint", step=step)
             self._log.sync()
 
-    def on_end(self, training: "Trainer") -> None:
+    def on_end(self, trainer: TrainerInterface) -> None:
+        state = trainer.state
         if self._log is not None:
-            error = None if training.error is None else repr(training.error)
-            reason = training.stop_reason
-            self._log.write("end", step=training.step, reason=reason, error=error)
+            error = None if state.error is None else repr(state.error)
+            self._log.write("end", step=state.step, reason=state.stop_reason, error=error)
             self._log.close()
 
 
 class SaveModels(Callback):
-    """Save the model at every evaluation, with the averages as its weights if there are any
-    (`Trainer.use_averages`): `model-best` when its score is the best so far, and `model-last`.
-    `Model.from_disk` reads them.
+    """Save the model at every evaluation, with the averages as its weights if there are any:
+    `model-best` when its score is the best so far, and `model-last`.
 
     folder (Path): An existing folder.
     """
@@ -196,21 +257,17 @@ class SaveModels(Callback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
-        data = self._model_data(training)
-        replace_bytes(self._folder / "model-last", data)
-        if evaluation.is_best:
-            replace_bytes(self._folder / "model-best", data)
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
+        with trainer.use_averages():
+            trainer.save_model(self._folder / "model-last")
+            if evaluation.is_best:
+                trainer.save_model(self._folder / "model-best")
 
-    def on_end(self, training: "Trainer") -> None:
+    def on_end(self, trainer: TrainerInterface) -> None:
         # After an error weights may be half updated; those of the last evaluation are saved.
-        is_saved = training.evaluations and training.evaluations[-1].step == training.step
-        if training.error is None and not is_saved:
-            replace_bytes(self._folder / "model-last", self._model_data(training))
-
-    def _model_data(self, training: "Trainer") -> bytes:
-        with training.use_averages():
-            return training.model.to_bytes()
+        if trainer.state.error is None and not trainer.state.is_evaluated:
+            with trainer.use_averages():
+                trainer.save_model(self._folder / "model-last")
 
 
 class SaveCheckpoints(Callback):
@@ -218,42 +275,42 @@ class SaveCheckpoints(Callback):
     See `save_checkpoint`.
 
     folder (Path): An existing folder, without checkpoints of another training.
-    log (TrainingLog | None): Where each checkpoint is noted that is saved at an evaluation.
+    log (TrainingLog | None): Log in which checkpoints are recorded.
     """
 
     def __init__(self, folder: Path, log: TrainingLog | None = None) -> None:
         self._folder = folder
         self._log = log
 
-    def on_start(self, training: "Trainer") -> None:
-        check_folder(self._folder, training)
+    def on_start(self, trainer: TrainerInterface) -> None:
+        check_folder(self._folder, trainer.state)
 
-    def on_evaluate(self, training: "Trainer", evaluation: Evaluation) -> None:
-        save_checkpoint(self._folder, training)
+    def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
+        save_checkpoint(self._folder, trainer)
         if self._log is not None:
-            self._log.write_checkpoint(training)
+            self._log.write_checkpoint(trainer.state.step)
 
-    def on_end(self, training: "Trainer") -> None:
-        if training.error is None:
-            save_checkpoint(self._folder, training)
+    def on_end(self, trainer: TrainerInterface) -> None:
+        if trainer.state.error is None:
+            save_checkpoint(self._folder, trainer)
 
 
 class StopOnInterrupt(Callback):
-    """Make Ctrl-C stop the training after the current step. A second one ends it at once. A
-    process that ignores SIGINT, as background jobs of a shell do, goes on ignoring it. For the
-    main thread only."""
+    """Stop the training after the current step on Ctrl-C; a second Ctrl-C raises
+    KeyboardInterrupt at once. In a process that ignores SIGINT, such as a background job of a
+    shell, nothing changes. For the main thread only."""
 
     def __init__(self) -> None:
         self._handler: Any = None
 
-    def on_start(self, training: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         def stop(number: int, frame: Any) -> None:
             signal.signal(signal.SIGINT, self._handler)
-            training.stop("interrupted")
+            trainer.stop("interrupted")
 
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
             self._handler = signal.signal(signal.SIGINT, stop)
 
-    def on_end(self, training: "Trainer") -> None:
+    def on_end(self, trainer: TrainerInterface) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)

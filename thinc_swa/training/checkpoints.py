@@ -1,8 +1,8 @@
 """Training checkpoints: everything that is needed to resume a training bit for bit.
 
 A checkpoint is a folder, `step-00000100`, with the raw model, the optimizer state, the state of
-the training loop, and `checkpoint.json`, which marks it as a checkpoint of one training and has
-the digests of the other files. It is written under another name and renamed, so that it is
+the training and of the random generators, and `checkpoint.json` with the id of the training and
+the digests of all other files. It is written under a temporary name and renamed, so that it is
 complete or absent.
 """
 
@@ -15,22 +15,20 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import thinc.compat
 
 from ..errors import TrainingWarning
 from ..models.pytorch_loading import check_pytorch_loading
-from ..serialization.files import replace_bytes, replace_text
+from ..serialization.files import replace_text
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
-from .evaluation import Evaluation
 from .fingerprints import TrainingFingerprint, differences, digest_file
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .interface import TrainerInterface
+from .state import TrainerState
 
 torch: Any = thinc.compat.torch
 
@@ -40,52 +38,16 @@ STATE = "training.json"
 MANIFEST = "checkpoint.json"
 FORMAT = "thinc-swa checkpoint"
 VERSION = 1
-# Checkpoints of a training that are kept: if the last is damaged, there is one before it.
+# Number of checkpoints that are kept: the second is for when the last is damaged.
 N_KEPT = 2
 
 
-@dataclass
-class CheckpointState:
-    """What a checkpoint holds beside the model and the optimizer.
-
-    run (str): The id of the training, which stays the same when it is resumed.
-    fingerprint (TrainingFingerprint): What the training depends on.
-    step (int): Completed steps.
-    evaluations (list[Evaluation]): All evaluations so far.
-    learn_rate (float): The learning rate of the last step.
-    loss_sum (float): Sum of the losses since the last evaluation.
-    n_losses (int): Number of the losses since the last evaluation.
-    seconds (float): Time spent in training steps.
-    random (dict[str, Any]): See `get_random_state`.
-    """
-
-    run: str
-    fingerprint: TrainingFingerprint
-    step: int
-    evaluations: list[Evaluation]
-    learn_rate: float
-    loss_sum: float
-    n_losses: int
-    seconds: float
-    random: dict[str, Any]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "CheckpointState":
-        """RAISES: ValueError if the text is not what `to_json` returns."""
-        try:
-            values = json.loads(text)
-            values["fingerprint"] = TrainingFingerprint(**values["fingerprint"])
-            values["evaluations"] = [Evaluation(**found) for found in values["evaluations"]]
-            return cls(**values)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"not the state of a training ({error})") from error
-
-
 class DamagedCheckpointError(ValueError):
-    """A file of a checkpoint is missing or was changed."""
+    """A file of a checkpoint is missing or has changed.
+
+    path (Path): The checkpoint.
+    what (str): What is wrong with it.
+    """
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(
@@ -96,25 +58,27 @@ class DamagedCheckpointError(ValueError):
         self.what = what
 
 
-def save_checkpoint(folder: Path, training: "Trainer") -> None:
-    """Save the whole state of a training, and delete its checkpoints but the last two.
+def save_checkpoint(folder: Path, trainer: TrainerInterface) -> None:
+    """Save a checkpoint of a training, and delete its earlier ones except for the last two.
 
     Folders that are not checkpoints of this training are never deleted.
 
     folder (Path): An existing folder.
-    RAISES: FileExistsError if the folder holds a checkpoint of another training, or if the name
-        of the checkpoint is in use otherwise; OSError if it cannot be written.
+    trainer (TrainerInterface): The trainer, between two steps.
+    RAISES: FileExistsError if the folder holds a checkpoint of another training, or if another
+        file has the name of the checkpoint; OSError if it cannot be written.
     """
-    path = folder / f"step-{training.step:08}"
-    if training.checkpoint == path and path.exists():
+    state = trainer.state
+    path = folder / f"step-{state.step:08}"
+    if state.checkpoint == path and path.exists():
         return  # Nothing has changed since it was saved or loaded.
-    check_folder(folder, training)
-    if os.path.lexists(path) and find_run(path) != training.run_id:
+    check_folder(folder, state)
+    if os.path.lexists(path) and find_run(path) != state.run_id:
         raise FileExistsError(_describe_foreign(path))
     temporary, replaced = _temporary(path), _temporary(path)
     try:
         temporary.mkdir()
-        _write(temporary, training)
+        _write(temporary, trainer)
         if path.exists():  # An earlier one of this training, from which it was not resumed.
             os.rename(path, replaced)
         os.rename(temporary, path)
@@ -122,52 +86,70 @@ def save_checkpoint(folder: Path, training: "Trainer") -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
-    training.checkpoint = path
+    state.checkpoint = path
     earlier = [
         other
         for other in checkpoints(folder)
-        if _step_of(other) <= training.step and find_run(other) == training.run_id
+        if _step_of(other) <= state.step and find_run(other) == state.run_id
     ]
     for other in earlier[:-N_KEPT]:
         delete_checkpoint(other)
 
 
-def _write(folder: Path, training: "Trainer") -> None:
-    replace_bytes(folder / MODEL, training.model.to_bytes())
-    save_optimizer(folder / OPTIMIZER, training.optimizer, training.model)
-    replace_text(folder / STATE, training.get_state().to_json())
+def _write(folder: Path, trainer: TrainerInterface) -> None:
+    trainer.save_model(folder / MODEL)
+    save_optimizer(folder / OPTIMIZER, trainer.optimizer, trainer.model)
+    content = {
+        # Beside the manifest, so that the training is known if that is damaged.
+        "run": trainer.state.run_id,
+        "state": trainer.state.to_dict(),
+        "fingerprint": asdict(trainer.fingerprint),
+        "random": get_random_state(),
+    }
+    replace_text(folder / STATE, json.dumps(content))
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "run": training.run_id,
-        "files": {name: digest_file(folder / name) for name in (MODEL, OPTIMIZER, STATE)},
+        "run": trainer.state.run_id,
+        "files": _digest_files(folder),
     }
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def check_folder(folder: Path, training: "Trainer") -> None:
+def _digest_files(folder: Path) -> dict[str, str]:
+    """Digests of all files, also of those in subfolders: a spaCy pipeline is a folder."""
+    return {
+        path.relative_to(folder).as_posix(): digest_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def check_folder(folder: Path, state: TrainerState) -> None:
     """Check that a training can save its checkpoints in a folder.
 
     RAISES: FileExistsError if there is a checkpoint of another training, or something that is
-        not a checkpoint under a name that one of this training is going to have.
+        not a checkpoint under the name of a future one.
     """
-    check_names(folder, training)
+    check_names(folder, state)
     for path in checkpoints(folder):
-        if find_run(path) not in (None, training.run_id):
+        if find_run(path) not in (None, state.run_id):
             raise FileExistsError(
                 f"{path} is a checkpoint of another training: resume that one, move it away, "
                 "or choose another folder"
             )
 
 
-def check_names(folder: Path, training: "Trainer") -> None:
-    """Check that nothing but checkpoints has a name that a checkpoint is going to have.
+def check_names(folder: Path, state: TrainerState) -> None:
+    """Check that only checkpoints have the names of future checkpoints.
 
-    RAISES: FileExistsError that names it.
+    RAISES: FileExistsError that names the file that has such a name.
     """
     for path in _named_like_checkpoints(folder):
-        is_needed = training.step < _step_of(path) <= training.total_steps
-        if is_needed and find_run(path) is None:
+        is_future = state.step < _step_of(path) and (
+            state.total_steps is None or _step_of(path) <= state.total_steps
+        )
+        if is_future and find_run(path) is None:
             raise FileExistsError(_describe_foreign(path))
 
 
@@ -179,7 +161,7 @@ def _describe_foreign(path: Path) -> str:
 
 
 def _named_like_checkpoints(folder: Path) -> list[Path]:
-    """In the order of their steps."""
+    """Paths with the name of a checkpoint, in the order of their steps."""
     paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
     return sorted(paths, key=_step_of)
 
@@ -189,8 +171,8 @@ def _step_of(path: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, damaged ones too, in the order of their steps. Other folders
-    with such a name are left out."""
+    """Checkpoints in a folder, also damaged ones, in the order of their steps. Other folders
+    with the name of one are ignored."""
     return [path for path in _named_like_checkpoints(folder) if _looks_like_checkpoint(path)]
 
 
@@ -199,8 +181,8 @@ def _looks_like_checkpoint(path: Path) -> bool:
 
 
 def find_run(path: Path) -> str | None:
-    """The id of the training that a checkpoint belongs to; None if it has none. Only folders
-    with an id are ever deleted."""
+    """Id of the training that a checkpoint belongs to; None if it has none. Only folders with
+    an id are ever deleted."""
     for name in (MANIFEST, STATE):
         try:
             run = json.loads((path / name).read_text(encoding="utf8"))["run"]
@@ -212,7 +194,7 @@ def find_run(path: Path) -> str | None:
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The last intact checkpoint of a folder. A damaged one is left out with a warning.
+    """Last intact checkpoint in a folder. A damaged one is skipped with a warning.
 
     RETURNS (Path | None): None if there is no checkpoint.
     RAISES: DamagedCheckpointError if there are checkpoints and all are damaged.
@@ -238,12 +220,16 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """RAISES: DamagedCheckpointError if a file of the checkpoint is missing or was changed;
-    ValueError if it was written by a newer version."""
+    """Check that all files of a checkpoint are as they were saved.
+
+    RAISES: DamagedCheckpointError if a file is missing or has changed; ValueError if a newer
+        version has written the checkpoint.
+    """
     try:
         manifest = json.loads(_read(path, MANIFEST))
         is_known, version = manifest["format"] == FORMAT, manifest["version"]
-        digests = {name: manifest["files"][name] for name in (MODEL, OPTIMIZER, STATE)}
+        digests = dict(manifest["files"])
+        is_known = is_known and {OPTIMIZER, STATE} < digests.keys()
     except DamagedCheckpointError:
         raise
     except (ValueError, LookupError, TypeError):
@@ -271,39 +257,43 @@ def _read(path: Path, name: str) -> str:
         raise DamagedCheckpointError(path, f"{name} cannot be read") from None
 
 
-def load_checkpoint(path: Path, training: "Trainer", *, trust: bool = False) -> None:
-    """Bring a training to the state of a checkpoint.
+def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = False) -> None:
+    """Restore a training from a checkpoint.
 
-    path (Path): As `find_checkpoint` returns it.
-    training (Training): Made from the same config or arguments. After an error it may be half
-        restored and must not be used.
+    path (Path): As returned by `find_checkpoint`.
+    trainer (TrainerInterface): Trainer with the same config or arguments. After an error it may
+        be partly restored and must not be used.
     trust (bool): Load PyTorch layers also where that can execute code from the file: see
         `check_pytorch_loading`.
-    RAISES: DamagedCheckpointError if a file is missing or was changed; ValueError if the
-        checkpoint is of a training with other settings, data or code, or if loading is not
+    RAISES: DamagedCheckpointError if a file is missing or has changed; ValueError if the
+        checkpoint is that of a training with other settings, data or code, or if loading is not
         safe; OSError if it cannot be read.
     """
     check_checkpoint(path)
+    content = _read(path, STATE)
     try:
-        state = CheckpointState.from_json(_read(path, STATE))
-    except DamagedCheckpointError:
-        raise
-    except ValueError as error:
-        raise DamagedCheckpointError(path, f"{STATE} is {error}") from error
-    _check_fingerprint(path, state.fingerprint, training.fingerprint)
+        values = json.loads(content)
+        state = TrainerState.from_dict(values["state"])
+        fingerprint = TrainingFingerprint(**values["fingerprint"])
+        random_state = values["random"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(path, f"{STATE} cannot be read: {error}") from error
+    _check_fingerprint(path, fingerprint, trainer.fingerprint)
     try:
-        check_pytorch_loading(training.model, trust=trust)
+        check_pytorch_loading(trainer.model, trust=trust)
     except ValueError as error:
         raise ValueError(
             f"{path} is not loaded. {error} (on the command line --trust-checkpoint)"
         ) from error
     try:
-        training.model.from_bytes((path / MODEL).read_bytes())
+        trainer.load_model(path / MODEL)
     except Exception as error:
         raise ValueError(f"The model does not fit {path / MODEL}: {error}") from error
-    load_optimizer(path / OPTIMIZER, training.optimizer, training.model)
-    training.set_state(state)
-    training.checkpoint = path
+    load_optimizer(path / OPTIMIZER, trainer.optimizer, trainer.model)
+    trainer.restore(state)
+    state.checkpoint = path
+    # Last: loading may draw random numbers.
+    set_random_state(random_state)
 
 
 def _check_fingerprint(
@@ -313,14 +303,14 @@ def _check_fingerprint(
     found += differences(before.inputs, now.inputs)
     if found:
         raise ValueError(
-            f"{path} is a checkpoint of another training, which cannot be resumed here: "
+            f"{path} is a checkpoint of another training and cannot be resumed here: "
             + "; ".join(found)
         )
     found = differences(before.packages, now.packages)
     if found:
         warnings.warn(
-            f"{path} was saved with other package versions: {'; '.join(found)}. The result may "
-            "differ from that of an uninterrupted training",
+            f"{path} was saved with other package versions: {'; '.join(found)}. The results "
+            "may differ from those of an uninterrupted training",
             TrainingWarning,
             stacklevel=3,
         )
@@ -331,18 +321,18 @@ def _temporary(path: Path) -> Path:
 
 
 def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint so that a crash leaves no half of it under its name."""
+    """Delete a checkpoint. It is renamed first: a crash leaves no part of it under its name."""
     temporary = _temporary(path)
     os.rename(path, temporary)
     if temporary.is_symlink():
-        temporary.unlink()  # The folder itself is somewhere else.
+        temporary.unlink()  # The folder that it points to is kept.
     else:
         shutil.rmtree(temporary)
 
 
 def sweep(folder: Path) -> None:
-    """Delete what was left of half written or half deleted checkpoints by a crash. Not for a
-    folder in which another process saves checkpoints."""
+    """Delete temporary folders that a crash has left. Not for a folder in which another process
+    saves checkpoints."""
     for path in folder.glob(".step-*.tmp"):
         if re.fullmatch(r"\.step-\d{8,}\.[0-9a-f]{32}\.tmp", path.name):
             shutil.rmtree(path, ignore_errors=True)
@@ -368,8 +358,8 @@ def keeping_random_state() -> Iterator[None]:
 
 
 def get_random_state() -> dict[str, Any]:
-    """The states of the random generators of Python, NumPy and PyTorch (CPU and CUDA), as JSON
-    values. CuPy gives no access to that of its generator."""
+    """States of the random generators of Python, NumPy and PyTorch (CPU and CUDA) as JSON
+    values. CuPy gives no access to the state of its generator."""
     version, numbers, gauss = random.getstate()
     generator: Any = numpy.random.get_state(legacy=True)
     name, keys, position, has_gauss, cached = generator
@@ -386,7 +376,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what `get_random_state` returned. Missing GPUs are left out."""
+    """Restore the result of `get_random_state`. States of missing GPUs are ignored."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]

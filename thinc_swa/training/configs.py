@@ -1,4 +1,4 @@
-"""Config files for Thinc and for spaCy: reading them, and making what they describe."""
+"""Config files for Thinc and for spaCy."""
 
 import importlib.util
 import sys
@@ -7,19 +7,21 @@ from typing import Any
 
 from thinc.api import Config, Optimizer
 
-from ..errors import describe_error
+from ..errors import describe_error, naming_config
 from ..validation import check_int
 from .trainer import BATCH_NORM_BATCHES, Trainer
 
 
 def is_spacy_config(config: Config) -> bool:
-    """Whether spaCy trains this config, and not `Trainer`."""
+    """Whether a config is for spaCy rather than for `Trainer`."""
     return "nlp" in config
 
 
 def optimizer_section(config: Config) -> dict[str, Any]:
-    """The section that the optimizer is in, under "optimizer". Raises a ValueError if there
-    is none."""
+    """Section that has the optimizer under "optimizer".
+
+    RAISES: ValueError if there is no such section.
+    """
     section = config.get("training", {}) if is_spacy_config(config) else config
     if "optimizer" not in section:
         name = "[training.optimizer]" if is_spacy_config(config) else "[optimizer]"
@@ -29,25 +31,32 @@ def optimizer_section(config: Config) -> dict[str, Any]:
 
 
 def read_config(path: Path, overrides: dict[str, Any]) -> Config:
-    """Read a config file. Variables are not filled in.
+    """Read a config file. Variables are not interpolated.
 
     overrides (dict[str, Any]): Settings to change: {"training.max_steps": 100}.
     RAISES: OSError if it cannot be read; ValueError that names the file if it is not a config.
     """
+    text = read_text(path)
+    with naming_config(path):
+        return Config().from_str(text, overrides=overrides, interpolate=False)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    RAISES: OSError if it cannot be read; ValueError that names the file if it is not in UTF-8.
+    """
     try:
-        return Config().from_disk(path, overrides=overrides, interpolate=False)
+        return path.read_text(encoding="utf8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8") from error
-    except OSError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}: {describe_error(error)}") from error
 
 
 def with_seed(config: Config, i: int) -> Config:
-    """The config of the i-th run: with the i-th seed from its own on, and without variables.
+    """Config with its own seed plus `i`, interpolated.
 
-    RAISES: ValueError if a variable cannot be filled in, or the seed is not an int.
+    i (int): Seed index.
+    RAISES: ValueError if a variable cannot be interpolated, or the seed is not an int.
     """
     try:
         settings = config.interpolate().get("training", {})
@@ -59,24 +68,25 @@ def with_seed(config: Config, i: int) -> Config:
     config.setdefault("training", {})["seed"] = seed
     if is_spacy_config(config) and "seed" in config.get("system", {}):
         config["system"]["seed"] = seed
-    # Only now, for other settings may refer to it.
+    # After the change: other settings may refer to the seed.
     return config.interpolate()
 
 
 def score_of(config: Config) -> str:
-    """What the scores of a config are. spaCy's are from 0 to 1, like accuracies."""
+    """Kind of score of a config, "accuracy" or "loss". spaCy's scores are from 0 to 1, like
+    accuracies."""
     if is_spacy_config(config):
         return "accuracy"
     return str(config.get("training", {}).get("score", "accuracy"))
 
 
 def prepare_process(gpu_id: int, code: Path | None) -> None:
-    """Make the GPU and the user's functions available.
+    """Select the device, and import the user's code.
 
-    gpu_id (int): Which GPU; -1 for the CPU.
-    code (Path | None): A Python file to run.
-    RAISES: ValueError if there is no such GPU; OSError if the file cannot be read; whatever
-        the file raises.
+    gpu_id (int): GPU id; -1 for the CPU.
+    code (Path | None): A Python file.
+    RAISES: ValueError if there is no such GPU; OSError if the file cannot be read; errors of
+        the code.
     """
     if gpu_id >= 0:
         from thinc.api import require_gpu
@@ -87,8 +97,8 @@ def prepare_process(gpu_id: int, code: Path | None) -> None:
 
 
 def import_code(path: Path) -> None:
-    """Run a Python file as a module, for the functions that it registers."""
-    # Under a name that hides no other module.
+    """Import a Python file that registers functions."""
+    # A name that does not hide another module.
     name = "thinc_swa_user_code"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -99,16 +109,16 @@ def import_code(path: Path) -> None:
 
 
 def make_model(config: Config, *, gpu_id: int = -1) -> tuple[Any, Optimizer]:
-    """What a config trains, before its first step.
+    """Make the model and the optimizer of a config.
 
-    config (Config): For Thinc or for spaCy, without variables.
-    gpu_id (int): Which GPU; -1 for the CPU.
-    RETURNS (tuple[Model | Language, Optimizer]): The model or pipeline, initialized, and
-        the optimizer.
+    config (Config): For Thinc or for spaCy, interpolated.
+    gpu_id (int): GPU id; -1 for the CPU.
+    RETURNS (tuple[Model | Language, Optimizer]): The initialized model or pipeline, and the
+        optimizer.
     """
     if not is_spacy_config(config):
-        training = Trainer.from_config(config)
-        return training.model, training.optimizer
+        trainer = Trainer.from_config(config)
+        return trainer.model, trainer.optimizer
     check_spacy()
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
@@ -121,16 +131,16 @@ def make_model(config: Config, *, gpu_id: int = -1) -> tuple[Any, Optimizer]:
 
 
 def check_spacy() -> None:
+    """RAISES: ImportError if spaCy is not installed."""
     if importlib.util.find_spec("spacy") is None:
-        raise ImportError("The config is for spaCy, which is not installed: pip install spacy")
+        raise ImportError("The config needs spaCy, which is not installed: pip install spacy")
 
 
 def take_batch_norm_batches(config: Config) -> int:
-    """Remove `batch_norm_batches` from a spaCy config, as spaCy refuses settings in [training]
-    that it does not know.
+    """Remove `batch_norm_batches` from a spaCy config, as spaCy rejects unknown settings.
 
     RETURNS (int): Its value, or the default.
-    RAISES: ValueError if it is not an int from 0 on.
+    RAISES: ValueError if it is not an int >= 0.
     """
     value = config["training"].pop("batch_norm_batches", BATCH_NORM_BATCHES)
     return check_int("batch_norm_batches in [training]", value, minimum=0)

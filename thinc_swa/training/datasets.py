@@ -1,7 +1,6 @@
 """Datasets for configs: `((train_X, train_Y), (dev_X, dev_Y))`, as in Thinc's examples.
 
-Other data come from a function that is registered in `thinc.registry.datasets` and returns the
-same.
+For other data, register a function that returns the same form with `registry.datasets`.
 """
 
 import zlib
@@ -15,7 +14,7 @@ from ..types import Array
 from ..validation import check_int, check_number
 
 Split = tuple[Any, Any]
-# What NumPy raises for other and for damaged files.
+# Errors of NumPy for damaged files, and for those of another format.
 _DAMAGE = (ValueError, AttributeError, EOFError, TypeError, BadZipFile, zlib.error)
 Dataset = tuple[Split, Split]
 
@@ -25,15 +24,18 @@ def make_digits(
 ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """`digits.v1`: the 1797 handwritten digits that come with scikit-learn.
 
-    dev_size (float): Fraction for evaluation, strictly between 0 and 1. Every digit has the
-        same share in both parts.
+    dev_size (float): Fraction for evaluation, strictly between 0 and 1. The split is
+        stratified.
     seed (int): Seed of the split.
     RETURNS (Dataset): Images of 8 x 8 pixels as rows of 64 float32 from 0 to 1, and labels as
-        rows of ten with a 1 at the digit's place.
+        one-hot rows of 10 float32.
+    RAISES: ImportError if scikit-learn is not installed.
     """
     dev_size = check_number("dev_size", dev_size, above=0.0, maximum=1.0)
     if dev_size == 1.0:
-        raise ValueError("dev_size must be below 1, but was 1.0: nothing is left to train on")
+        raise ValueError(
+            "dev_size must be below 1, but was 1.0: no training data would be left"
+        )
     seed = check_int("seed", seed, minimum=0)
     try:
         from sklearn.datasets import load_digits
@@ -52,12 +54,13 @@ def make_digits(
 
 
 def make_npz(path: Any | str | Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """`npz.v1`: four arrays from a file that `numpy.savez` has written: train_X, train_Y, dev_X
-    and dev_Y. The first dimension is that of the examples. float64 becomes float32.
+    """`npz.v1`: the arrays train_X, train_Y, dev_X and dev_Y from a file of `numpy.savez`.
+    Their first dimension is the number of examples. float64 becomes float32.
 
     path (str | Path): The file.
-    RAISES: OSError if it cannot be read; ValueError if it is not such a file, or if an array is
-        missing.
+    RETURNS (Dataset): The arrays.
+    RAISES: OSError if the file cannot be read; ValueError if it is not an .npz file, or if an
+        array is missing.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -65,11 +68,11 @@ def make_npz(path: Any | str | Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
             with numpy.load(file, allow_pickle=False) as arrays:
                 found = {name: _as_float32(arrays[name]) for name in arrays.files}
         except _DAMAGE as error:
-            raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
+            raise ValueError(f"{path} is not an .npz file of arrays: {error}") from None
     names = ("train_X", "train_Y", "dev_X", "dev_Y")
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(f"{path} lacks {missing}: it has {sorted(found)}")
+        raise ValueError(f"{path} has no {', '.join(missing)}, only {', '.join(sorted(found))}")
     train_X, train_Y, dev_X, dev_Y = (found[name] for name in names)
     return (train_X, train_Y), (dev_X, dev_Y)
 

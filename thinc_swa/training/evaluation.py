@@ -1,7 +1,7 @@
 """Evaluation of a model, and the scores that Thinc configs can name."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -18,13 +18,14 @@ class Evaluation:
 
     step (int): Completed steps.
     epoch (int): Current pass over the data, from 0.
-    loss (float): Mean of the training losses since the previous evaluation.
+    loss (float): Mean training loss per step since the previous evaluation.
     learn_rate (float): Learning rate of the last step.
     n_averaged (int | None): Snapshots in the averages; None if the optimizer does not count
         any.
     raw (float): Score of the raw weights.
     averages (float | None): Score of the averages; None if there are none yet.
     is_best (bool): Whether the score is higher than all before.
+    other_scores (dict[str, Any]): Further scores of the weights that are saved, by name.
     """
 
     step: int
@@ -35,15 +36,16 @@ class Evaluation:
     raw: float
     averages: float | None
     is_best: bool = False
+    other_scores: dict[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
-        """The score of the averages if there are any, since they are saved."""
+        """Score of the weights that are saved: averages if there are any, else raw weights."""
         return self.raw if self.averages is None else self.averages
 
 
 def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:
-    """Predict all rows, arrays and lists in several calls."""
+    """Predict all rows: arrays and lists in batches of `PREDICT_BATCH_SIZE`."""
     if not isinstance(X, list) and not hasattr(X, "shape"):
         return model.predict(X)
     pieces = [
@@ -56,23 +58,23 @@ def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> An
 
 
 def accuracy(predictions: Any, targets: Any) -> float:
-    """Fraction of the rows whose highest number is in the right place.
+    """Fraction of the rows whose highest output is that of the correct class.
 
-    predictions (Floats2d | list[Floats2d]): A row of numbers for each example, or
-        for each token of each example.
-    targets (Ints1d | Floats2d | list[…]): The place, or a row with its highest number
-        there, for each of them.
+    predictions (Floats2d | list[Floats2d]): A row of class scores per example, or per token
+        of each example.
+    targets (Ints1d | Floats2d | list[…]): The class of each row, as an index or as a one-hot
+        row.
     RETURNS (float): From 0 to 1.
-    RAISES: ValueError for other shapes.
+    RAISES: ValueError for other shapes, and for a single class.
     """
     predictions, targets = _to_numpy(predictions), _to_numpy(targets)
-    # In a row of one number the highest is always in the right place.
+    # With a single class every prediction would be correct.
     fits = predictions.ndim == 2 and predictions.shape[1] > 1
     if not fits or targets.shape not in (predictions.shape, predictions.shape[:1]):
         raise ValueError(
-            'score = "accuracy" needs rows of numbers and as many targets, but the predictions '
-            f"have the shape {predictions.shape} and the targets {targets.shape}: try "
-            'score = "loss"'
+            'score = "accuracy" needs a row of class scores and a target per example, but the '
+            f"predictions have shape {predictions.shape} and the targets {targets.shape}: "
+            'use score = "loss"'
         )
     if targets.ndim == 2:
         targets = targets.argmax(axis=-1)

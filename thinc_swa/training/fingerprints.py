@@ -1,7 +1,7 @@
-"""Fingerprints of everything that a training depends on beside its settings: data, files, the
+"""Fingerprints of everything that a training depends on besides its settings: data, files, the
 user's code and package versions.
 
-Two runs with the same config are the same run only if their fingerprints are equal too.
+Two trainings with the same config are the same only if their fingerprints are equal.
 """
 
 import hashlib
@@ -17,28 +17,26 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import thinc.compat
 from thinc.api import Config, Ragged
 
 from .. import about
-
-if TYPE_CHECKING:
-    from .datasets import Dataset
+from .datasets import Dataset
 
 torch: Any = thinc.compat.torch
 
-# Settings that have no influence on the result, and may name files that the training writes:
-# callbacks of a Thinc config and the logger of a spaCy config.
+# Settings without influence on the result, which may name files that the training writes:
+# callbacks, and the logger of a spaCy config.
 SKIPPED = ("callbacks", "training.logger")
-# Sections in which a name without "/" can be a folder. Elsewhere it is mostly something else: a
-# language, a component, a score.
+# Sections in which a name without "/" can be a folder. Elsewhere it mostly is a language, a
+# component or a score.
 PATH_SECTIONS = ("paths", "corpora", "dataset", "initialize")
-# Bytes that are read at a time.
+# Bytes per read.
 CHUNK_SIZE = 1 << 20
-# Bytes of a file that is not digested again as long as its size and time are the same.
+# Files of this many bytes or more are digested once, as long as size and time are the same.
 LARGE = 1 << 20
 DIGEST = "sha256:"
 # The type of packages among modules, which `modulefinder` does not export.
@@ -47,9 +45,9 @@ PACKAGE = 5
 
 @dataclass(frozen=True)
 class TrainingFingerprint:
-    """What decides the result of a training.
+    """Everything that decides the result of a training.
 
-    settings (dict[str, str]): The settings of the config by name, as JSON.
+    settings (dict[str, str]): Settings of the config by name, as JSON.
     inputs (dict[str, str]): Files, code and data: see `describe_files`, `describe_code` and
         `describe_dataset`.
     packages (dict[str, str]): See `describe_packages`.
@@ -67,7 +65,7 @@ def describe_inputs(
 
     config (Config): For Thinc or for spaCy.
     code (Path | None): The Python file that registers what the config names.
-    output (Path | None): The output folder, which is no input.
+    output (Path | None): The output folder, which is ignored.
     RETURNS (dict[str, str]): See `describe_files`, `describe_code` and `describe_packages`.
     RAISES: OSError if a file cannot be read.
     """
@@ -111,7 +109,7 @@ def _shorten(value: str | None) -> str:
 
 
 def describe_settings(config: Config, *, skip: tuple[str, ...] = SKIPPED) -> dict[str, str]:
-    """The settings of a config by name.
+    """Settings of a config by name.
 
     config (Config): Without variables.
     skip (tuple[str, ...]): Sections and settings to leave out, with everything in them.
@@ -144,17 +142,17 @@ def describe_files(
 ) -> dict[str, str]:
     """Fingerprint the files and folders that a config names.
 
-    Settings count that are an existing file, or an existing folder. A folder without a
-    separator in its name counts only in the sections `PATH_SECTIONS`, or if it has .spacy files
-    anywhere in it (a corpus) or is a saved pipeline (vectors, sourced components). Relative
-    paths are relative to the current folder. Of a folder all files count, except hidden ones
-    and those in __pycache__.
+    A setting is a path if a file or folder of this name exists. A folder without a separator in
+    its name is included only in the sections `PATH_SECTIONS`, or if it contains .spacy files (a
+    corpus) or is a saved pipeline (vectors, sourced components). Relative paths are relative to
+    the current folder. All files of a folder are included, except for hidden ones and those in
+    __pycache__.
 
-    config (Config): Paths in variables are found where they are defined, so the config need not
-        be interpolated.
+    config (Config): Need not be interpolated: paths in variables are found where they are
+        defined.
     skip (tuple[str, ...]): Sections and settings to leave out, with everything in them.
     output (Path | None): A folder to leave out, also inside others.
-    RETURNS (dict[str, str]): A digest of the content under the name of each such setting:
+    RETURNS (dict[str, str]): Digest of the content by name of the setting:
         {"paths.train": "sha256:…"}.
     """
     found: dict[str, str] = {}
@@ -172,7 +170,7 @@ def describe_files(
 
 
 def _strings(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """The strings in a section with their names: "section.setting", "section.setting.0"."""
+    """Strings in a section with their names: "section.setting", "section.setting.0"."""
     items: Any = ()
     if isinstance(value, (str, Path)):
         yield name, str(value)
@@ -185,8 +183,10 @@ def _strings(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _digest_path(value: str, is_path: bool, output: Path | None) -> str | None:
-    """
-    is_path (bool): Whether it is a path and nothing else, if there is a folder with this name.
+    """Digest the file or folder that a setting names.
+
+    is_path (bool): Whether a folder of this name is certainly meant.
+    RETURNS (str | None): None if the setting names no file and no such folder.
     """
     # Punctuation is a setting of tokenizers and the like, but "." and "/" are folders too.
     if not re.search(r"\w", value):
@@ -194,7 +194,7 @@ def _digest_path(value: str, is_path: bool, output: Path | None) -> str | None:
     path = Path(value)
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError):  # Too long, or with a character that no path can have.
+    except (OSError, ValueError):  # Too long for a path, or with a null character.
         return None
     if is_file:
         return digest_file(path)
@@ -213,8 +213,8 @@ def _digest_path(value: str, is_path: bool, output: Path | None) -> str | None:
 
 
 def _walk(folder: Path, output: Path | None) -> Iterator[Path]:
-    """The files in a folder and those inside it in a fixed order, without hidden ones and those
-    of the output folder. Links are followed, as spaCy's readers do."""
+    """Files in a folder and its subfolders in a fixed order, without hidden ones and those of
+    the output folder. Links are followed, as spaCy's readers do."""
     seen = set() if output is None else {os.path.realpath(output)}
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -227,14 +227,14 @@ def _walk(folder: Path, output: Path | None) -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and name != "__pycache__"
         )
         for name in sorted(names):
-            # Not a pipe, of which nobody may be at the other end.
+            # Reading a named pipe could block for ever.
             if not name.startswith(".") and os.path.isfile(os.path.join(root, name)):
                 yield Path(root) / name
 
 
 def digest_file(path: Path) -> str:
-    """Digest the content of a file, however large it is. In one process a large file that seems
-    to be unchanged, by its size and time, is not read again.
+    """Digest the content of a file. A large file is read again in the same process only if its
+    size or modification time has changed.
 
     RETURNS (str): "sha256:…".
     RAISES: OSError if it cannot be read.
@@ -263,10 +263,10 @@ def _read_digest(path: Path) -> str:
 
 
 def describe_code(code: Path | None) -> dict[str, str]:
-    """Fingerprint the file that `--code` names and the local modules that it imports: those on
-    the module path or beside the file that are neither of the standard library nor installed
-    in site-packages, and what they import. They are found without executing anything, by the
-    import statements, also those in functions.
+    """Fingerprint the file that `--code` names and the local modules that it imports, directly
+    or not: modules on the module path or beside the file that neither belong to the standard
+    library nor are installed in site-packages. They are found by import statements, also those
+    in functions, without executing anything.
 
     RETURNS (dict[str, str]): {"code": "sha256:…", "module helper": "sha256:…"}; empty without a
         file.
@@ -279,7 +279,7 @@ def describe_code(code: Path | None) -> dict[str, str]:
     try:
         finder.run_script(str(code))
     except Exception:
-        # A file that is no Python, for example. Importing it will say what is wrong.
+        # Invalid Python, for example: importing the file raises an error that says so.
         pass
     for name, module in sorted(finder.modules.items()):
         path: str | None = getattr(module, "__file__", None)
@@ -289,7 +289,7 @@ def describe_code(code: Path | None) -> dict[str, str]:
 
 
 def _local_paths() -> list[str]:
-    """The folders of the module path that are neither the standard library's nor for installed
+    """Folders of the module path without those of the standard library and of installed
     packages."""
     library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
     return [
@@ -301,8 +301,8 @@ def _local_paths() -> list[str]:
 
 
 class _LocalModuleFinder(ModuleFinder):
-    """A finder that also finds packages without __init__.py, for which that of the standard
-    library fails."""
+    """Module finder that supports namespace packages, which that of the standard library does
+    not."""
 
     def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
         spec = None
@@ -320,11 +320,11 @@ class _LocalModuleFinder(ModuleFinder):
 
 
 def describe_packages(*, is_spacy: bool = False) -> dict[str, str]:
-    """The versions of the packages that take part in a training.
+    """Versions of the packages that a training uses.
 
-    is_spacy (bool): Whether spaCy does.
-    RETURNS (dict[str, str]): {"thinc-swa": "0.3.0", "thinc": "8.3.14", …}. PyTorch is in it
-        where it is installed.
+    is_spacy (bool): Whether it uses spaCy.
+    RETURNS (dict[str, str]): {"thinc-swa": "0.3.0", "thinc": "8.3.14", …}, with PyTorch if it
+        is installed.
     """
     found = {"thinc-swa": about.__version__}
     for name in ("thinc", "numpy", "torch", *(["spacy"] if is_spacy else [])):
@@ -338,13 +338,13 @@ def describe_packages(*, is_spacy: bool = False) -> dict[str, str]:
 # Data in memory
 
 
-def describe_dataset(dataset: "Dataset") -> dict[str, str]:
-    """Fingerprint a dataset as it was loaded.
+def describe_dataset(dataset: Dataset) -> dict[str, str]:
+    """Fingerprint a loaded dataset.
 
     dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)).
-    RETURNS (dict[str, str]): For each of the four the number of rows and a digest of the
-        content, {"train_X": "500 rows, sha256:…"}; only the number of rows and the type if it
-        holds objects for which `digest` finds none.
+    RETURNS (dict[str, str]): Number of rows and digest of the content of each part:
+        {"train_X": "500 rows, sha256:…"}. A part with objects that `digest` does not support
+        has the number of rows and the type.
     """
     (train_X, train_Y), (dev_X, dev_Y) = dataset
     parts = {"train_X": train_X, "train_Y": train_Y, "dev_X": dev_X, "dev_Y": dev_Y}
@@ -361,12 +361,11 @@ def is_exact(description: Mapping[str, str]) -> bool:
 
 
 def digest(value: Any) -> str | None:
-    """Digest the content of a value: the same in every process.
+    """Digest the content of a value. The digest is the same in every process.
 
     value (Any): Numbers, strings, paths, NumPy and CuPy arrays, PyTorch tensors, Thinc's
         `Ragged` and `Padded` and other dataclasses, and lists, tuples, dicts and sets of these.
-    RETURNS (str | None): "sha256:…"; None if it holds any other object, as there is no
-        general way to get at the content of one.
+    RETURNS (str | None): "sha256:…"; None if it contains any other object.
     """
     content = hashlib.sha256()
     try:
@@ -377,11 +376,11 @@ def digest(value: Any) -> str | None:
 
 
 class _NoDigest(Exception):
-    """A value holds an object without a stable digest."""
+    """A value contains an object without a stable digest."""
 
 
 def _update(content: Any, value: Any) -> None:
-    """Feed a value to a hash: type and size first, so that no two values read the same."""
+    """Feed a value to a hash, type and size first, so that the input is unambiguous."""
     if value is None or isinstance(value, (bool, int, float, complex)):
         _update_text(content, type(value).__name__, repr(value))
     elif isinstance(value, str):
@@ -412,7 +411,7 @@ def _update(content: Any, value: Any) -> None:
             raise _NoDigest
         _update(content, sorted(str(found) for found in digests))
     elif isinstance(value, Ragged):
-        # Not its other fields: it keeps a cache in one of them.
+        # One of its other fields is a cache.
         _start(content, "Ragged", len(value))
         _update(content, (value.data_shape, value.data, value.lengths))
     elif is_dataclass(value) and not isinstance(value, type):
@@ -439,7 +438,7 @@ def _update_array(content: Any, array: Any) -> None:
     if array.dtype.hasobject:
         _update(content, array.ravel().tolist())
     elif array.size:
-        # A copy only of what is not contiguous.
+        # Copies only arrays that are not contiguous.
         content.update(numpy.ascontiguousarray(array).reshape(-1).view("u1").data)
 
 
@@ -447,6 +446,6 @@ def _update_tensor(content: Any, tensor: Any) -> None:
     if tensor.layout is not torch.strided:
         raise _NoDigest
     _start(content, f"tensor {tensor.dtype}", tuple(tensor.shape))
-    # Not every type of PyTorch is one of NumPy's.
+    # As bytes: NumPy does not have all types of PyTorch.
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     content.update(data.numpy().data)

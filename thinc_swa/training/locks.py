@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-# The lock file stays after the lock is released: deleting it could let two processes lock files
-# of the same name. The file that names the holder is deleted with the release.
+# The lock file is kept after the release: if it was deleted, two processes could lock different
+# files of the same name. The file with the holder is deleted.
 LOCK = ".thinc-swa.lock"
 SOFT_LOCK = ".thinc-swa.soft-lock"
 HOLDER = ".thinc-swa.lock-holder"
-# What a file system without locks answers: some network file systems, FUSE.
+# Errors of file systems without locks: some network file systems, FUSE.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 # Seconds to wait for a lock. A soft lock whose holder is dead takes several attempts to break.
 TIMEOUT = 0.5
@@ -24,15 +24,15 @@ TIMEOUT = 0.5
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context manager that keeps other processes from writing to a folder.
+    """Context manager that locks a folder for this process.
 
     The operating system releases the lock when the process ends, also after SIGKILL. On file
-    systems without locks a file stands for the lock; one whose process is dead is replaced.
+    systems without locks the existence of a file is the lock; that of a dead process is broken.
 
     folder (Path): The folder, which is created if it does not exist.
-    RAISES: BlockingIOError with the process id and host of the holder if another process (or
-        this one, elsewhere) has locked the folder; OSError if the folder cannot be created or
-        written to; ImportError if the library filelock is not installed.
+    RAISES: BlockingIOError with the process id and host of the holder if the folder is locked
+        already; OSError if it cannot be created or written to; ImportError if the library
+        filelock is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = _acquire(folder)
@@ -53,7 +53,7 @@ def _acquire(folder: Path) -> Any:
         ) from error
     try:
         with warnings.catch_warnings():
-            # filelock warns before it falls back to soft locks by itself.
+            # Newer versions of filelock fall back to soft locks by themselves, with a warning.
             warnings.simplefilter("ignore")
             try:
                 return _acquired(FileLock(folder / LOCK))
@@ -64,7 +64,7 @@ def _acquire(folder: Path) -> Any:
     except Timeout as error:
         raise BlockingIOError(
             f"{folder} is in use by another thinc-swa process{_describe_holder(folder)}: wait "
-            "until it has ended, or choose another folder"
+            "for its end, or choose another folder"
         ) from error
     except OSError as error:
         raise OSError(f"{folder} cannot be locked: {error.strerror or error}") from error
@@ -89,5 +89,5 @@ def _describe_holder(folder: Path) -> str:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf8"))
         return f" (pid {holder['pid']} on {holder['host']}, since {holder['since']})"
     except (OSError, ValueError, LookupError, TypeError):
-        # The holder has just begun, or just ended.
+        # The holder has not written it yet, or has just released the lock.
         return ""

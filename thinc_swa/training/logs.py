@@ -1,5 +1,8 @@
 """Logs as JSON lines: one object per line, its "type" first."""
 
+# By `json` rather than `srsly`, which Thinc depends on: that rounds numbers to ten decimals
+# when it writes them and reads 0.7 as 0.7000000000000001. Resumed trainings and comparisons
+# need the numbers bit for bit.
 import json
 import math
 import os
@@ -13,12 +16,12 @@ Record = dict[str, Any]
 
 
 class Log:
-    """A log that is being written.
+    """Writer of a log.
 
     path (Path): The file, which is appended to.
     """
 
-    # How many records were written.
+    # Number of records written.
     n_records: int
 
     def __init__(self, path: Path) -> None:
@@ -26,16 +29,21 @@ class Log:
         self.n_records = 0
 
     def write(self, type: str, **values: Any) -> None:
+        """Write a record.
+
+        type (str): Type of the record.
+        values (Any): JSON values by name. NaN and infinity are written as null.
+        """
         values = {name: _as_json(value) for name, value in values.items()}
         self._file.write(json.dumps({"type": type, **values}) + "\n")
         self.n_records += 1
 
     def flush(self) -> None:
-        """Hand all records to the operating system: they survive a crash of the process."""
+        """Pass all records to the operating system: they survive a crash of the process."""
         self._file.flush()
 
     def sync(self) -> None:
-        """Make sure that all records are on the disk: they survive a crash of the machine."""
+        """Write all records to the disk: they survive a crash of the machine."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -44,16 +52,18 @@ class Log:
 
 
 def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_json(item) for name, item in value.items()}
     # JSON has no NaN and no infinity.
     is_odd = isinstance(value, float) and not math.isfinite(value)
     return None if is_odd else value
 
 
 def read_log(path: Path) -> Iterator[Record]:
-    """The records of a log. An incomplete last line, as a crash leaves it, is left out.
+    """Read the records of a log. An incomplete last line, as a crash leaves it, is ignored.
 
-    RAISES: OSError if it cannot be read; ValueError with the file's name and the line if a line
-        is damaged.
+    RAISES: OSError if the file cannot be read; ValueError with its name and the number of the
+        line if a line is damaged.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -61,7 +71,7 @@ def read_log(path: Path) -> Iterator[Record]:
                 break
             try:
                 record = json.loads(line)
-            except ValueError:  # Of JSON or UTF-8.
+            except ValueError:  # Invalid JSON or UTF-8.
                 record = None
             if not isinstance(record, dict) or not isinstance(record.get("type"), str):
                 raise ValueError(f"{path} is damaged: line {number} is not a record")
@@ -69,20 +79,25 @@ def read_log(path: Path) -> Iterator[Record]:
 
 
 def keep_records(path: Path, is_kept: Callable[[Record], bool]) -> None:
-    """Remove the other records from a log. Raises what `read_log` does."""
+    """Remove records from a log, atomically.
+
+    is_kept (Callable): Whether to keep a record.
+    RAISES: As `read_log`.
+    """
     records = [record for record in read_log(path) if is_kept(record)]
     replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def find_disorder(records: Iterable[Record]) -> str | None:
-    """Look for signs that the records are not those of one training: lost records, or several
-    processes that wrote at the same time.
+    """Check the order of the records of a training: lost records, or those of several processes
+    that wrote at the same time, break it.
 
-    A log begins with a "start". Further ones must have a step > 0, that of the checkpoint from
-    which the training was resumed. Steps increase, and an "end" is followed by a "start" only.
+    A log begins with a "start". Further ones have a step > 0, that of the checkpoint from which
+    the training was resumed. Steps increase, and only a "start" follows an "end".
 
     records (Iterable[Record]): All records of a log.
-    RETURNS (str | None): What is wrong, with the number of the line; None if all is well.
+    RETURNS (str | None): What is wrong, with the number of the line; None if the order is
+    right.
     """
     step = 0
     last: dict[str, int] = {}

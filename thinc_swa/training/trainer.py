@@ -1,38 +1,29 @@
-"""Train a Thinc model, and evaluate the averages beside the raw weights."""
+"""Trainer for Thinc models, which evaluates averages and raw weights side by side."""
 
 import inspect
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy
-from thinc.api import Config, Model, Optimizer, fix_random_seed, registry
+from thinc.api import Config, Model, Optimizer, fix_random_seed
 
-from ..errors import CallbackError, naming_config
+from ..errors import naming_config
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
 from ..models.parameter_paths import register_parameter_paths
 from ..models.parameters import named_parameters
 from ..optimizers.base import unwrap
 from ..schedules.learn_rate import current_rate
+from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
-from .callbacks import Callback
-from .checkpoints import (
-    CheckpointState,
-    check_names,
-    get_random_state,
-    keeping_random_state,
-    load_checkpoint,
-    set_random_state,
-    sweep,
-)
-from .datasets import Dataset, Split, check_dataset
-from .evaluation import SCORES, Evaluation, accuracy, predict
+from .callbacks import Callback, CallbackList, check_callbacks
+from .checkpoints import check_names, keeping_random_state, load_checkpoint, sweep
+from .datasets import Dataset, check_dataset
+from .evaluation import SCORES, accuracy, predict
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -46,34 +37,35 @@ from .fingerprints import (
 )
 from .locks import lock_folder
 from .output_folder import CHANGEABLE, TrainingFolder
+from .registries import registry
+from .state import TrainerState
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
-# Batches that BatchNorm statistics of averages are estimated on, if the config does not say.
+# Default number of batches for the BatchNorm statistics of averages.
 BATCH_NORM_BATCHES = 50
 
 
 class Trainer:
-    """Training loop for a Thinc model. The same seed gives the same initial weights, batches
-    and dropout for all optimizers.
+    """Trainer for a Thinc model. The same seed gives the same initial weights, batches and
+    dropout for all optimizers.
 
     model (Model): Need not be initialized.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
     loss (Loss): A Thinc loss: called with predictions and targets, it returns gradient and
         loss.
-    dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)): arrays, or lists of what the
-        model takes.
+    dataset (Dataset): ((train_X, train_Y), (dev_X, dev_Y)): arrays, or lists of inputs and
+        targets.
     seed (int): Seed of weights, batches and dropout.
     max_steps (int): Maximum number of steps; 0 for no limit.
     max_epochs (int): Maximum number of passes over the data; 0 for no limit.
     batch_size (int): Examples per step.
     eval_frequency (int): Steps between evaluations.
-    patience (int): Stop after so many steps without a better score; 0 for no early stopping.
-    score (str): The score, of which more is better. "accuracy": the fraction of the rows that
-        have their highest number in the right place. "loss": minus the loss.
-    batch_norm_batches (int): Number of training batches on which the running statistics of
-        BatchNorm layers are estimated again whenever the averages are evaluated or saved, since
-        those of the training belong to the raw weights; 0 to keep them. It has no effect on
-        models without BatchNorm layers of PyTorch.
+    patience (int): Steps without a better score after which to stop; 0 for no early stopping.
+    score (str): Score, higher is better. "accuracy": the fraction of rows whose highest output
+        is that of the correct class. "loss": minus the loss.
+    batch_norm_batches (int): Number of training batches for the BatchNorm statistics of the
+        averages, which are estimated whenever the averages are evaluated or saved; 0 to use
+        those of the raw weights. Without BatchNorm layers of PyTorch it has no effect.
     callbacks (Sequence[Callback]): Training callbacks.
     """
 
@@ -115,42 +107,25 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = loss
         self.dataset = check_dataset(dataset)
-        self.callbacks = list(callbacks)
-        # The same for a training and those that resume it.
-        self.run_id = uuid.uuid4().hex
-        # Completed steps.
-        self.step = 0
-        self.evaluations: list[Evaluation] = []
-        # Of the last step.
-        self.last_loss = 0.0
-        self.last_learn_rate = 0.0
-        # Sum and number of the losses since the last evaluation.
-        self.loss_sum = 0.0
-        self.n_losses = 0
-        # Time spent in training steps, without evaluations.
-        self.seconds = 0.0
-        # The checkpoint that was last saved or loaded.
-        self.checkpoint: Path | None = None
-        # Why it stopped, and the exception if that was an error.
-        self.stop_reason: str | None = None
-        self.error: BaseException | None = None
+        self.callbacks = CallbackList(callbacks)
+        self.state = self._prepare(TrainerState())
+        # Order of the examples in the current epoch.
         self._order: Any = None
-        # The BatchNorm statistics of the averages of this step, once they are estimated.
+        # BatchNorm statistics of the averages of this step, once they are estimated.
         self._batch_norm: list[dict[str, Any]] | None = None
         # See `from_config`.
         self._config: Config | None = None
         self._code: Path | None = None
-        # The output folder, which is no input of the training.
         self._output: Path | None = None
 
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
         sample = numpy.arange(min(len(X), 2))
         if getattr(Y, "ndim", 0) == 1 and Y.dtype.kind in "iu":
-            # Of numbers of classes, the highest says how many outputs there are.
+            # The highest class index determines the number of outputs.
             sample = numpy.array([0, int(Y.argmax())])
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
-        # For ParamGroups.
+        # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
 
     @classmethod
@@ -162,10 +137,11 @@ class Trainer:
         code: Path | None = None,
         output: Path | None = None,
     ) -> "Trainer":
-        """Make a training from the sections dataset, model, loss, optimizer and training of a
+        """Make a trainer from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
 
-        callbacks (Sequence[Callback]): Further callbacks, which come first.
+        config (Config): The config.
+        callbacks (Sequence[Callback]): Further callbacks, which are called first.
         code (Path | None): The Python file that registers what the config names. It is not
             executed here, but belongs to the `fingerprint`.
         output (Path | None): The output folder, which does not belong to it.
@@ -187,30 +163,24 @@ class Trainer:
             raise ValueError(
                 f"[training] has the unknown settings {unknown}: there are {known}"
             )
-        # A layer may draw its weights as soon as it is made.
+        # Layers may draw random numbers when they are made.
         fix_random_seed(check_int("seed", config["training"].get("seed", 0), minimum=0))
         resolved = registry.resolve(config)
-        extra = resolved.get("callbacks", {})
-        for name, callback in extra.items():
-            if not isinstance(callback, Callback):
-                raise TypeError(
-                    f"[callbacks.{name}] must make a Callback, but made {callback!r}"
-                )
-        training = cls(
+        trainer = cls(
             resolved["model"],
             resolved["optimizer"],
             resolved["loss"],
             resolved["dataset"],
-            callbacks=[*callbacks, *extra.values()],
+            callbacks=[*callbacks, *check_callbacks(resolved.get("callbacks", {}))],
             **resolved["training"],
         )
-        training._config, training._code, training._output = config, code, output
-        return training
+        trainer._config, trainer._code, trainer._output = config, code, output
+        return trainer
 
     @cached_property
     def fingerprint(self) -> TrainingFingerprint:
-        """What decides the result: settings, data, files and code, and package versions. Of a
-        training that was not made from a config also the shapes of the model's parameters."""
+        """Everything that decides the result: settings, data, files and code, package versions,
+        and without a config the shapes of the model's parameters."""
         data = describe_dataset(self.dataset)
         inputs = {**describe_code(self._code), **data}
         if self._config is None:
@@ -218,10 +188,10 @@ class Trainer:
         else:
             try:
                 config = self._config.interpolate()
-            except ValueError:  # With objects in it, it has no text and so no variables.
+            except ValueError:  # A config with objects cannot be interpolated.
                 config = self._config
             settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
-            # The file of a dataset may be written again with the same content.
+            # The content decides, not the file.
             skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
         return TrainingFingerprint(settings, inputs, describe_packages())
@@ -246,122 +216,105 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """The step at which the training ends at the latest."""
+        """Maximum number of steps, from `max_steps` and `max_epochs`."""
         limits = (self.max_steps, self.max_epochs * self.n_batches)
         return min(limit for limit in limits if limit)
 
-    @property
-    def best(self) -> Evaluation | None:
-        """The evaluation with the highest score; the first of several."""
-        return next((found for found in reversed(self.evaluations) if found.is_best), None)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the last step, from 0."""
-        return max(self.step - 1, 0) // self.n_batches
-
-    @property
-    def n_averaged(self) -> int | None:
-        """Snapshots in the optimizer's averages; None if it does not count any."""
-        return count_snapshots(self.optimizer)
-
-    def get_state(self) -> CheckpointState:
-        """What a checkpoint holds beside the model and the optimizer."""
-        return CheckpointState(
-            run=self.run_id,
-            fingerprint=self.fingerprint,
-            step=self.step,
-            evaluations=list(self.evaluations),
-            learn_rate=self.last_learn_rate,
-            loss_sum=self.loss_sum,
-            n_losses=self.n_losses,
-            seconds=self.seconds,
-            random=get_random_state(),
-        )
-
-    def set_state(self, state: CheckpointState) -> None:
-        """Restore what `get_state` returned. `load_checkpoint` restores the model and the
-        optimizer too, and compares the fingerprints."""
-        self.run_id = state.run
-        self.step = state.step
-        self.evaluations = list(state.evaluations)
-        self.last_learn_rate = state.learn_rate
-        self.loss_sum = state.loss_sum
-        self.n_losses = state.n_losses
-        self.seconds = state.seconds
-        self.stop_reason, self.error = None, None
+    def restore(self, state: TrainerState) -> None:
+        """Continue from a state. `load_checkpoint` calls it, after loading the model and the
+        optimizer."""
+        self.state = self._prepare(state)
         self._order = self._batch_norm = None
-        set_random_state(state.random)
+
+    def _prepare(self, state: TrainerState) -> TrainerState:
+        state.total_steps = self.total_steps
+        state.n_averaged = count_snapshots(self.optimizer)
+        return state
+
+    def save_model(self, path: Path) -> None:
+        """Save the model with its current weights as a file, atomically. `Model.from_disk`
+        reads it."""
+        replace_bytes(path, self.model.to_bytes())
+
+    def load_model(self, path: Path) -> None:
+        """Load the weights from a file that `save_model` has written."""
+        self.model.from_bytes(path.read_bytes())
 
     def stop(self, reason: str = "stopped") -> None:
-        """Stop the training after the current step."""
-        self.stop_reason = self.stop_reason or reason
+        """Stop the training after the current step.
+
+        reason (str): For `state.stop_reason`. The first of several counts.
+        """
+        self.state.stop_reason = self.state.stop_reason or reason
 
     def run(self) -> None:
-        """Train to the end, from the current step on.
+        """Train from the current step to the end.
 
-        RAISES: CallbackError if a callback fails; what the model or the data raise. `on_end` of
-            the callbacks is called in any case.
+        RAISES: CallbackError if a callback fails; errors of the model and of the data. `on_end`
+            of the callbacks is called in any case.
         """
         try:
-            self._dispatch("on_start")
+            self.callbacks.dispatch("on_start", self)
             while True:
-                # Also first of all, if the checkpoint was saved before an evaluation.
+                # First of all: the checkpoint may have been saved before an evaluation.
                 if self._needs_evaluation():
                     self._evaluate()
-                    self._dispatch("on_evaluate", self.evaluations[-1])
+                    self.callbacks.dispatch("on_evaluate", self, self.state.evaluations[-1])
                 if self._is_over():
                     break
                 self._train_step()
-                self._dispatch("on_step")
+                self.callbacks.dispatch("on_step", self)
         except BaseException as error:
-            self.error = error
+            self.state.error = error
             raise
         finally:
-            self._dispatch("on_end")
+            self.callbacks.dispatch("on_end", self)
 
     def _needs_evaluation(self) -> bool:
-        is_due = self.step > 0 and (self.step % self.eval_frequency == 0 or self._is_at_limit())
-        return is_due and not (self.evaluations and self.evaluations[-1].step == self.step)
+        step = self.state.step
+        is_due = step > 0 and (step % self.eval_frequency == 0 or self._is_at_limit())
+        return is_due and not self.state.is_evaluated
 
     def _is_at_limit(self) -> bool:
-        return self.step >= self.total_steps
+        return self.state.step >= self.total_steps
 
     def _is_over(self) -> bool:
         if self._is_at_limit():
             self.stop("max_steps" if self.total_steps == self.max_steps else "max_epochs")
-        elif self.patience and self.best is not None:
-            # Not since the last step: a resumed training stops where the first one had.
-            if self.evaluations[-1].step - self.best.step >= self.patience:
-                self.stop("patience")
-        return self.stop_reason is not None
+        # Counted to the last evaluation, so that a resumed training stops at the same step.
+        elif self.patience and self.state.steps_without_improvement >= self.patience:
+            self.stop("patience")
+        return self.state.stop_reason is not None
 
     def _train_step(self) -> None:
-        X, Y = self._next_batch()
+        epoch, X, Y = self._next_batch()
         start = time.perf_counter()
-        self.last_learn_rate = current_rate(self.optimizer)
+        learn_rate = current_rate(self.optimizer)
         predictions, backprop = self.model.begin_update(X)
         gradient, loss = self.loss(predictions, Y)
         backprop(gradient)
         self.model.finish_update(self.optimizer)
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
-        self.last_loss = float(loss)
-        self.seconds += time.perf_counter() - start
-        self.loss_sum += self.last_loss
-        self.n_losses += 1
-        self.step += 1
+        self.state.add_step(
+            {"loss": float(loss)},
+            epoch=epoch,
+            learn_rate=learn_rate,
+            n_averaged=count_snapshots(self.optimizer),
+            seconds=time.perf_counter() - start,
+        )
         self._batch_norm = None
 
-    def _next_batch(self) -> Split:
+    def _next_batch(self) -> tuple[int, Any, Any]:
+        """The epoch, inputs and targets of the next step."""
         X, Y = self.dataset[0]
-        epoch, position = divmod(self.step, self.n_batches)
+        epoch, position = divmod(self.state.step, self.n_batches)
         if self._order is None or position == 0:
-            # Of its own, so that it can be made again in the middle of an epoch, and does not
-            # depend on how much randomness dropout has used.
+            # A generator for each epoch: the order can be restored in the middle of an epoch,
+            # and is the same whatever dropout has drawn.
             self._order = numpy.random.default_rng((self.seed, epoch)).permutation(len(X))
         start = position * self.batch_size
         rows = self._order[start : start + self.batch_size]
-        return self._take(X, rows), self._take(Y, rows)
+        return epoch, self._take(X, rows), self._take(Y, rows)
 
     def _take(self, data: Any, rows: Any) -> Any:
         is_list = isinstance(data, (list, tuple))
@@ -374,40 +327,22 @@ class Trainer:
         return ops.asarray(data) if isinstance(data, numpy.ndarray) else data
 
     def _evaluate(self) -> None:
-        plain = self._score()
+        raw = self._score()
         averages = None
         if self.optimizer.averages:
             with self.use_averages():
                 averages = self._score()
-        score = plain if averages is None else averages
-        evaluation = Evaluation(
-            step=self.step,
-            epoch=self.epoch,
-            loss=self.loss_sum / max(self.n_losses, 1),
-            learn_rate=self.last_learn_rate,
-            n_averaged=self.n_averaged,
-            raw=plain,
-            averages=averages,
-            is_best=self._is_best(score),
-        )
-        self.loss_sum, self.n_losses = 0.0, 0
-        self.evaluations.append(evaluation)
-        # Thinc 9.1 tells it to schedules, of which `plateau` needs it.
+        evaluation = self.state.add_evaluation(raw, averages)
+        # Thinc 9.1: for schedules that depend on the score, such as `plateau`.
         if hasattr(self.optimizer, "last_score"):
-            self.optimizer.last_score = score
-
-    def _is_best(self, score: float) -> bool:
-        if self.best is None:
-            return True
-        # Any number is better than NaN, and NaN is never better.
-        return score > self.best.score or (isnan(self.best.score) and not isnan(score))
+            self.optimizer.last_score = evaluation.score
 
     @contextmanager
     def use_averages(self) -> Iterator[None]:
         """Context manager in which the model has the averages as its weights, and BatchNorm
-        layers the statistics that belong to them (see `batch_norm_batches`). Afterwards
-        weights, statistics and random states are as before, bit for bit. Without averages
-        nothing changes.
+        layers have the statistics of the averages (see `batch_norm_batches`). At its end
+        weights, statistics and random states are restored bit for bit. Without averages nothing
+        changes.
         """
         with use_averages(self.model, self.optimizer):
             is_needed = self.batch_norm_batches and self.optimizer.averages
@@ -426,8 +361,8 @@ class Trainer:
                 set_batch_norm(self.model, raw)
 
     def _batch_norm_data(self) -> Iterator[Any]:
-        """Batches of the size that the layers are trained with: always the same random sample,
-        so that differences between evaluations come from the weights."""
+        """Training batches for BatchNorm statistics. The random sample is always the same, so
+        that differences between evaluations come from the weights."""
         X, _ = self.dataset[0]
         size = min(self.batch_size, len(X))
         n_batches = min(self.batch_norm_batches, len(X) // size)
@@ -443,24 +378,10 @@ class Trainer:
             return -float(self.loss.get_loss(predictions, self._on_device(Y)))
         return accuracy(predictions, Y)
 
-    def _dispatch(self, event: str, *arguments: Any) -> None:
-        """Call all callbacks; at the end also those after one that fails."""
-        failed: CallbackError | None = None
-        for callback in self.callbacks:
-            try:
-                getattr(callback, event)(self, *arguments)
-            except Exception as error:
-                failed = failed or CallbackError(callback, event, self.step, error)
-                if event != "on_end":
-                    raise failed from error
-        # The error that ended the training matters more than one after that.
-        if failed is not None and self.error is None:
-            raise failed from failed.__cause__
-
 
 def count_snapshots(optimizer: Optimizer) -> int | None:
-    """How many snapshots are in the averages of the optimizer, or of the first that it wraps
-    which counts them; None if none does."""
+    """Number of snapshots in the averages of the outermost wrapper that counts them; None if
+    there is no such wrapper."""
     counts = (getattr(level, "n_averaged", None) for level in unwrap(optimizer))
     return next((count for count in counts if count is not None), None)
 
@@ -476,25 +397,25 @@ def train(
     code: Path | None = None,
     trust: bool = False,
 ) -> Trainer:
-    """Train what a config describes, and save models, a log and checkpoints.
+    """Train a Thinc config, and save models, a log and checkpoints.
 
     config (Config): See `Trainer.from_config`.
-    output (Path | None): The output folder, which is created if it does not exist, and
-        locked until the training ends. By default nothing is saved.
-    resume (bool): Resume the training in the folder from its last checkpoint. If it has not
-        saved any yet, it begins anew.
-    overwrite (bool): Delete the training in the folder. Other files are left alone.
-    callbacks (Sequence[Callback]): Further callbacks, beside those of the config.
-    source (Path | None): The file that the config comes from, which is never overwritten.
-        Errors in the content of the config are a ValueError with its name then.
+    output (Path | None): Output directory, created if it does not exist, and locked until the
+        training ends. By default nothing is saved.
+    resume (bool): Resume the training in the output directory from its last checkpoint. If it
+        has none yet, the training starts from the beginning.
+    overwrite (bool): Delete the training in the output directory, and no other files.
+    callbacks (Sequence[Callback]): Further callbacks, besides those of the config.
+    source (Path | None): The file that the config was read from. It is never overwritten, and
+        errors in the config name it.
     code (Path | None): The Python file that registers what the config names. A training is
         resumed only with the same content.
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
         the file: see `check_pytorch_loading`.
-    RETURNS (Training): The training after its end.
-    RAISES: BlockingIOError if another process trains in the folder; FileExistsError if there is
-        a training in it that is neither to be resumed nor to be overwritten, or another file
-        with a name that is needed; FileNotFoundError if the checkpoints of the training are
+    RETURNS (Trainer): The trainer after the end of the training.
+    RAISES: BlockingIOError if another process trains in the directory; FileExistsError if it
+        contains a training that is neither to be resumed nor to be overwritten, or other files
+        with names that are needed; FileNotFoundError if the checkpoints of the training are
         missing; ValueError if they are damaged, or if the training has other settings, data or
         code.
     """
@@ -502,26 +423,26 @@ def train(
         raise ValueError("resume and overwrite exclude each other")
     if output is None:
         with naming_config(source):
-            training = Trainer.from_config(config, callbacks, code=code)
-        training.run()
-        return training
+            trainer = Trainer.from_config(config, callbacks, code=code)
+        trainer.run()
+        return trainer
     folder = TrainingFolder(output, config)
     with lock_folder(output):
-        # Before the data are loaded.
+        # Before the data are loaded, which may take long.
         folder.check(source=source, resume=resume, overwrite=overwrite)
         checkpoint = folder.find_checkpoint() if resume else None
-        # First the callbacks that save, so that nothing is lost if another one fails.
+        # The callbacks that save come first: nothing is lost if another one fails.
         with naming_config(source):
-            training = Trainer.from_config(
+            trainer = Trainer.from_config(
                 config, [*folder.callbacks(), *callbacks], code=code, output=output
             )
         if checkpoint is None:
-            check_names(output, training)
+            check_names(output, trainer.state)
             folder.begin()
         else:
-            load_checkpoint(checkpoint, training, trust=trust)
-            folder.resume_log(training)
+            load_checkpoint(checkpoint, trainer, trust=trust)
+            folder.resume_log(trainer.state)
             folder.write_config()
         sweep(output)
-        training.run()
-    return training
+        trainer.run()
+    return trainer

@@ -1,31 +1,30 @@
-"""`compare` as a process of its own: signals, locks, terminals, and odd names."""
+"""`thinc-swa compare` in a process of its own: signals, locks, terminals, and unusual names."""
 
 import csv
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
 from helpers import require, run_command
 from processes import IS_LINUX, assert_end, descendants, is_alive, wait_for_files
+from terminals import environment, read_terminal
 from thinc.api import Config
 from tiny import ADAM, SWA, write_config
 
-for package in ("typer", "tqdm", "matplotlib", "scipy", "filelock"):
+for package in ("typer", "rich", "matplotlib", "scipy", "filelock"):
     require(package)
 if not IS_LINUX:
     pytest.skip("processes are looked up in /proc", allow_module_level=True)
 
-# Stands still while its data are loaded, with processes of its own.
+# Many real processes.
+pytestmark = pytest.mark.slow
+
+# A dataset whose loader starts processes and then sleeps.
 CODE = """
 import multiprocessing, os, subprocess, sys, time
 from pathlib import Path
@@ -41,10 +40,6 @@ def make(folder):
     Path(folder, "run").write_text(str(os.getpid()))
     time.sleep(100)
 """
-
-
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
 
 
 def start(folder, *arguments, **settings):
@@ -68,7 +63,7 @@ def make_slow(folder):
 
 @pytest.fixture
 def slow(tmp_path):
-    """A comparison with one complete run and one that has processes, and all their ids."""
+    """A comparison with a complete run and one with subprocesses, and all process ids."""
     process = start(tmp_path, *make_slow(tmp_path))
     names = ("child", "grandchild", "run")
     try:
@@ -79,16 +74,13 @@ def slow(tmp_path):
         process.communicate(timeout=20)
 
 
-# Ends
-
-
 @pytest.mark.parametrize(
     "number, code",
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
 )
 def test_all_processes_end_with_the_command(tmp_path, interruptible, slow, number, code):
     process, pids = slow
-    assert len(pids) >= 4  # The three, and the one that they are forked from.
+    assert len(pids) >= 4  # Three, and the server that they are forked from.
     process.send_signal(number)
     assert_end(pids, seconds=2.0)
     _, stderr = process.communicate(timeout=30)
@@ -97,7 +89,7 @@ def test_all_processes_end_with_the_command(tmp_path, interruptible, slow, numbe
     if number == signal.SIGKILL:
         assert not results.exists()
         return
-    # The summary of what is complete.
+    # The complete run is summarized.
     content = json.loads(results.read_text())
     assert [summary["n_runs"] for summary in content["summaries"]] == [1, 0]
     assert [run["state"] for run in content["runs"]] == ["done", "waiting"]
@@ -106,8 +98,8 @@ def test_all_processes_end_with_the_command(tmp_path, interruptible, slow, numbe
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_in_the_first_moments(tmp_path, number, interruptible):
-    """While processes are started and import their libraries: no traceback, nothing left."""
+def test_all_processes_end_with_the_command_during_startup(tmp_path, number, interruptible):
+    """While subprocesses import their libraries."""
     arguments = make_slow(tmp_path)
     process = start(tmp_path, *arguments)
     try:
@@ -124,7 +116,7 @@ def test_in_the_first_moments(tmp_path, number, interruptible):
     assert stdout == "" and "Traceback" not in stderr and len(stderr.splitlines()) <= 1
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_signal_stays_ignored(tmp_path):
     """As with `nohup`."""
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
@@ -150,10 +142,10 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     assert process.returncode == 143
 
 
-# Two at once
+# Concurrent comparisons
 
 
-def test_two_comparisons_in_one_folder(tmp_path, slow):
+def test_two_comparisons_in_one_folder_are_refused(tmp_path, slow):
     process, pids = slow
     second = start(tmp_path, "compare", "adam.cfg", "--seeds", "1", "-o", "output")
     _, stderr = second.communicate(timeout=60)
@@ -162,7 +154,7 @@ def test_two_comparisons_in_one_folder(tmp_path, slow):
         f"Error: output is in use by another thinc-swa process (pid {process.pid} on "
     )
     assert len(stderr.splitlines()) == 1
-    # The first one has lost nothing, and its lock ends with it.
+    # The first one is unaffected, and releases its lock when it is killed.
     assert is_alive(pids[-1])
     process.kill()
     process.communicate(timeout=20)
@@ -173,7 +165,7 @@ def test_two_comparisons_in_one_folder(tmp_path, slow):
 # Streams and terminals
 
 
-def test_closed_streams(tmp_path):
+def test_closed_streams_are_supported(tmp_path):
     write_config(tmp_path, "adam", ADAM)
     command = '"$0" -m thinc_swa compare adam.cfg --seeds 2 <&- >&- 2>&-'
     result = subprocess.run(
@@ -187,12 +179,12 @@ def test_closed_streams(tmp_path):
     output = tmp_path / "comparison"
     content = json.loads((output / "results.json").read_text())
     assert content["summaries"][0]["n_runs"] == 2
-    # Nothing has been written into a file that took the place of a stream.
+    # No file has got the descriptor of a stream.
     for path in (output / "runs").rglob("output.txt"):
         assert path.read_bytes() == b""
 
 
-def test_an_ascii_terminal(tmp_path):
+def test_an_ascii_terminal_is_supported(tmp_path):
     write_config(tmp_path, "adam", ADAM)
     write_config(tmp_path, "größe", SWA)
     result = run_command(
@@ -207,60 +199,23 @@ def test_an_ascii_terminal(tmp_path):
     assert "±" in (tmp_path / "comparison" / "results.md").read_text(encoding="utf8")
 
 
-def read_terminal(tmp_path, *arguments, columns=80, hang_up_at=None, **more):
-    """Run the command in a terminal. RETURNS: What it wrote, and its exit code."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    settings = environment(**{"TERM": "xterm", **more})
-    del settings["COLUMNS"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "thinc_swa", *arguments],
-        cwd=tmp_path,
-        env=settings,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        # The terminal that it gets a SIGHUP from.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )
-    os.close(slave)
-    text = b""
-    end = time.monotonic() + 120
-    try:
-        while time.monotonic() < end:
-            if select.select([master], [], [], 0.1)[0]:
-                try:
-                    data = os.read(master, 4096)
-                except OSError:
-                    break
-                text += data
-            if hang_up_at is not None and hang_up_at.exists():
-                break
-        os.close(master)
-        process.wait(timeout=30)
-    finally:
-        process.kill()
-    return text.decode(), process.returncode
-
-
-def test_a_terminal(tmp_path):
+def test_a_terminal_shows_a_live_table(tmp_path):
     write_config(tmp_path, "adam", ADAM)
     write_config(tmp_path, "[red]", SWA)
     command = ("compare", "adam.cfg", "[red].cfg", "--seeds", "2")
     text, code = read_terminal(tmp_path, *command)
     assert code == 0
-    # A table that changes, and goes.
-    assert "■" in text and "mean of the done" in text and "\x1b[2K" in text
+    # A live table, which is removed at the end.
+    assert "■" in text and "mean of completed" in text and "\x1b[2K" in text
     last = text.replace("\r\n", "\n").rpartition("\x1b")[2].splitlines()
     assert max(map(len, last)) <= 80
     assert any(line.startswith("[red]") for line in last)
-    # All are complete; without cursor movements.
+    # A dumb terminal has no cursor movements.
     text, code = read_terminal(tmp_path, *command, "--overwrite", TERM="dumb")
     assert code == 0 and "\x1b" not in text and "[red], seed 1: " in text
 
 
-def test_the_terminal_is_closed(tmp_path):
+def test_a_closed_terminal_ends_the_comparison(tmp_path):
     text, code = read_terminal(tmp_path, *make_slow(tmp_path), hang_up_at=tmp_path / "run")
     assert code == 129
     pids = [int((tmp_path / name).read_text()) for name in ("child", "grandchild", "run")]
@@ -282,7 +237,7 @@ def make():
 """
 
 
-def test_odd_names_and_messages(tmp_path):
+def test_unusual_names_and_messages_are_escaped(tmp_path):
     paths = [os.fsencode(write_config(tmp_path, "adam", ADAM))]
     for name in ODD_NAMES:
         paths.append(os.fsencode(write_config(tmp_path, name, ADAM)))
@@ -301,7 +256,7 @@ def test_odd_names_and_messages(tmp_path):
         timeout=120,
     )
     stderr = process.stderr.decode()
-    error = "raises failed with seed 1: byte \\xff, [/red], $x^2_{$ | \\x1b[31m (more in "
+    error = "raises failed with seed 1: byte \\xff, [/red], $x^2_{$ | \\x1b[31m (details in "
     assert stderr.startswith(f"Error: {error}") and len(stderr.splitlines()) == 1
     names = ["byte\\xff", *ODD_NAMES, "raises"]
     output = tmp_path / "comparison"
@@ -315,12 +270,12 @@ def test_odd_names_and_messages(tmp_path):
     assert [summary["name"] for summary in content["summaries"]] == names
     text = (output / "results.md").read_text(encoding="utf8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    # All rows have as many cells as the header.
+    # All rows have the same number of cells.
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert len(rows) == len(names) + 2
     for name in ("learning_curves", "final_scores"):
         assert (output / f"{name}.png").stat().st_size > 5000
-    # One folder each, inside of the output folder.
+    # Each entry has a folder in the output folder.
     folders = [path.name for path in (output / "runs").iterdir()]
     assert len(folders) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) for name in folders)

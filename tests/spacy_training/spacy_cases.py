@@ -1,0 +1,88 @@
+"""Small trainings with the configs for spaCy, and the averages that they must have."""
+
+import numpy
+from helpers import HAS_GPU, require
+
+require("spacy")
+from spacy.training import Corpus  # noqa: E402
+
+NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
+GPU_IDS = [-1, 0] if HAS_GPU else [-1]
+# spaCy counts from 0 and stops after its step `max_steps`: one step more.
+MAX_STEPS = 200
+N_STEPS = MAX_STEPS + 1
+EVAL_FREQUENCY = 50
+# A small model that learns fast. Everything else is as in the config files.
+SMALL = {
+    "training.max_steps": MAX_STEPS,
+    "training.eval_frequency": EVAL_FREQUENCY,
+    "components.tok2vec.model.encode.width": 32,
+    "components.tok2vec.model.embed.rows": [500, 250, 250, 250],
+}
+SMALL_SETTINGS = {
+    "swa": {
+        "training.optimizer.freq": 7,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "ema": {
+        "training.optimizer.half_life": 5,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "lookahead": {
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "lookahead_swa": {
+        "training.optimizer.freq": 7,
+        "training.optimizer.optimizer.optimizer.learn_rate": 0.005,
+    },
+}
+START_STEP = round(0.75 * MAX_STEPS)
+
+
+def swa_of(history, step, start_step=START_STEP, freq=7):
+    """The mean of the weights after steps start_step, start_step + freq, ..."""
+    if step < start_step:
+        return history[step]
+    snapshots = history[start_step : step + 1 : freq]
+    return {
+        name: numpy.mean([snapshot[name].astype("float64") for snapshot in snapshots], axis=0)
+        for name in history[0]
+    }
+
+
+def ema_of(history, step, half_life=5):
+    """The weights after step 1, and from then on a little of every later step's."""
+    decay = 2 ** (-1 / half_life)
+    averages = {name: array.astype("float64") for name, array in history[1].items()}
+    for t in range(2, step + 1):
+        d = min(decay, (1 + t) / (10 + t))
+        for name, array in history[t].items():
+            averages[name] = d * averages[name] + (1 - d) * array
+    return averages
+
+
+def lookahead_of(history, step, freq=6):
+    """After every `freq` steps the weights are the slow weights, and these stay until the
+    next time. (How they come about: test_lookahead_interpolates_slow_and_fast_weights.)"""
+    return history[step - step % freq]
+
+
+def lookahead_swa_of(history, step):
+    return lookahead_of(history, step) if step < START_STEP else swa_of(history, step)
+
+
+AVERAGES = {
+    "swa": swa_of,
+    "ema": ema_of,
+    "lookahead": lookahead_of,
+    "lookahead_swa": lookahead_swa_of,
+}
+
+
+def part(weights, pipe_name):
+    """The weights of one component."""
+    return {name: array for name, array in weights.items() if name[0] == pipe_name}
+
+
+def evaluate(nlp, dev_path):
+    return nlp.evaluate(Corpus(dev_path)(nlp))
