@@ -216,7 +216,7 @@ def test_a_config_must_say_when_swa_starts():
         registry.resolve(
             {"optimizer": {"@optimizers": "SWA.v1", "optimizer": {"@optimizers": "Adam.v1"}}}
         )
-    with pytest.raises(ValueError, match=r"start_step must be given.*start_swa\(\)"):
+    with pytest.raises(ValueError, match=r"start_step is required in a config.*start_swa\(\)"):
         make_from_config("SWA", {"start_step": None})
 
 

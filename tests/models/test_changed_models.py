@@ -157,14 +157,14 @@ def test_steps_are_counted_without_the_dead(wrap):
     for _ in range(3):
         optimizer((2, "W"), second, numpy.ones_like(second))
     optimizer.averages  # noqa: B018
-    assert optimizer._n_steps == 9
+    assert optimizer._steps.n_steps == 9
     for level in levels_of(optimizer):
         if isinstance(level, OptimizerWrapper):
             level._forget([(1, "b")])
     for _ in range(5):
         optimizer((2, "W"), second, numpy.ones_like(second))
     optimizer.averages  # noqa: B018
-    assert optimizer._n_steps == 14
+    assert optimizer._steps.n_steps == 14
 
 
 def test_the_wrong_model_is_refused():

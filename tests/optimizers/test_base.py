@@ -239,7 +239,7 @@ def test_updates_before_the_first_step_schedules_are_one_step(name, looks):
     results = []
     for is_known in (False, True):
         optimizer = OPTIMIZERS[name](Adam(0.1))
-        optimizer._uses_step_schedules = is_known
+        optimizer._steps.uses_step_schedules = is_known
         weights = make_weights()
         for step in range(7):
             for update in range(2):
@@ -247,7 +247,7 @@ def test_updates_before_the_first_step_schedules_are_one_step(name, looks):
                 if looks and not is_known:
                     optimizer.averages  # noqa: B018
             optimizer.step_schedules()
-        results.append((weights, optimizer.averages, optimizer._n_steps))
+        results.append((weights, optimizer.averages, optimizer._steps.n_steps))
     assert_equal(results[0][0], results[1][0])
     assert_equal(results[0][1], results[1][1])
     assert results[0][2] == results[1][2] == 7

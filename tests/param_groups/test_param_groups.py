@@ -940,7 +940,7 @@ def test_repr():
     assert repr(SWA(optimizer)) == (
         "SWA(ParamGroups(Optimizer(learn_rate=0.001), groups=[{'name': 'no_decay', 'params': "
         "['*/b', '*/G'], 'L2': 0.0}, {'name': 'E', 'params': ['E'], 'frozen': True}], "
-        "layer_lr_decay=0.8, layer_patterns=['*embed*', '*layers.#.*']), start_step=None, "
+        "layer_lr_decay=0.8, layer_patterns=['*embed*', '*layers.#.*']), "
         "freq=1)"
     )
     optimizer = ParamGroups(
@@ -1053,3 +1053,16 @@ def test_an_optimizer_without_groups_is_the_wrapped_one():
     train(ParamGroups(Adam(0.1)), weights, 5)
     train(Adam(0.1), expected, 5)
     assert_equal(weights, expected)
+
+
+def test_settings_for_a_parameter():
+    optimizer = ParamGroups(
+        Adam(0.1),
+        groups=[group("W", name="weights", lr_scale=0.5, beta1=0.8), group("E", frozen=True)],
+        layer_lr_decay=0.1,
+        layer_patterns=["W", "b"],
+    )
+    scale, settings = optimizer.settings_for((1, "W"))
+    assert scale == pytest.approx(0.05) and set(settings) == {"b1"}
+    assert optimizer.settings_for((1, "b")) == (1.0, {})
+    assert optimizer.settings_for((1, "E")) is None

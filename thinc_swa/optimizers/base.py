@@ -10,73 +10,50 @@ from ..models.pytorch_shim import fix_pytorch_shim
 from ..schedules.generators import count_draws
 from ..schedules.learn_rate import current_rate
 from ..types import Array, FloatsXd, KeyT
-
-# From so many updates of every parameter on, a step is suspected to be an epoch.
-MANY_UPDATES = 5
+from .step_counter import StepCounter
 
 
 class OptimizerWrapper(Optimizer):
-    """An optimizer that wraps another one and is one itself.
+    """Base class of the optimizers that wrap an optimizer.
 
     On its own it changes nothing. It has no optimizer state: the learning rate, the
-    moments, the schedules and all else that Thinc's `Optimizer` has are read from and
-    written to the wrapped optimizer, which may be a wrapper again.
+    moments, the schedules and all other attributes of Thinc's `Optimizer` are read from and
+    written to the wrapped optimizer, which may be a wrapper too.
 
-    It counts the steps of the whole model. `step_schedules()` completes a step, however often
-    each parameter is updated before it. In a loop that never calls it, a step is an update of
-    the most often updated parameter, and it is complete when the next one begins or when the
+    It counts the steps of the whole model; `StepCounter` defines what a step is. In a loop that
+    never calls `step_schedules()`, a step is complete when the next one begins or when the
     averages are read. If the weights are to be overwritten at its end (`end_step`,
-    `overwrite_freq`), it is complete as soon as every parameter that has been updated in an
-    earlier step has been updated in this one. The first call of `step_schedules()` tells the
-    two kinds of loop apart: what was counted as steps before it are the updates of one step.
-    Averages are taken back then and taken anew; weights that were overwritten with averages in
-    between stay so.
+    `overwrite_freq`), it is complete as soon as every parameter that was updated in an earlier
+    step has been updated in this one. Where the first call of `step_schedules()` merges steps
+    into one, averages are taken back and made anew; weights that were overwritten with
+    averages in between stay overwritten.
 
-    A subclass extends `_make_averages` and one or more of the methods that begin with
-    `_on_`. These are called when the wrapped optimizer has done its part, so a call that it
-    refuses leaves no trace. One with schedules of its own, or that leaves out parameters,
-    says so in `_has_schedules` and `_is_frozen`. A subclass declares `__slots__`: they lock
+    A subclass extends `_make_averages` and one or more of the methods whose names begin with
+    `_on_`. They are called after the wrapped optimizer has done its part, so a call that it
+    refuses leaves no trace. A subclass with schedules of its own, or that leaves out
+    parameters, overrides `_has_schedules` and `_is_frozen`. It declares `__slots__`: they lock
     the class, as Thinc's do, and they are what is copied and pickled. It puts its arguments
-    into `_arguments`, for `repr()`, and names those of its attributes that training changes
-    in `_state`: they are what `save_optimizer` saves.
+    into `_arguments`, for `repr()`, and names the attributes that training changes in
+    `_state`: `save_optimizer` saves these.
 
     optimizer (Optimizer): The optimizer to wrap: any Thinc optimizer.
+    RAISES: TypeError if it is not a Thinc optimizer.
     """
 
     optimizer: Optimizer
     # The attributes that save_optimizer saves; a subclass names its own. Each is a plain
     # value, a dict by parameter of arrays or of ints, a dict of such dicts, or an object
     # that has a `_state` itself.
-    _state: ClassVar[tuple[str, ...]] = (
-        "_n_steps",
-        "_n_calls",
-        "_is_open",
-        "_is_flushed",
-        "_uses_step_schedules",
-        "_n_updates",
-        "_most_updates",
-        "_most_updates_before",
-        "_is_warned",
-        "_unfinished",
-    )
+    _state: ClassVar[tuple[str, ...]] = ("_steps",)
 
     __slots__ = [
         "optimizer",
         "_arguments",
+        "_steps",
         "_weights",
-        "_averages",
-        "_n_steps",
-        "_n_calls",
-        "_is_open",
-        "_is_flushed",
-        "_uses_step_schedules",
-        "_n_updates",
-        "_most_updates",
         "_shapes",
+        "_averages",
         "_is_wrapped",
-        "_unfinished",
-        "_most_updates_before",
-        "_is_warned",
     ]
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -97,28 +74,11 @@ class OptimizerWrapper(Optimizer):
         # The shapes of parameters whose memory is not known: those of a copied optimizer, until
         # their next update.
         self._shapes: dict[KeyT, tuple[int, ...]] = {}
-        # Steps that are complete, and calls of step_schedules().
-        self._n_steps = 0
-        self._n_calls = 0
-        # Whether there was an update since the last step was counted, and whether the step
-        # that is under way already counts as complete.
-        self._is_open = False
-        self._is_flushed = False
-        # Whether the loop calls step_schedules(). If not, the updates of each parameter
-        # and of the most often updated one tell where a step ends.
-        self._uses_step_schedules = False
-        self._n_updates: dict[KeyT, int] = {}
-        self._most_updates = 0
-        # Whether a wrapper further out tells when a step is complete.
+        self._steps = StepCounter()
+        # Whether a wrapper further out decides when a step is complete.
         self._is_wrapped = False
         if isinstance(optimizer, OptimizerWrapper):
             optimizer._is_wrapped = True
-        # In a loop that does not call it, the parameters that are still to be updated in a step
-        # whose end cannot wait for the next one to begin: a set, in a form that can be saved.
-        self._unfinished: dict[KeyT, int] = {}
-        # At the last call of step_schedules().
-        self._most_updates_before = 0
-        self._is_warned = False
 
     def __call__(
         self,
@@ -148,45 +108,43 @@ class OptimizerWrapper(Optimizer):
         expected = self._shapes.get(key, shape) if known is None else known.shape
         if gradient.shape != shape or expected != shape:
             self._raise_shape_error(key, weights, gradient, expected)
-        n_updates = self._n_updates.get(key, 0) + 1
-        begins_step = n_updates > self._most_updates
-        if begins_step and not self._uses_step_schedules:
+        steps = self._steps
+        if steps.begins_step(key):
             self._flush_step()
         initial = weights.copy() if known is None else None
         weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
-        self._n_updates[key] = n_updates
-        if begins_step:
-            self._most_updates = n_updates
-            if not self._uses_step_schedules:
-                self._is_flushed = False
-                if self._n_steps and not self._is_wrapped and self._overwrites_next():
-                    self._unfinished = dict.fromkeys(self._n_updates, 1)
-        self._is_open = True
+        has_begun = steps.add_update(key)
+        if has_begun and steps.n_steps and not self._is_wrapped and self._overwrites_next():
+            steps.wait_for_all()
         self._averages = None
         self._weights[key] = weights
         if initial is not None:
             self._shapes.pop(key, None)
             self._on_new_parameter(key, initial)
         self._on_update(key, weights)
-        if self._unfinished:
-            self._unfinished.pop(key, None)
-            if not self._unfinished:
-                self._flush_step()
+        if steps.unfinished and steps.completes_step(key):
+            self._flush_step()
         return weights, gradient
 
     def step_schedules(self) -> None:
         """Complete a step: of the wrapped optimizer, then of this one."""
-        if not self._uses_step_schedules:
-            self._merge_steps()
+        if self._steps.begin_call():
+            self._averages = None
+            self._on_steps_merged()
         self._on_step_end()
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
-        self._n_calls += 1
-        if not self._is_flushed:
+        if self._steps.end_call():
             self._complete_step()
-        self._is_open = self._is_flushed = False
-        if self._most_updates - self._most_updates_before >= MANY_UPDATES:
-            self._warn_of_epochs()
-        self._most_updates_before = self._most_updates
+        n_updates = self._steps.updates_per_epoch()
+        if n_updates and not isinstance(self.optimizer, OptimizerWrapper):
+            warnings.warn(
+                f"Every parameter was updated {n_updates} times before step_schedules() was "
+                "called. It completes a step of training, so start_step, freq and the like "
+                "count these calls: call it after every update of the model, not after every "
+                "epoch",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @property
     def averages(self) -> dict[KeyT, FloatsXd]:
@@ -195,8 +153,7 @@ class OptimizerWrapper(Optimizer):
         arrays of their own, which later updates leave as they are. Reading them again
         before the next update costs nothing.
         """
-        if not self._uses_step_schedules:
-            self._flush_step()
+        self._count_step()
         if self._averages is None:
             self._averages = self._make_averages()
         return self._averages or self.optimizer.averages or {}
@@ -266,7 +223,7 @@ class OptimizerWrapper(Optimizer):
 
         weights (dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
         """
-        self._weights = {key: weights[key] for key in self._n_updates}
+        self._weights = {key: weights[key] for key in self._steps.n_updates}
         self._shapes = {}
         self._averages = None
 
@@ -282,7 +239,7 @@ class OptimizerWrapper(Optimizer):
     def _overwrites_next(self) -> bool:
         """Whether this or a wrapper further in overwrites the weights after the step that is
         under way."""
-        return self._overwrites_after(self._n_steps + 1) or (
+        return self._overwrites_after(self._steps.n_steps + 1) or (
             isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._overwrites_next()
         )
 
@@ -296,57 +253,31 @@ class OptimizerWrapper(Optimizer):
             self._weights.pop(key, None)
             self._shapes.pop(key, None)
         forget_keys(self, keys)
-        # In a loop that never calls step_schedules(), the others tell where a step ends.
-        self._most_updates = max(self._n_updates.values(), default=0)
-        self._most_updates_before = min(self._most_updates_before, self._most_updates)
+        self._steps.forget(keys)
         self._averages = None
 
+    def _count_step(self) -> None:
+        """In a loop without `step_schedules()`, count the step under way as complete, so that
+        averages and counts include it."""
+        if not self._steps.uses_step_schedules:
+            self._flush_step()
+
     def _flush_step(self) -> None:
-        """Count the step that is under way as complete. Updates that still come before
-        it ends belong to the next one."""
-        is_due = self._is_open and not self._is_flushed
+        """Count the step under way as complete. Updates that follow before it ends belong to
+        the next one."""
+        is_due = self._steps.can_flush
         if is_due:
             self._on_step_end()
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._flush_step()
-        self._unfinished = {}
+        self._steps.unfinished = {}
         if is_due:
-            self._is_flushed = True
+            self._steps.flush()
             self._complete_step()
-            self._is_open = False
-
-    def _merge_steps(self) -> None:
-        """The first step_schedules(): all updates before it belong to one step."""
-        self._uses_step_schedules = True
-        self._unfinished = {}
-        # A step that was only completed early, by reading the averages, stays as it is.
-        if self._n_steps > 1 or (self._n_steps and self._is_open):
-            self._n_steps = 0
-            self._is_flushed = False
-            self._averages = None
-            self._on_steps_merged()
-
-    def _warn_of_epochs(self) -> None:
-        # Components that share a layer update it several times in a step, but not all layers.
-        is_innermost = not isinstance(self.optimizer, OptimizerWrapper)
-        if self._is_warned or not is_innermost:
-            return
-        if min(self._n_updates.values()) >= MANY_UPDATES * self._n_calls:
-            self._is_warned = True
-            warnings.warn(
-                "Every parameter was updated "
-                f"{self._most_updates - self._most_updates_before} times before "
-                "step_schedules() was called. It completes a step of training, so start_step, "
-                "freq and the like count these calls: call it after every update of the model, "
-                "not after every epoch",
-                UserWarning,
-                stacklevel=3,
-            )
 
     def _complete_step(self) -> None:
-        self._n_steps += 1
         self._averages = None
-        self._on_step(self._n_steps)
+        self._on_step(self._steps.n_steps)
 
     def _raise_shape_error(
         self, key: KeyT, weights: FloatsXd, gradient: FloatsXd, expected: tuple[int, ...]
@@ -361,6 +292,13 @@ class OptimizerWrapper(Optimizer):
             f"{weights.shape} in the middle of training. Averages of weights of different "
             "shapes do not exist: make a new optimizer for the resized model"
         )
+
+    def _set_arguments(self, **arguments: Any) -> None:
+        """Set what `repr()` shows and what a file to load must have in common. Arguments that
+        are None are left out."""
+        self._arguments = {
+            name: value for name, value in arguments.items() if value is not None
+        }
 
     def __repr__(self) -> str:
         arguments = [_describe(self.optimizer)]

@@ -1,24 +1,21 @@
 """Exponential moving average of the weights."""
 
-from typing import Any
-
 from thinc.api import Optimizer
 
-from ..averaging.running_average import RunningAverage, is_due
-from ..types import FloatsXd, KeyT, StepT
+from ..averaging.running_average import is_due
+from ..types import StepT
 from ..validation import (
     check_bool,
     check_int,
     check_number,
     check_start_step,
     check_total_steps,
-    is_variable,
 )
-from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .averaging_optimizer import AveragingOptimizer
+from .config_factory import config_factory
 
 
-class EMA(OptimizerWrapper):
+class EMA(AveragingOptimizer):
     """Exponential moving average: average = decay * average + (1 - decay) * weights.
 
     The first average that is due is a copy of the weights, so it never starts from zero
@@ -50,7 +47,7 @@ class EMA(OptimizerWrapper):
     freq: int
     start_step: int
     overwrite_freq: int | None
-    _state = ("_average",)
+    _state = ()
 
     __slots__ = [
         "decay",
@@ -58,7 +55,6 @@ class EMA(OptimizerWrapper):
         "freq",
         "start_step",
         "overwrite_freq",
-        "_average",
     ]
 
     def __init__(
@@ -74,7 +70,7 @@ class EMA(OptimizerWrapper):
         total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, check_finite=check_finite)
         self.freq = check_int("freq", freq, minimum=1)
         if decay is not None and half_life is not None:
             raise ValueError(
@@ -98,35 +94,15 @@ class EMA(OptimizerWrapper):
         self.overwrite_freq = None
         if overwrite_freq is not None:
             self.overwrite_freq = check_int("overwrite_freq", overwrite_freq, minimum=1)
-        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
-        self._arguments = {
-            "decay": self.decay,
-            "warmup": self.warmup,
-            "freq": self.freq,
-            "start_step": self.start_step,
-        }
-        if self.overwrite_freq is not None:
-            self._arguments["overwrite_freq"] = self.overwrite_freq
-        if not check_finite:
-            self._arguments["check_finite"] = False
+        self._set_arguments(
+            decay=self.decay,
+            warmup=self.warmup,
+            freq=self.freq,
+            start_step=self.start_step,
+            overwrite_freq=self.overwrite_freq,
+            check_finite=None if check_finite else False,
+        )
         self.optimizer.averages = None
-
-    @property
-    def n_averaged(self) -> int:
-        """How many averages were taken."""
-        if not self._uses_step_schedules:
-            self._flush_step()
-        return self._average.n_averaged
-
-    @property
-    def n_skipped(self) -> int:
-        """How often weights were left out because they were not finite."""
-        if not self._uses_step_schedules:
-            self._flush_step()
-        return self._average.n_skipped
-
-    def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
-        self._average.add_parameter(key, initial)
 
     def _on_step(self, step: int) -> None:
         if is_due(step, self.start_step, self.freq):
@@ -138,40 +114,10 @@ class EMA(OptimizerWrapper):
         if self._overwrites_after(step) and self._average.n_averaged:
             self._on_overwritten(self._average.write_to(self._weights))
 
-    def _on_steps_merged(self) -> None:
-        self._average.reset()
-
     def _overwrites_after(self, step: int) -> bool:
         return self.overwrite_freq is not None and is_due(
             step, self.start_step, self.overwrite_freq
         )
 
-    def _make_averages(self) -> dict[KeyT, FloatsXd]:
-        return self._average.averages()
 
-
-def make_ema(
-    optimizer: Optimizer,
-    decay: Any | float | None = None,
-    half_life: Any | float | None = None,
-    warmup: Any | bool = False,
-    freq: Any | int = 1,
-    start_step: Any | int | float = 0,
-    overwrite_freq: Any | int | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`EMA.v1`: `EMA` from a config. See `EMA` for the arguments."""
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return EMA(
-        optimizer,
-        decay=decay,
-        half_life=half_life,
-        warmup=warmup,
-        freq=freq,
-        start_step=start_step,
-        overwrite_freq=overwrite_freq,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_ema = config_factory(EMA)

@@ -1,7 +1,6 @@
 """Lookahead: k steps forward, one step back."""
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from thinc.api import Optimizer
 
@@ -15,10 +14,9 @@ from ..validation import (
     check_int,
     check_number,
     check_total_steps,
-    is_variable,
 )
 from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .config_factory import config_factory
 
 INNER_STATES = ("keep", "reset", "pullback")
 
@@ -99,15 +97,13 @@ class Lookahead(OptimizerWrapper):
             for key in optimizer.mom1:
                 for name, moment in self._moments(key):
                     self._slow_moments[name][key] = moment.copy()
-        self._arguments = {
-            "freq": self.freq,
-            "pullback": self.pullback,
-            "inner_state": self.inner_state,
-        }
-        if self.end_step is not None:
-            self._arguments["end_step"] = self.end_step
-        if not self.check_finite:
-            self._arguments["check_finite"] = False
+        self._set_arguments(
+            freq=self.freq,
+            pullback=self.pullback,
+            inner_state=self.inner_state,
+            end_step=self.end_step,
+            check_finite=None if self.check_finite else False,
+        )
         self.optimizer.averages = None
 
     @property
@@ -123,7 +119,7 @@ class Lookahead(OptimizerWrapper):
             self._slow[key] = as_average(initial)
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
-        if self._is_ended or self._n_updates[key] % self.freq:
+        if self._is_ended or self._steps.n_updates[key] % self.freq:
             return
         if not self.check_finite:
             pull_back(self._slow[key], weights, self.pullback)
@@ -182,24 +178,4 @@ class Lookahead(OptimizerWrapper):
         return {key: slow.copy() for key, slow in self._slow.items()}
 
 
-def make_lookahead(
-    optimizer: Optimizer,
-    freq: Any | int = 6,
-    pullback: Any | float = 0.5,
-    inner_state: Any | str = "keep",
-    end_step: Any | int | float | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`Lookahead.v1`: `Lookahead` from a config. See `Lookahead` for the arguments."""
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return Lookahead(
-        optimizer,
-        freq=freq,
-        pullback=pullback,
-        inner_state=inner_state,
-        end_step=end_step,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_lookahead = config_factory(Lookahead)

@@ -1,25 +1,21 @@
 """Stochastic weight averaging: the arithmetic mean of the weights along the way."""
 
-from typing import Any
-
 from thinc.api import Optimizer
 
-from ..averaging.running_average import RunningAverage, is_due
+from ..averaging.running_average import is_due
 from ..schedules.learn_rate import LearnRateOverride, current_rate
 from ..types import FloatsXd, KeyT, RateT, StepT
 from ..validation import (
-    check_bool,
     check_end_step,
     check_int,
     check_start_step,
     check_total_steps,
-    is_variable,
 )
-from .base import OptimizerWrapper
-from .unresolved import UnresolvedOptimizer
+from .averaging_optimizer import AveragingOptimizer
+from .config_factory import config_factory
 
 
-class SWA(OptimizerWrapper):
+class SWA(AveragingOptimizer):
     """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1).
 
     From `start_step` on it takes a snapshot of the whole model every `freq` steps.
@@ -58,7 +54,6 @@ class SWA(OptimizerWrapper):
     _state = (
         "start_step",
         "_learn_rate",
-        "_average",
         "_is_started",
         "_is_ended",
         "_is_called",
@@ -70,7 +65,6 @@ class SWA(OptimizerWrapper):
         "freq",
         "end_step",
         "_learn_rate",
-        "_average",
         "_is_started",
         "_is_ended",
         "_is_called",
@@ -90,7 +84,7 @@ class SWA(OptimizerWrapper):
         total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, check_finite=check_finite)
         total_steps = check_total_steps(total_steps)
         self.start_step = self.end_step = None
         if start_step is not None:
@@ -99,7 +93,6 @@ class SWA(OptimizerWrapper):
             self.end_step = check_end_step(end_step, total_steps, self.start_step)
         self.freq = check_int("freq", freq, minimum=1)
         self._learn_rate = LearnRateOverride.make(learn_rate, anneal_steps, anneal_strategy)
-        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
         self._is_started = False
         self._is_ended = False
         # Whether start_swa() has started it after the first update.
@@ -107,29 +100,15 @@ class SWA(OptimizerWrapper):
         # The parameters whose first snapshot is checked again with their next update: a set, in
         # a form that can be saved.
         self._awaited: dict[KeyT, int] = {}
-        self._arguments = {"start_step": self.start_step, "freq": self.freq}
-        if self._learn_rate is not None:
-            self._arguments.update(self._learn_rate.arguments)
-        if self.end_step is not None:
-            self._arguments["end_step"] = self.end_step
-        if not check_finite:
-            self._arguments["check_finite"] = False
+        self._set_arguments(
+            start_step=self.start_step,
+            freq=self.freq,
+            **({} if self._learn_rate is None else self._learn_rate.arguments),
+            end_step=self.end_step,
+            check_finite=None if check_finite else False,
+        )
         if self.start_step == 0:
             self._start()
-
-    @property
-    def n_averaged(self) -> int:
-        """The number of snapshots in the mean."""
-        if not self._uses_step_schedules:
-            self._flush_step()
-        return self._average.n_averaged
-
-    @property
-    def n_skipped(self) -> int:
-        """The number of snapshots that were left out for weights that are not finite."""
-        if not self._uses_step_schedules:
-            self._flush_step()
-        return self._average.n_skipped
 
     def start_swa(self) -> None:
         """Start averaging now, whatever `start_step` is: the weights as they stand are the
@@ -142,7 +121,7 @@ class SWA(OptimizerWrapper):
         """
         if self._is_started:
             return
-        n_steps = self._n_steps + (self._is_open and not self._is_flushed)
+        n_steps = self._steps.n_begun
         if self.end_step is not None and self.end_step <= n_steps:
             raise ValueError(
                 f"start_swa() must be called before end_step = {self.end_step}, but "
@@ -179,7 +158,7 @@ class SWA(OptimizerWrapper):
         if self._awaited.pop(key, None):
             self._average.replace_parameter(key, initial)
         else:
-            self._average.add_parameter(key, initial)
+            super()._on_new_parameter(key, initial)
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
         if self._learn_rate is not None:
@@ -204,7 +183,7 @@ class SWA(OptimizerWrapper):
             self._end()
 
     def _on_steps_merged(self) -> None:
-        self._average.reset()
+        super()._on_steps_merged()
         self._awaited = {}
         self._is_ended = False
         if self._learn_rate is not None and self._is_started:
@@ -222,9 +201,6 @@ class SWA(OptimizerWrapper):
     def _has_schedules(self) -> bool:
         return self._learn_rate is not None and self._learn_rate.is_schedule
 
-    def _make_averages(self) -> dict[KeyT, FloatsXd]:
-        return self._average.averages()
-
     def _before_load(self) -> None:
         if self._learn_rate is not None:
             self._learn_rate.note_displaced(self.optimizer)
@@ -236,34 +212,9 @@ class SWA(OptimizerWrapper):
             self._learn_rate.resume(self.optimizer)
 
 
-def make_swa(
-    optimizer: Optimizer,
-    start_step: Any | int | float,
-    freq: Any | int = 1,
-    learn_rate: Any | float | None = None,
-    anneal_steps: Any | int | None = None,
-    anneal_strategy: Any | str = "linear",
-    end_step: Any | int | float | None = None,
-    total_steps: Any | int | None = None,
-    check_finite: Any | bool = True,
-) -> Optimizer:
-    """`SWA.v1`: `SWA` from a config, where nobody can call `start_swa()`. So `start_step`
-    is required. See `SWA` for the arguments."""
-    if start_step is None:
-        raise ValueError(
-            "start_step must be given in a config, where nobody can call start_swa(): "
-            "steps, or a fraction of total_steps"
-        )
-    if is_variable(total_steps):
-        return UnresolvedOptimizer(optimizer, total_steps)
-    return SWA(
-        optimizer,
-        start_step=start_step,
-        freq=freq,
-        learn_rate=learn_rate,
-        anneal_steps=anneal_steps,
-        anneal_strategy=anneal_strategy,
-        end_step=end_step,
-        total_steps=total_steps,
-        check_finite=check_finite,
-    )
+make_swa = config_factory(
+    SWA,
+    required={
+        "start_step": "which cannot call start_swa(): steps, or a fraction of total_steps"
+    },
+)

@@ -9,6 +9,7 @@ from thinc.api import Optimizer
 
 from ..models.parameter_paths import paths_around
 from ..optimizers.base import OptimizerWrapper, unwrap
+from ..optimizers.config_factory import config_factory
 from ..schedules.compat import Schedule
 from ..schedules.learn_rate import current_value, describe_rate
 from ..serialization.schedule_state import schedule_states
@@ -140,31 +141,27 @@ class ParamGroups(OptimizerWrapper):
         lr_scale: float = 1.0,
     ) -> tuple[FloatsXd, FloatsXd]:
         """Update a parameter with the settings of its group. See `OptimizerWrapper`."""
-        group, layer_scale = self._choices.get(key) or self._choose(key)
-        if group.is_frozen:
-            # Not by a product: what is not a number would stay.
+        settings = self.settings_for(key)
+        if settings is None:
+            # Not by a product, which would keep NaN.
             zeroed: Array = gradient
             zeroed[...] = 0.0
             return weights, gradient
+        scale, changes = settings
         # As unwrap() does, without a list for every call.
         optimizer: Any = self.optimizer
         while isinstance(optimizer, OptimizerWrapper):
             optimizer = optimizer.optimizer
-        changes = group.changes
-        scale = group.lr_scale * layer_scale
-        if group.scale_source is not None:
-            scale = self._scale_of(group, key) * layer_scale
         if optimizer.use_radam and scale != 1.0:
-            # Thinc's RAdam knows no lr_scale. The learning rate may only be changed when no
+            # Thinc's RAdam ignores lr_scale. The learning rate may only be changed when no
             # wrapper further in is going to change it.
-            if (
-                not self._uses_step_schedules
-                and self._n_updates.get(key, 0) >= self._most_updates
-            ):
+            if self._steps.begins_step(key):
                 self._flush_step()
             changes = {**changes, "learn_rate": _scale_rate(optimizer.learn_rate, scale)}
             scale = 1.0
-        scale *= lr_scale
+        # Thinc's optimizer reads its settings from its own attributes, so they are changed for
+        # the time of a call. An optimizer for each group that shares all other attributes
+        # takes longer: it reads every attribute through a property.
         before: dict[str, Any] = {}
         try:
             for name in changes:
@@ -172,20 +169,47 @@ class ParamGroups(OptimizerWrapper):
                 setattr(optimizer, name, changes[name])
             # Less time than super() takes.
             weights, gradient = OptimizerWrapper.__call__(
-                self, key, weights, gradient, lr_scale=scale
+                self, key, weights, gradient, lr_scale=scale * lr_scale
             )
         finally:
             for name in before:
                 setattr(optimizer, name, before[name])
-        if self._unmatched and self._n_updates.get(key, 0) > 1:
+        if self._unmatched and self._steps.n_updates.get(key, 0) > 1:
             self._warn_of_unmatched()
         return weights, gradient
+
+    def settings_for(self, key: KeyT) -> tuple[float, dict[str, Any]] | None:
+        """The settings of a parameter in the step under way.
+
+        key (KeyT): The parameter.
+        RETURNS (tuple[float, dict[str, Any]] | None): The factor for the learning rate, that of
+            its layer included, and the settings that replace those of the innermost optimizer,
+            by the names of its attributes ("b1" for `beta1`). On Thinc 9.1 these can be
+            `Schedule` objects. None if the parameter is frozen.
+        RAISES: ValueError if its path is needed to select its group and is not registered.
+        """
+        group, layer_scale = self._choices.get(key) or self._choose(key)
+        if group.is_frozen:
+            return None
+        scale = group.lr_scale
+        if group.scale_source is not None:
+            scale = self._scale_of(group, key)
+        return scale * layer_scale, group.changes
+
+    def _scale_of(self, group: Group, key: KeyT) -> float:
+        """The factor for the learning rate, without that of the layer."""
+        source = group.scale_source
+        if source is None:
+            return group.lr_scale
+        # On Thinc 9.1 a schedule is called in every update, and may depend on the parameter.
+        last_score = unwrap(self)[-1].last_score
+        return float(source.learn_rate(source.step, key=key, last_score=last_score))
 
     def step_schedules(self) -> None:
         """Complete a step, and advance the schedules of the groups too."""
         super().step_schedules()
         self._advance(1)
-        if self._unmatched and self._most_updates:
+        if self._unmatched and self._steps.most_updates:
             self._warn_of_unmatched()
 
     def _select(self, paths: dict[KeyT, str]) -> ChoicesT:
@@ -288,15 +312,6 @@ class ParamGroups(OptimizerWrapper):
             stacklevel=3,
         )
 
-    def _scale_of(self, group: Group, key: KeyT) -> float:
-        """What the learning rate is multiplied by, apart from layers."""
-        source = group.scale_source
-        if source is None:
-            return group.lr_scale
-        # On Thinc 9.1 a schedule is asked in every call, and may look at the parameter.
-        last_score = unwrap(self)[-1].last_score
-        return float(source.learn_rate(source.step, key=key, last_score=last_score))
-
     def _settings_of(self, group: Group) -> dict[str, Any]:
         """For people."""
         described = {values["name"]: values for values in self._arguments.get("groups", [])}
@@ -359,7 +374,7 @@ class ParamGroups(OptimizerWrapper):
     def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)
         self._use_buffers()
-        self._advance(self._n_calls - self._position)
+        self._advance(self._steps.n_calls - self._position)
 
 
 def _states(source: Any) -> list[Any]:
@@ -376,18 +391,4 @@ def _scaled_schedule(schedule: Any, step: int, **extra: Any) -> float:
     return float(schedule.attrs["rate"](step, **extra) * schedule.attrs["scale"])
 
 
-def make_param_groups(
-    optimizer: Optimizer,
-    groups: Any | list[dict[str, Any]] | None = None,
-    layer_lr_decay: Any | float | None = None,
-    layer_patterns: Any | list[str] | None = None,
-    schedules: Any | dict[str, Any] | None = None,
-) -> Optimizer:
-    """`ParamGroups.v1`: `ParamGroups` from a config. See `ParamGroups` for the arguments."""
-    return ParamGroups(
-        optimizer,
-        groups=groups,
-        layer_lr_decay=layer_lr_decay,
-        layer_patterns=layer_patterns,
-        schedules=schedules,
-    )
+make_param_groups = config_factory(ParamGroups)

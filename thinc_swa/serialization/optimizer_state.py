@@ -34,7 +34,7 @@ from .state_checks import (
     has_form,
     has_form_of,
     has_form_of_schedules,
-    rename_fields,
+    upgrade_names,
 )
 from .state_file import StateReader, write_state
 
@@ -116,8 +116,8 @@ def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
         header = reader.header
         if not has_form(header):
             raise ValueError(f"{path} is damaged: its header is no description of a state")
-        if reader.version == 1:
-            rename_fields(header)
+        if reader.version < 3:
+            upgrade_names(header)
         differences = list(_differences(header, reader.version, levels, parameters))
         if differences:
             raise ValueError(

@@ -16,21 +16,40 @@ OPTIONAL: dict[str, Any] = {
     "_last_score": (0, 0.0),
 }
 
-# Names of attributes and arguments in files of version 1, and their names now.
+# Names of arguments and attributes in files of earlier versions, and their names now.
 RENAMED = {
     "_is_settled": "_is_flushed",
     "_is_stepped": "_uses_step_schedules",
     "lr_decay": "layer_lr_decay",
     "layers": "layer_patterns",
 }
+# Attributes of the step counter that were attributes of the wrapper before version 3, with the
+# values for those that version 1 did not have.
+STEP_COUNTER: dict[str, tuple[str, Any]] = {
+    "_n_steps": ("n_steps", 0),
+    "_n_calls": ("n_calls", 0),
+    "_is_open": ("is_open", False),
+    "_is_flushed": ("is_flushed", False),
+    "_uses_step_schedules": ("uses_step_schedules", False),
+    "_n_updates": ("n_updates", {"by parameter": {}}),
+    "_most_updates": ("most_updates", 0),
+    "_unfinished": ("unfinished", {"by parameter": {}}),
+    "_most_updates_before": ("_most_updates_before", 0),
+    "_is_warned": ("_is_warned", False),
+}
 
 
-def rename_fields(header: dict[str, Any]) -> None:
-    """Give what a header of version 1 describes its present names."""
+def upgrade_names(header: dict[str, Any]) -> None:
+    """Convert the names in a header of version 1 or 2 to those of version 3."""
     for level in header["optimizers"]:
         for part in ("arguments", "state"):
             level[part] = {
                 RENAMED.get(name, name): value for name, value in level[part].items()
+            }
+        state = level["state"]
+        if "_n_steps" in state:
+            state["_steps"] = {
+                name: state.pop(old, default) for old, (name, default) in STEP_COUNTER.items()
             }
 
 

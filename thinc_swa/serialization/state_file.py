@@ -18,10 +18,10 @@ from ..types import Array
 from .files import replacing
 
 FORMAT = "thinc_swa optimizer state"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Files of version 1 have no checksums of arrays and no positions of generators.
-READABLE_VERSIONS = (1, FORMAT_VERSION)
+READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 
 # By their names in safetensors.
 DTYPES = {
