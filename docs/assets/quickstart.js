@@ -201,9 +201,11 @@
     if (want === "swa" || want === "lookahead") {
       parts.push(
         isStopped
-          ? `<code>patience</code> usually ends a training long before three quarters of ` +
-              `<code>max_steps</code>, so SWA starts after ${start} steps: choose a step after ` +
-              `which your score rises slowly.`
+          ? "Early stopping usually comes long before three quarters of <code>max_steps</code>, so " +
+              `SWA starts after ${start} steps` +
+              (isSpacy(task)
+                ? ": with spaCy's default <code>patience</code> of 1,600 every training gets there."
+                : "; make <code>patience</code> longer than that.")
           : "The last quarter is averaged: in the studies, so late a start lost nothing.",
       );
     }
@@ -323,7 +325,7 @@
       for (const [name, value] of Object.entries(answers)) form.elements[name].value = value;
       block = makeBlock(answers);
       const [page, title] = MORE[answers.want];
-      root.querySelector("code").innerHTML = highlight(block);
+      root.querySelector("pre code").innerHTML = highlight(block);
       root.querySelector(".quickstart-reason").innerHTML = explain(answers);
       root.querySelector(".quickstart-todo").innerHTML =
         `${instruct(answers)} More: <a href="${page}">${title}</a>.`;

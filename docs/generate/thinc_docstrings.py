@@ -1,4 +1,4 @@
-"""Docstrings in Thinc's style, for MkDocs: read here, and written as Google's for griffe.
+"""Docstrings in Thinc's style: parsed, and converted to Google's style, which griffe knows.
 
 A line `name (type): text.` is an argument, `RETURNS (type): text.` the result and
 `RAISES: text.` the errors. Indented lines continue one.
@@ -6,8 +6,6 @@ A line `name (type): text.` is an argument, `RETURNS (type): text.` the result a
 
 import re
 from dataclasses import dataclass, field
-
-from griffe import Extension, Object
 
 ARGUMENT = re.compile(r"(?P<names>\w+) \((?P<type>.+?)\):(?: (?P<text>.*))?$")
 ARGUMENTS_LIKE = re.compile(r"(?P<names>\w+(?:, \w+)+):(?: (?P<text>.*))?$")
@@ -125,28 +123,3 @@ def _split_errors(text: str) -> list[Item]:
         else:
             items.append(Item("Exception", "", part))
     return items
-
-
-class ThincDocstrings(Extension):
-    """Griffe extension that gives griffe every docstring in Google's style."""
-
-    def on_object(self, *, obj: Object, **arguments: object) -> None:
-        if obj.docstring is None:
-            return
-        parsed = parse(obj.docstring.value)
-        _spread_like(parsed, obj)
-        obj.docstring.value = parsed.to_google()
-
-
-def _spread_like(parsed: Docstring, obj: Object) -> None:
-    """`first, second: As those of …` as an argument each, with the annotated type."""
-    spread: list[Item] = []
-    for item in parsed.arguments:
-        if item.type:
-            spread.append(item)
-            continue
-        for name in item.name.split(", "):
-            parameter = next((p for p in obj.parameters if p.name == name), None)
-            annotation = "" if parameter is None else str(parameter.annotation or "")
-            spread.append(Item(name, annotation.removeprefix("Any | "), item.text))
-    parsed.arguments = spread

@@ -30,7 +30,7 @@ from thinc_swa import (
 from thinc_swa.schedules.compat import Schedule, ScheduleIterator
 from thinc_swa.schedules.learn_rate import current_rate
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf8")
 
 
 def values(schedule, n):
@@ -924,8 +924,8 @@ def test_as_the_learning_rate_of_swa_from_a_config():
     assert seen_by(optimizer, "learn_rate", len(expected)) == close(expected)
 
 
-def test_the_config_of_the_readme():
-    (text,) = re.findall(r"```ini\n([^`]*phases\.v1.*?)```", README, flags=re.DOTALL)
+def test_the_config_of_the_documentation():
+    (text,) = re.findall(r"```ini\n([^`]*phases\.v1.*?)```", PAGE, flags=re.DOTALL)
     text = "[training]\nmax_steps = 1000\n\n" + text
     optimizer = registry.resolve(Config().from_str(text))["training"]["optimizer"]
     rates = seen_by(optimizer, "learn_rate", 1000)
