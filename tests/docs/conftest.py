@@ -90,9 +90,6 @@ def show(browser, address):
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        # The site remembers the scheme that was shown.
-        data = {"origin": address, "storageTypes": "local_storage"}
-        browser.execute_cdp_cmd("Storage.clearDataForOrigin", data)
         # A change of the hash alone would not load the page again.
         browser.get("about:blank")
         browser.get(f"{address}/{page}")
