@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
+from contextlib import nullcontext
 
 import numpy
 import pytest
@@ -19,6 +20,7 @@ from thinc_swa.averaging.cpu_kernels import (
     pull_back,
     scale_to,
 )
+from thinc_swa.averaging.finite import SkipCount, pull_back_finite
 from thinc_swa.averaging.running_average import RunningAverage
 
 
@@ -87,6 +89,33 @@ def test_pull_back(xp, size, dtypes, pullback):
     assert (slow.dtype, fast.dtype) == dtypes
     numpy.testing.assert_allclose(to_float64(slow), expected, rtol=1e-5, atol=1e-6)
     numpy.testing.assert_array_equal(to_float64(fast), to_float64(slow.astype(dtypes[1])))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtypes", DTYPES)
+@pytest.mark.parametrize("pullback", [0.3, 1.0])
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf, None])
+def test_pull_back_finite(size, dtypes, pullback, value):
+    """Elements that are not finite stay out of the slow weights; all others are pulled back."""
+    slow, fast = arrays(numpy, size, dtypes)
+    before = slow.copy()
+    places = sorted({0, size // 2, size - 1}) if value is not None and size else []
+    fast.reshape(-1)[places] = value
+    expected = to_float64(slow) + pullback * (to_float64(fast) - to_float64(slow))
+    expected.reshape(-1)[places] = before.reshape(-1)[places]
+    skipped = SkipCount()
+    with (
+        pytest.warns(RuntimeWarning, match=r"parameter \(1, 'W'\)") if places else nullcontext()
+    ):
+        pull_back_finite((1, "W"), slow, fast, pullback, skipped)
+    assert skipped.n_skipped == bool(places)
+    assert (slow.dtype, fast.dtype) == dtypes
+    numpy.testing.assert_allclose(to_float64(slow), expected, rtol=1e-5, atol=1e-6)
+    kept = numpy.isfinite(fast)
+    assert kept.sum() == size - len(places)
+    numpy.testing.assert_array_equal(fast[kept], slow.astype(dtypes[1])[kept])
+    if pullback == 1.0:
+        numpy.testing.assert_array_equal(slow[kept], fast[kept].astype(dtypes[0]))
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 2, 2, 2)])

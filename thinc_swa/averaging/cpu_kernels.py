@@ -6,6 +6,7 @@ has found it, does it in one, on the same memory. On the GPU each is one launch
 (`cupy_kernels.py`).
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -122,6 +123,71 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
             numpy.multiply(fast_block, pullback, fast_block)
             numpy.add(slow_block, fast_block, fast_block)
             slow_block[...] = fast_block
+
+
+def pull_back_finite(slow: Array, fast: Array, pullback: float) -> bool:
+    """pull_back, but slow stays as it is where fast is NaN or infinite, or where the result
+    is not in the range of its dtype. NumPy arrays only.
+
+    RETURNS (bool): Whether there were no such elements.
+    """
+    is_all_finite = True
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        if slow.size <= BLOCK_SIZE or fast.dtype != slow.dtype or not fast.flags.c_contiguous:
+            if pullback == 1.0:
+                result = fast.astype(slow.dtype)
+            else:
+                result = slow + slow.dtype.type(pullback) * (fast - slow)
+            is_all_finite = _copy_finite(slow, result)
+            fast[...] = result
+            return is_all_finite
+        # In the memory of the fast weights, which are overwritten anyway: so there are the old
+        # slow weights until the result has been checked, while it is in the cache.
+        has_torch, size = _has_torch_for(fast), BLOCK_SIZE
+        if has_torch:
+            size = slow.size if slow.size <= TORCH_WHOLE_SIZE else TORCH_BLOCK_SIZE
+        for slow_block, fast_block in _blocks(slow, fast, size):
+            if pullback == 1.0:
+                pass
+            elif has_torch:
+                torch.from_numpy(fast_block).lerp_(torch.from_numpy(slow_block), 1.0 - pullback)
+            else:
+                numpy.subtract(fast_block, slow_block, fast_block)
+                numpy.multiply(fast_block, slow.dtype.type(pullback), fast_block)
+                numpy.add(fast_block, slow_block, fast_block)
+            is_all_finite &= _copy_finite(slow_block, fast_block)
+    return is_all_finite
+
+
+def _copy_finite(out: Array, array: Array) -> bool:
+    if is_finite_quietly(array):
+        out[...] = array
+        return True
+    numpy.copyto(out, array, where=numpy.isfinite(array))
+    return False
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array has neither NaN nor infinities. On a GPU this waits for the answer."""
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        return is_finite_quietly(array)
+
+
+def is_finite_quietly(array: Array) -> bool:
+    # To be called where NumPy's warnings are off: turning them off takes as long as a small
+    # array.
+    if not isinstance(array, numpy.ndarray):
+        return bool(load_cupy_kernels().is_finite(array))
+    if array.flags.c_contiguous and array.dtype != numpy.float16:
+        # BLAS is several times as fast as numpy.isfinite. A product with NaN or infinity is
+        # not finite. Others can be infinite too, so that only the answer "finite" counts. One
+        # half with the other takes less time than the squares of all; they share the element
+        # in the middle of an odd number.
+        flat = array.reshape(-1)
+        half = (flat.size + 1) // 2
+        if math.isfinite(flat[:half].dot(flat[flat.size - half :])):
+            return True
+    return bool(numpy.isfinite(array).all())
 
 
 def _has_torch_for(array: Array) -> bool:

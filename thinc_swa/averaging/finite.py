@@ -1,35 +1,33 @@
-"""Checks for weights that are NaN or infinite."""
+"""Leave weights that are NaN or infinite out of averages, and count how often."""
 
-import math
 import warnings
 from typing import Any
 
 import numpy
 
 from ..types import Array, KeyT
-from .cpu_kernels import load_cupy_kernels, pull_back
+from . import cpu_kernels
 
 
 def pull_back_finite(
     key: KeyT, slow: Array, fast: Array, pullback: float, skipped: "SkipCount"
-) -> bool:
-    """The same, unless there are fast weights that are not finite. On a GPU, where the answer
-    would have to be waited for, only these are left as they are.
+) -> None:
+    """Pull back a parameter, except for elements of the fast weights that are NaN or infinite.
+    If there are any, it is counted.
 
     key (KeyT): The parameter.
-    skipped (SkipCount): Is told.
-    RETURNS (bool): False if it was left out.
+    slow (Array): Its slow weights, contiguous and of any shape, changed in place.
+    fast (Array): Its fast weights, of the same shape, changed in place.
+    pullback (float): The part of the way that the slow weights go.
+    skipped (SkipCount): The counter.
     """
-    if not isinstance(slow, numpy.ndarray):
-        if skipped.is_full:
-            skipped.resolve()
-        load_cupy_kernels().pull_back_finite(pullback, slow, fast, skipped.take_flag())
-    elif is_finite(fast):
-        pull_back(slow, fast, pullback)
-    else:
-        skipped.skip(key)
-        return False
-    return True
+    if isinstance(slow, numpy.ndarray):
+        if not cpu_kernels.pull_back_finite(slow, fast, pullback):
+            skipped.skip(key)
+        return
+    if skipped.is_full:
+        skipped.resolve()
+    cpu_kernels.load_cupy_kernels().pull_back_finite(pullback, slow, fast, skipped.take_flag())
 
 
 class SkipCount:
@@ -74,7 +72,7 @@ class SkipCount:
     def take_flag(self) -> Array:
         """A flag on the GPU, to be set there if something is left out."""
         if self._flags is None:
-            self._flags = load_cupy_kernels().Flags()
+            self._flags = cpu_kernels.load_cupy_kernels().Flags()
         return self._flags.take()
 
     @property
@@ -93,25 +91,3 @@ class SkipCount:
         """Give back the memory of the flags."""
         self.resolve()
         self._flags = None
-
-
-def is_finite(array: Array) -> bool:
-    """Whether an array has neither NaN nor infinities. On a GPU this waits for the answer."""
-    with numpy.errstate(over="ignore", invalid="ignore"):
-        return is_finite_quietly(array)
-
-
-def is_finite_quietly(array: Array) -> bool:
-    # To be called where NumPy's warnings are off, which takes as long as a small array.
-    if not isinstance(array, numpy.ndarray):
-        return bool(load_cupy_kernels().is_finite(array))
-    if array.flags.c_contiguous and array.dtype != numpy.float16:
-        # BLAS is several times as fast as numpy.isfinite. A product with NaN or infinity is
-        # not finite. Others can be infinite too, so that only the answer "finite" counts. One
-        # half with the other takes less time than the squares of all; they share the element
-        # in the middle of an odd number.
-        flat = array.reshape(-1)
-        half = (flat.size + 1) // 2
-        if math.isfinite(flat[:half].dot(flat[flat.size - half :])):
-            return True
-    return bool(numpy.isfinite(array).all())

@@ -10,11 +10,13 @@ from .cpu_kernels import (
     as_average,
     empty_like,
     interpolate,
+    is_finite,
+    is_finite_quietly,
     load_cupy_kernels,
     scale_to,
     zeros_like,
 )
-from .finite import SkipCount, is_finite, is_finite_quietly
+from .finite import SkipCount
 
 # With a decay below 1 the scale of a running average shrinks at every snapshot and the
 # totals grow. They are brought back to a scale of 1 long before they leave the range of

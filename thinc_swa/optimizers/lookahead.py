@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator
 
 from thinc.api import Optimizer
 
-from ..averaging.cpu_kernels import as_average, pull_back, zeros_like
-from ..averaging.finite import SkipCount, is_finite, pull_back_finite
+from ..averaging.cpu_kernels import as_average, is_finite, pull_back, zeros_like
+from ..averaging.finite import SkipCount, pull_back_finite
 from ..types import Array, FloatsXd, KeyT, StepT
 from ..validation import (
     check_bool,
@@ -43,9 +43,9 @@ class Lookahead(OptimizerWrapper):
         or as a fraction of `total_steps` strictly between 0 and 1. From then on the
         wrapped optimizer runs alone, from the fast weights, and `averages` are its own.
     total_steps (int | None): The length of the training in steps, for fractions.
-    check_finite (bool): Whether to leave out the pullback of a parameter that has weights that
-        are NaN or infinite, which would stay in the slow weights for good. `n_skipped` counts
-        how often this happens. On a GPU only these weights are left out.
+    check_finite (bool): Whether to leave weights that are NaN or infinite out of pullbacks:
+        they would stay in the slow weights for good. `n_skipped` counts the pullbacks of
+        parameters with such weights.
     """
 
     freq: int
@@ -108,8 +108,7 @@ class Lookahead(OptimizerWrapper):
 
     @property
     def n_skipped(self) -> int:
-        """The number of pullbacks of parameters that were left out because of weights that are
-        not finite."""
+        """The number of pullbacks of parameters in which non-finite weights were left out."""
         self._skipped.resolve()
         return self._skipped.n_skipped
 
@@ -124,10 +123,7 @@ class Lookahead(OptimizerWrapper):
         if not self.check_finite:
             pull_back(self._slow[key], weights, self.pullback)
         elif key in self._slow:
-            if not pull_back_finite(
-                key, self._slow[key], weights, self.pullback, self._skipped
-            ):
-                return
+            pull_back_finite(key, self._slow[key], weights, self.pullback, self._skipped)
         elif is_finite(weights):
             # They were not when the parameter was first seen.
             self._slow[key] = as_average(weights, copy=True)
