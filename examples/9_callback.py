@@ -1,9 +1,9 @@
-"""Start averaging when the score stops rising, with a callback of one's own.
+"""Start averaging when the score stops rising, with a custom callback.
 
     python examples/9_callback.py
 
-`Trainer` is the loop behind `thinc-swa train`. Its callbacks hear of every step and every
-evaluation, and may do what they like: here, call `start_swa()`.
+`Trainer` is the loop behind `thinc-swa train`. Its callbacks are called after every step and
+every evaluation. This one calls `start_swa()`.
 """
 
 from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax, chain
@@ -17,7 +17,7 @@ from thinc_swa.training.trainer import Trainer
 class StartWhenLevel(Callback):
     """Starts SWA after some evaluations without a better score.
 
-    patience (int): How many.
+    patience (int): The number of evaluations.
     """
 
     def __init__(self, patience):
