@@ -4,7 +4,8 @@
 
 The model is saved by Thinc and the optimizer by `save_optimizer`, with the averages, the
 moments and the position of the learning rate. A new process creates both, loads them and
-resumes. At the end it has the same weights and averages as an uninterrupted training, bit for bit.
+resumes. At the end it has the same weights and averages as an uninterrupted training, bit for
+bit.
 """
 
 import hashlib
