@@ -110,7 +110,11 @@ BAD = [
         for value in [0, -3, True, "long"]
     ],
     ("EMA", {"half_life": 2e17}, ["half_life must be short enough", "2e+17"]),
-    ("EMA", {"decay": 0.9, "half_life": 5}, ["Only one of decay and half_life", "0.9", "5"]),
+    (
+        "EMA",
+        {"decay": 0.9, "half_life": 5},
+        ["Only one of sigma_rel, decay and half_life", "0.9", "5"],
+    ),
     *[
         ("EMA", {"warmup": value}, ["warmup must be true or false, but was", repr(value)])
         for value in [1, "yes", None]

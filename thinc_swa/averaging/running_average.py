@@ -18,15 +18,16 @@ from .cpu_kernels import (
 )
 from .finite import SkipCount
 
-# With a decay below 1 the scale of a running average shrinks at every snapshot and the
-# totals grow. They are brought back to a scale of 1 long before they leave the range of
-# float32. What a smaller decay would leave is below the precision of any float.
-MIN_SCALE = 2.0**-60
+# Of a moving average, the sum of weights grows with every snapshot. The totals are scaled down
+# long before they leave the range of float32.
+MAX_WEIGHT = 2.0**60
+# What a smaller decay would leave is below the precision of any float.
+MIN_DECAY = 2.0**-60
 
-# An arithmetic mean is a plain sum of its first snapshots. Then it is interpolated, at several
-# times the size of the mean. See `RunningAverage`.
+# From this number of snapshots on, an average that changes slowly is interpolated, at several
+# times its size. See `RunningAverage`.
 N_SUMMED = 64
-MEAN_SCALE = 4.0
+INTERPOLATED_WEIGHT = 4.0
 
 
 def is_due(step: int, start_step: int, freq: int) -> bool:
@@ -39,17 +40,17 @@ class RunningAverage:
     """A weighted average of snapshots of a whole model.
 
     It keeps one array per parameter, a weighted sum, and the sum of the weights of the
-    snapshots: average = total / weight. So a snapshot costs as little as it can, for a moving
-    average and for the first snapshots of an arithmetic mean one addition; the averages
-    themselves are made when they are read.
+    snapshots: average = total / weight. So a snapshot is one addition where that is exact; the
+    averages themselves are made when they are read.
 
-    A long sum in float32 is not exact: of 100,000 summands of the same size, it loses the last
+    A long sum in float32 is not exact. Of 100,000 summands of the same size it loses the last
     five digits of each, and where weights stand still or move slowly, all additions round the
     same way. A running mean, total += (weights - total) / n, stops moving when the difference
-    is below n * 2**-25. So later snapshots of an arithmetic mean are interpolated at four times
-    the size of the mean: the total shrinks in every step, so that every addition rounds in
-    another place and the errors cancel each other, as far as 24 bits allow. Whenever the number
-    of snapshots has doubled, it is brought back to that size.
+    is below n * 2**-25. So an average that changes slowly, such as an arithmetic mean, is
+    interpolated at four times its size after its first snapshots: the total shrinks in every
+    step, so that every addition rounds in another place and the errors cancel each other, as
+    far as 24 bits allow. Whenever the number of snapshots has doubled, it is brought back to
+    that size.
 
     A snapshot with non-finite weights is left out as a whole: one NaN or infinity would stay
     in the sum for good. On the CPU this is known at once. On a GPU a flag there says so, which
@@ -61,15 +62,13 @@ class RunningAverage:
 
     totals: dict[KeyT, Array]
     weight: float
-    scale: float
     missed: dict[KeyT, float]
     check_finite: bool
-    _state = ("totals", "weight", "scale", "missed", "n_averaged", "n_skipped")
+    _state = ("totals", "weight", "missed", "n_averaged", "n_skipped")
 
     __slots__ = [
         "totals",
         "weight",
-        "scale",
         "missed",
         "check_finite",
         "_n_averaged",
@@ -88,8 +87,6 @@ class RunningAverage:
         """Start again from nothing."""
         self.totals = {}
         self.weight = 0.0
-        # What a moving average has left of the weight of its first snapshot.
-        self.scale = 1.0
         # The part of `weight` that a parameter has no summands for yet.
         self.missed = {}
         self._n_averaged = 0
@@ -99,6 +96,12 @@ class RunningAverage:
         # What was added there since the flags were read, and the sum of weights before that.
         self._unresolved: list[tuple[float, bool]] = []
         self._resolved_weight = 0.0
+
+    @property
+    def n_taken(self) -> int:
+        """`n_averaged` and the snapshots that a GPU may still leave out. It is never waited
+        for."""
+        return self._n_averaged
 
     @property
     def n_averaged(self) -> int:
@@ -134,9 +137,10 @@ class RunningAverage:
 
     @staticmethod
     def _upgrade(saved: dict[str, Any]) -> dict[str, Any]:
-        """The state in a file of version 1, where the weight was the inverse of the scale."""
-        scale = saved.get("scale")
-        weight = 0.0
+        """The state in a file of version 1 or 2, which has the inverse of the weight too, or in
+        version 1 instead."""
+        saved = dict(saved)
+        scale, weight = saved.pop("scale", None), 0.0
         if isinstance(scale, (int, float)) and scale > 0 and saved.get("n_averaged"):
             weight = 1.0 / scale
         return {"weight": weight, "missed": {"numbers": {}}, "n_skipped": 0, **saved}
@@ -146,29 +150,27 @@ class RunningAverage:
 
         weights (dict[KeyT, Array]): The weights of all parameters. Those of a parameter that
             is not among them are caught up on by `add_parameter`.
-        decay (float | None): What is left of the old average, in [0, 1). If None,
+        decay (float | None): The part of the old average that remains, in [0, 1). If None,
             all snapshots weigh the same: the average is their arithmetic mean.
         """
-        if self._n_averaged == 0 or (decay is not None and decay < MIN_SCALE):
+        n = self._n_averaged
+        if n == 0 or (decay is not None and decay < MIN_DECAY):
             if not self.check_finite or self._check(weights):
                 self._start(weights)
             return
-        shrinks = decay is None and self._n_averaged >= N_SUMMED
-        scale = self.scale
-        if decay is not None:
-            scale *= decay
-            if scale < MIN_SCALE:
-                self._rescale(self.scale)
-                scale = decay
-            factor = (1.0 - decay) / scale
-        elif shrinks:
-            if self._n_averaged & (self._n_averaged - 1) == 0:
-                self._rescale(MEAN_SCALE / self.weight)
-            factor = self.weight / (self._n_averaged + self.weight)
+        share = 1.0 / (n + 1) if decay is None else 1.0 - decay
+        shrinks = n >= N_SUMMED and share * (n + 1) < 2.0
+        if shrinks:
+            if self.weight > INTERPOLATED_WEIGHT or n & (n - 1) == 0:
+                self._rescale(INTERPOLATED_WEIGHT / self.weight)
+            factor = share * self.weight / (1.0 + share * (self.weight - 1.0))
+        elif decay is None:
+            factor = 1.0  # All weights so far are 1.
         else:
-            factor = 1.0
+            if self.weight > MAX_WEIGHT:
+                self._rescale(1.0 / self.weight)
+            factor = share / decay * self.weight
         if self._add(weights, factor, shrinks):
-            self.scale = scale
             self._n_averaged += 1
             self.weight = _add_weight(self.weight, factor, shrinks)
             if self.missed or len(self.totals) > len(weights):
@@ -229,7 +231,7 @@ class RunningAverage:
     def _start(self, weights: dict[KeyT, Array]) -> None:
         """The first snapshot is the average."""
         self.totals = {key: as_average(array, copy=True) for key, array in weights.items()}
-        self.weight, self.scale, self.missed, self._launch = 1.0, 1.0, {}, None
+        self.weight, self.missed, self._launch = 1.0, {}, None
         self._n_averaged += 1
 
     def _check(self, weights: dict[KeyT, Array]) -> bool:
@@ -318,7 +320,6 @@ class RunningAverage:
             total *= factor
         self.weight *= factor
         self.missed = {key: part * factor for key, part in self.missed.items()}
-        self.scale = 1.0
 
 
 def _add_weight(weight: float, factor: float, shrinks: bool) -> float:

@@ -347,7 +347,7 @@ class _Restoring:
 
     path (Path): The file, for messages.
     version (int): The version of its format. An object of the state may have a method
-        `_upgrade`, which makes its state from that of version 1.
+        `_upgrade`, which makes its state from that of versions 1 and 2.
     """
 
     def __init__(
@@ -373,7 +373,7 @@ class _Restoring:
             current = getattr(owner, name)
             if _fields(current):
                 self.check(isinstance(value, dict), name)
-                if self.version == 1 and hasattr(current, "_upgrade"):
+                if self.version < 3 and hasattr(current, "_upgrade"):
                     value = current._upgrade(value)
                 self.check(set(value) == set(_fields(current)), name)
                 self.fields(current, value)
