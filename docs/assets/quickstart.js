@@ -4,10 +4,10 @@
 
 (() => {
   // What "averages without settings" means, for every task. Change it here only.
-  const AVERAGE = { "@optimizers": "EMA.v1", warmup: true };
+  const AVERAGE = { "@optimizers": "EMA.v1" };
   const AVERAGE_REASON =
-    "EMA follows the training from the first step on, so it needs neither a start nor a length. " +
-    "With <code>warmup</code> it quickly forgets the first weights.";
+    "EMA averages about the last fifth of the training, whenever it ends: it needs neither a " +
+    "start nor a length.";
 
   const QUESTIONS = {
     task: {

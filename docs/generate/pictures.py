@@ -81,11 +81,11 @@ def draw_swa(axes: Axes, colours: Colours) -> None:
 
 def draw_ema(axes: Axes, colours: Colours) -> None:
     n_steps = 200
-    raw, slow = trace(EMA(sgd(), decay=0.98), n_steps)
-    _, warm = trace(EMA(sgd(), decay=0.98, warmup=True), n_steps)
+    raw, power = trace(EMA(sgd()), n_steps)
+    _, exponential = trace(EMA(sgd(), decay=0.98), n_steps)
     axes.plot(raw, color=colours["raw"], label="raw weight")
-    axes.plot(slow, color=colours["second"], lw=2.2, ls="--", label="decay = 0.98")
-    axes.plot(warm, color=colours["first"], lw=2.2, label="decay = 0.98, warmup = true")
+    axes.plot(exponential, color=colours["second"], lw=2.2, ls="--", label="decay = 0.98")
+    axes.plot(power, color=colours["first"], lw=2.2, label="without settings")
 
 
 class Recorder(OptimizerWrapper):

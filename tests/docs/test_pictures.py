@@ -29,7 +29,7 @@ def test_each_picture_is_drawn_in_both_schemes(drawn):
 def test_pictures_have_lines_and_labels(drawn):
     labels = {
         "swa": "snapshots",
-        "ema": "warmup",
+        "ema": "without settings",
         "lookahead": "slow",
         "param_groups": "frozen",
     }
