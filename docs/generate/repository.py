@@ -1,5 +1,6 @@
 """Pages from files of the repository that are not in docs/."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ SOURCES = {
     "benchmarks/results": "benchmarks/results",
     "studies": "examples/studies",
 }
+SPELLINGS = {"spacy": "spaCy", "swa": "SWA"}
 HIDDEN = re.compile(r"(^|/)(\.|__pycache__)")
 
 
@@ -42,10 +44,15 @@ def examples_page() -> str:
         docstring, code = re.match(
             r'"""(.*?)"""\n+(.*)', path.read_text(encoding="utf8"), re.DOTALL
         ).groups()
-        first, _, rest = docstring.partition("\n\n")
-        rest = re.sub(r"^ *(python examples/.*)$", r"    \1", rest, flags=re.MULTILINE)
-        title = path.stem.partition("_")[2].replace("_", " ").capitalize()
-        parts.append(f"## {title}\n\n{' '.join(first.split())}\n\n{rest.strip()}\n\n")
+        paragraphs = [
+            f"```bash\n{inspect.cleandoc(paragraph)}\n```"
+            if "python examples/" in paragraph
+            else paragraph
+            for paragraph in docstring.strip().split("\n\n")
+        ]
+        words = path.stem.partition("_")[2].replace("_", " ").capitalize()
+        title = " ".join(SPELLINGS.get(word.lower(), word) for word in words.split())
+        parts.append("\n\n".join([f"## {title}", *paragraphs]) + "\n\n")
         parts += _code_block(f"examples/{path.name}", "python", code)
     shared = (ROOT / "examples" / "digits.py").read_text(encoding="utf8")
     parts.append("## Shared by the examples\n\n")
@@ -78,10 +85,10 @@ def _code_block(path: str, language: str, code: str) -> Iterator[str]:
 def _split_comment(text: str) -> tuple[str, str]:
     """The comment at the top of a config as Markdown, and the config. Paragraphs that are a
     command become code."""
-    comment, body = re.match(r"((?:#.*\n)*)(.*)", text, re.DOTALL).groups()
+    comment = re.match(r"(?:#.*\n)*", text)[0]
     lines = [line.removeprefix("#").removeprefix(" ") for line in comment.splitlines()]
     paragraphs = "\n".join(lines).strip().split("\n\n")
     return "\n\n".join(
         f"```bash\n{paragraph}\n```" if paragraph.startswith("python") else paragraph
         for paragraph in paragraphs
-    ), body
+    ), text.removeprefix(comment)
