@@ -2,12 +2,14 @@
 
 from thinc.api import Optimizer
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
 
 OPTIMIZERS = {
     "OptimizerWrapper": OptimizerWrapper,
     "SWA": lambda optimizer: SWA(optimizer, start_step=0, freq=2),
     "EMA": lambda optimizer: EMA(optimizer, decay=0.9),
+    "EMA power function": lambda optimizer: EMA(optimizer, sigma_rel=0.2),
+    "LAWA": lambda optimizer: LAWA(optimizer, window=2, freq=1),
     "Lookahead": lambda optimizer: Lookahead(optimizer, freq=2),
     "Lookahead reset": lambda optimizer: Lookahead(optimizer, freq=2, inner_state="reset"),
     "Lookahead pullback": lambda optimizer: Lookahead(

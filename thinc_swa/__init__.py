@@ -13,6 +13,7 @@ from .models.batch_norm import update_batch_norm
 from .models.parameter_paths import register_parameter_paths
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
+from .optimizers.lawa import LAWA
 from .optimizers.lookahead import Lookahead
 from .optimizers.swa import SWA
 from .param_groups.optimizer import ParamGroups
@@ -26,6 +27,7 @@ from .serialization.optimizer_state import forget_missing, load_optimizer, save_
 
 __all__ = [
     "EMA",
+    "LAWA",
     "Lookahead",
     "OptimizerWrapper",
     "ParamGroups",

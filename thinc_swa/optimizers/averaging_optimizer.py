@@ -5,8 +5,8 @@ from typing import ClassVar
 from thinc.api import Optimizer
 
 from ..averaging.running_average import RunningAverage
+from ..averaging.window_average import WindowAverage
 from ..types import FloatsXd, KeyT
-from ..validation import check_bool
 from .base import OptimizerWrapper
 
 
@@ -14,17 +14,17 @@ class AveragingOptimizer(OptimizerWrapper):
     """Base class of the wrappers that keep an average of snapshots of the whole model.
 
     optimizer (Optimizer): The optimizer to wrap.
-    check_finite (bool): Whether to leave out snapshots with weights that are NaN or infinite.
+    average (RunningAverage | WindowAverage): What the snapshots are taken into.
     """
 
-    _average: RunningAverage
+    _average: RunningAverage | WindowAverage
     _state: ClassVar[tuple[str, ...]] = ("_average",)
 
     __slots__ = ["_average"]
 
-    def __init__(self, optimizer: Optimizer, *, check_finite: bool) -> None:
+    def __init__(self, optimizer: Optimizer, average: RunningAverage | WindowAverage) -> None:
         super().__init__(optimizer)
-        self._average = RunningAverage(check_finite=check_bool("check_finite", check_finite))
+        self._average = average
 
     @property
     def n_averaged(self) -> int:

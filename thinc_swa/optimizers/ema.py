@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy
 from thinc.api import Optimizer
 
-from ..averaging.running_average import is_due
+from ..averaging.running_average import RunningAverage, is_due
 from ..types import StepT
 from ..validation import (
     check_bool,
@@ -75,6 +75,7 @@ class EMA(AveragingOptimizer):
     freq: int
     start_step: int
     overwrite_freq: int | None
+    _average: RunningAverage
     _state: ClassVar[tuple[str, ...]] = ()
 
     __slots__ = [
@@ -101,7 +102,8 @@ class EMA(AveragingOptimizer):
         total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__(optimizer, check_finite=check_finite)
+        check_finite = check_bool("check_finite", check_finite)
+        super().__init__(optimizer, RunningAverage(check_finite=check_finite))
         self.freq = check_int("freq", freq, minimum=1)
         widths = {"sigma_rel": sigma_rel, "decay": decay, "half_life": half_life}
         given = {name: value for name, value in widths.items() if value is not None}

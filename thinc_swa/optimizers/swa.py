@@ -2,10 +2,11 @@
 
 from thinc.api import Optimizer
 
-from ..averaging.running_average import is_due
+from ..averaging.running_average import RunningAverage, is_due
 from ..schedules.learn_rate import LearnRateOverride, current_rate
 from ..types import FloatsXd, KeyT, RateT, StepT
 from ..validation import (
+    check_bool,
     check_end_step,
     check_int,
     check_start_step,
@@ -51,6 +52,7 @@ class SWA(AveragingOptimizer):
     start_step: int | None
     freq: int
     end_step: int | None
+    _average: RunningAverage
     _state = (
         "start_step",
         "_learn_rate",
@@ -84,7 +86,8 @@ class SWA(AveragingOptimizer):
         total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__(optimizer, check_finite=check_finite)
+        check_finite = check_bool("check_finite", check_finite)
+        super().__init__(optimizer, RunningAverage(check_finite=check_finite))
         total_steps = check_total_steps(total_steps)
         self.start_step = self.end_step = None
         if start_step is not None:
