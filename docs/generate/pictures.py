@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from thinc.api import SGD, Optimizer
 from thinc.types import FloatsXd
 
-from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
 
 KEY = (1, "W")
 SCHEMES = {
@@ -88,6 +88,21 @@ def draw_ema(axes: Axes, colours: Colours) -> None:
     axes.plot(power, color=colours["first"], lw=2.2, label="without settings")
 
 
+def draw_lawa(axes: Axes, colours: Colours) -> None:
+    n_steps, freq, window = 200, 10, 6
+    raw, averages = trace(LAWA(sgd(), window=window, freq=freq), n_steps)
+    due = range(freq, n_steps + 1, freq)
+    axes.plot(raw, color=colours["raw"], label="raw weight")
+    axes.plot(due, [raw[i] for i in due], "o", ms=4, color=colours["second"], label="snapshots")
+    axes.plot(
+        range(freq, n_steps + 1),
+        averages[freq:],
+        color=colours["first"],
+        lw=2.2,
+        label=f"average of the last {window} snapshots",
+    )
+
+
 class Recorder(OptimizerWrapper):
     """Records the weight after each update, before a wrapper around it changes it."""
 
@@ -145,6 +160,7 @@ def draw_param_groups(axes: Axes, colours: Colours) -> None:
 PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
     "swa": draw_swa,
     "ema": draw_ema,
+    "lawa": draw_lawa,
     "lookahead": draw_lookahead,
     "param_groups": draw_param_groups,
 }

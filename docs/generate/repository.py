@@ -89,6 +89,8 @@ def _split_comment(text: str) -> tuple[str, str]:
     lines = [line.removeprefix("#").removeprefix(" ") for line in comment.splitlines()]
     paragraphs = "\n".join(lines).strip().split("\n\n")
     return "\n\n".join(
-        f"```bash\n{paragraph}\n```" if paragraph.startswith("python") else paragraph
+        f"```bash\n{paragraph}\n```"
+        if paragraph.startswith("python")
+        else re.sub(r"\[[\w.]+\]", r"`\g<0>`", paragraph)
         for paragraph in paragraphs
     ), text.removeprefix(comment)
