@@ -192,10 +192,10 @@
     if (want === "groups") {
       parts.push(
         task === "transformer"
-          ? "Inside, biases and norms have no weight decay, and lower layers learn more slowly."
+          ? "In the inner blocks, biases and norms have no weight decay, and lower layers learn more slowly."
           : task === "thinc"
-            ? "Inside, biases have no weight decay."
-            : "Inside, biases and layer norms have no weight decay.",
+            ? "In the inner blocks, biases have no weight decay."
+            : "In the inner blocks, biases and layer norms have no weight decay.",
       );
     }
     if (want === "swa" || want === "lookahead") {
