@@ -1,15 +1,15 @@
-"""A call for a tiny parameter: what counts is not the arithmetic but the Python around it."""
+"""Calls for tiny parameters, where the time is the overhead of Python, not the arithmetic."""
 
 import time
 
-from measure import compare, in_turns
+from measure import compare, shuffled
 from steps import PERIOD
 from steps_thinc import BARE, OPTIMIZERS, random_arrays
 from thinc.api import Adam
 
 from thinc_swa import ParamGroups
 
-# A tiny model: so many parameters, of so many numbers.
+# The number of parameters of the model, and the number of values of each.
 N_PARAMETERS, SIZE = 20, 10
 
 
@@ -18,8 +18,8 @@ def _grouped(**settings):
     return ParamGroups(Adam(0.001, use_averages=False), groups=[group])
 
 
-# Settings that Adam has by itself: with others it would do more, or less. An L2 that is not 0
-# costs another product, with or without groups.
+# Adam's default settings, so that the arithmetic is the same as without groups. For example, an
+# L2 other than 0 costs another product.
 GROUPS = {
     "ParamGroups, lr_scale": lambda: _grouped(lr_scale=1.0),
     "ParamGroups, L2": lambda: _grouped(L2=0.0),
@@ -29,9 +29,12 @@ GROUPS = {
 }
 
 
-def measure(effort):
-    """Seconds per parameter of a tiny model. RETURNS (list[dict]): Of the kind "call" for
-    the calls of the optimizer alone, "step" with their share of `step_schedules()`."""
+def measure(budget):
+    """Measure the seconds per parameter of a tiny model.
+
+    RETURNS (list[dict]): One entry per optimizer and kind: "call" for the calls of the
+        optimizer only, "step" including the share of `step_schedules()`.
+    """
     template = random_arrays([(SIZE,)] * N_PARAMETERS)
     optimizers = {**OPTIMIZERS, **GROUPS}
     names = [name for name in optimizers if name != "Adam(use_averages=True)"]
@@ -43,10 +46,10 @@ def measure(effort):
     calls = {name: [] for name in names}
     steps = {name: [] for name in names}
     start = time.perf_counter()
-    while len(calls[BARE]) < effort.min_rounds or time.perf_counter() - start < effort.seconds:
+    while len(calls[BARE]) < budget.min_rounds or time.perf_counter() - start < budget.seconds:
         sums = {name: [0.0, 0.0] for name in names}
         for step in range(PERIOD):
-            for name in in_turns(names, len(calls[BARE]) + step):
+            for name in shuffled(names, len(calls[BARE]) + step):
                 for total, seconds in enumerate(_time_calls(*models[name], template)):
                     sums[name][total] += seconds / (PERIOD * N_PARAMETERS)
         for name in names:

@@ -1,10 +1,10 @@
-"""What the checksums of arrays cost when an optimizer's state is saved and loaded.
+"""Measure the cost of the checksums when an optimizer's state is saved and loaded.
 
     python benchmarks/checksums.py [--parameters 10_000_000] [--rounds 15] [--folder .]
 
-Each round saves and loads with and without checksums, in turns, and reads the same file with
-safetensors, which is how it was loaded without checksums before. Needs about 20 bytes of memory
-and 24 bytes of disk per parameter.
+Each round saves and loads with and without checksums in alternating order, and reads the same
+file with safetensors for comparison. This needs about 20 bytes of memory and 24 bytes of disk
+space per parameter.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from thinc_swa.serialization import state_file
 
 
 class NoChecksum:
-    """In place of the checksum."""
+    """A replacement of the checksum that does nothing."""
 
     def update(self, data: object) -> None:
         pass
@@ -34,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="Folder on the disk to measure."
+    )
     arguments = parser.parse_args()
     model, optimizer, arrays = make_state(arguments.parameters)
     n_bytes = sum(array.nbytes for array in arrays)
@@ -59,11 +61,11 @@ def main() -> None:
         times[f"{name}: ratio, round by round"] = [a / b for a, b in pairs]
     pairs = zip(times["load with"], times["safetensors.numpy.load_file"], strict=True)
     times["load to load_file, round by round"] = [a / b for a, b in pairs]
-    print("# What the checksums of a state cost\n")
+    print("# Cost of the checksums of a state\n")
     print(f"    python benchmarks/checksums.py --parameters {arguments.parameters}\n")
     print_machine()
     print(f"A state of {n_bytes / 2**20:.0f} MiB. Seconds, {arguments.rounds} rounds:\n")
-    print("| | median | least | most |\n|---|---|---|---|")
+    print("| | median | minimum | maximum |\n|---|---|---|---|")
     for name, values in sorted(times.items()):
         columns = [name, *(f"{f(values):.4f}" for f in (statistics.median, min, max))]
         print(f"| {' | '.join(columns)} |")

@@ -1,21 +1,26 @@
-"""The updates on a GPU, as a share of the bandwidth that a copy on the device reaches."""
+"""Updates on a GPU, with their bandwidth relative to that of a copy on the device."""
 
 import numpy
 from measure import compare
 from shapes import count
 
-# Arrays that an update reads or writes.
+# The number of arrays that an update reads or writes.
 TRAFFIC = {"device copy": 2, "SWA": 3, "EMA": 3, "Lookahead": 4}
 
 
 def measure(shapes, n_rounds):
-    """RETURNS (dict): "missing" says why there is nothing; else "device", and "rows" with
-    seconds and gigabytes per second."""
+    """Measure updates of arrays on the first GPU.
+
+    shapes (list[tuple[int, ...]]): The shapes of the arrays.
+    n_rounds (int): The number of rounds.
+    RETURNS (dict): "device" (str) and "rows" (list[dict]) with seconds and gigabytes per
+        second, or "missing" (str) with the reason if there is no GPU.
+    """
     try:
         import cupy
 
         name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    except Exception as error:  # No CuPy, or no driver, or no device: each says it differently.
+    except Exception as error:  # A missing CuPy, driver or device raises different errors.
         return {"missing": f"no GPU: {error}"}
     from thinc_swa.averaging.cpu_kernels import pull_back
     from thinc_swa.averaging.running_average import RunningAverage
@@ -30,7 +35,7 @@ def measure(shapes, n_rounds):
     swa.add_snapshot(weights)
     ema.add_snapshot(weights)
 
-    # One array, as large as all of them: what the memory can do, without any launches.
+    # One array of the same total size, to measure the bandwidth with a single operation.
     source = cupy.zeros(count(shapes), dtype="f")
     target = cupy.empty_like(source)
 
@@ -59,7 +64,7 @@ def measure(shapes, n_rounds):
             samples[kind].append(_seconds(run, cupy))
     rows = []
     for kind, values in samples.items():
-        # The first rounds compile and warm up.
+        # The first three rounds are for compilation and warmup.
         row = {"kind": kind, **compare(values[3:], samples["device copy"][3:])}
         n_bytes = TRAFFIC[kind] * 4 * count(shapes)
         row["gigabytes_per_second"] = n_bytes / row["seconds"]["median"] / 1e9

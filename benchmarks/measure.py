@@ -1,8 +1,8 @@
-"""How time and memory are measured.
+"""Measurement of time and memory.
 
-The machine is never quiet. So whatever is compared runs in turns, round after round, and
-every round gives a ratio to the yardstick, measured right beside it: a disturbance that lasts
-longer hits both. Reported are the medians over the rounds and the quartiles.
+All candidates run in every round, in shuffled order, and each is measured directly before or
+after the yardstick. A disturbance of the machine then affects both, and their ratio is stable.
+The results are medians and quartiles over the rounds.
 """
 
 import gc
@@ -21,13 +21,13 @@ import numpy
 
 
 @dataclass
-class Contestant:
-    """Something to measure.
+class Candidate:
+    """A function to measure.
 
-    name (str): Who it is.
-    kind (str): What it does. Only the same kind of work compares.
-    run (Callable): Does it once.
-    prepare (Callable): Called before every sample, and not timed.
+    name (str): The name of the implementation.
+    kind (str): The kind of work. Only candidates of the same kind are compared.
+    run (Callable): Does the work once.
+    prepare (Callable): Is called before every sample, and is not timed.
     """
 
     name: str
@@ -40,8 +40,8 @@ YARDSTICK = "numpy.add(average, weights, out=average)"
 
 
 def yardstick(shapes):
-    """What everything is compared with: it reads two arrays and writes one, and does next to
-    nothing else."""
+    """The reference for all ratios: it reads two arrays and writes one, with little
+    arithmetic."""
     generator = numpy.random.default_rng(0)
     pairs = [
         (numpy.zeros(shape, dtype="f"), generator.standard_normal(shape, dtype="f"))
@@ -52,14 +52,18 @@ def yardstick(shapes):
         for average, weights in pairs:
             numpy.add(average, weights, out=average)
 
-    return Contestant(YARDSTICK, "yardstick", run)
+    return Candidate(YARDSTICK, "yardstick", run)
 
 
 @dataclass
-class Effort:
-    """How long to measure: at least so many rounds, then until the time is up.
+class Budget:
+    """The time budget of a measurement.
 
-    sample_seconds (float): Below this, the clock and its call would count.
+    seconds (float): The time after which no new round starts.
+    min_rounds (int): The minimum number of rounds, also if the time is over.
+    max_rounds (int): The maximum number of rounds.
+    sample_seconds (float): The minimum duration of a sample, so that the overhead of the clock
+        is negligible.
     """
 
     seconds: float = 5.0
@@ -68,14 +72,17 @@ class Effort:
     sample_seconds: float = 0.004
 
 
-QUICK = Effort(seconds=0.5, min_rounds=3, max_rounds=10, sample_seconds=0.001)
+QUICK = Budget(seconds=0.5, min_rounds=3, max_rounds=10, sample_seconds=0.001)
 
 
 def in_own_process(module, function, *args):
-    """Call a function in a fresh process, as libraries disturb each other: by their threads,
-    and by the memory that they do not give back.
+    """Call a function in a new process, because the threads and the memory of a library affect
+    measurements of other libraries.
 
-    module, function (str): By name, so that only the fresh process imports the module.
+    module (str): The name of the module, which only the new process imports.
+    function (str): The name of the function.
+    args (Any): The arguments.
+    RETURNS (Any): What the function returns.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_call, module, function, args).result()
@@ -85,95 +92,107 @@ def _call(module, function, args):
     return getattr(importlib.import_module(module), function)(*args)
 
 
-def measure_libraries(module, layouts, effort, runs):
-    """What `measure_library` of a module gives, each library in a process of its own.
+def measure_libraries(module, layouts, budget, runs):
+    """Call `measure_library` of a module for every library, each in a new process.
 
-    runs (list[tuple[str, int]]): The library, and on how many threads.
-    RETURNS (list[dict]): One entry per layout and whatever the library has to be measured.
+    module (str): The name of the module.
+    layouts (dict[str, list]): The shapes of the arrays by the name of the layout.
+    budget (Budget): The time budget.
+    runs (list[tuple[str, int]]): The libraries and their numbers of threads, 0 for all cores.
+    RETURNS (list[dict]): One entry per layout and implementation.
     """
     results = []
     for layout, shapes in layouts.items():
         for library, n_threads in runs:
             print(f"  {layout}: {library}, {n_threads or 'all'} thread(s)", flush=True)
-            rows = in_own_process(module, "measure_library", library, n_threads, shapes, effort)
+            rows = in_own_process(module, "measure_library", library, n_threads, shapes, budget)
             results += [{"layout": layout, **row} for row in rows]
     return results
 
 
 def set_threads(library, n_threads):
-    """Before the library has begun to calculate. 0 stands for as many as there are cores."""
+    """Set the number of threads of a library, 0 for all cores. Call it before the first
+    operation."""
     if library == "optax" and n_threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     elif importlib.util.find_spec("torch"):
-        # Not only for PyTorch's own processes: thinc_swa uses it for large arrays.
+        # Also for other libraries, because thinc_swa uses PyTorch for large arrays.
         import torch
 
         torch.set_num_threads(n_threads or os.cpu_count())
 
 
-def interleave(contestants, effort):
-    """Measure contestants in turns.
+def interleave(candidates, budget):
+    """Measure candidates in interleaved rounds.
 
-    contestants (list[Contestant]): The first is the yardstick of the others.
-    RETURNS (list[dict]): For each its name and kind, the seconds per run and the ratio to
-        the yardstick, as a dict of median, low and high (the quartiles). That of the
-        yardstick is to itself: how far it is from 1 is noise.
+    candidates (list[Candidate]): The candidates. The first is the yardstick of the others.
+    budget (Budget): The time budget.
+    RETURNS (list[dict]): The name and kind of each candidate, and the seconds per run and the
+        ratio to the yardstick as dicts of median, low and high (the quartiles). The ratio of
+        the yardstick to itself shows the noise.
     """
-    repeats = [_warm_up(contestant, effort) for contestant in contestants]
-    samples = [[] for _ in contestants]
-    neighbours = [[] for _ in contestants]
+    repeats = [_warm_up(candidate, budget) for candidate in candidates]
+    samples = [[] for _ in candidates]
+    neighbours = [[] for _ in candidates]
     gc.collect()
     gc.disable()
     start = time.perf_counter()
     n_rounds = 0
-    while n_rounds < effort.max_rounds and (
-        n_rounds < effort.min_rounds or time.perf_counter() - start < effort.seconds
+    while n_rounds < budget.max_rounds and (
+        n_rounds < budget.min_rounds or time.perf_counter() - start < budget.seconds
     ):
-        for i in in_turns(range(len(contestants)), n_rounds):
-            # Each has the yardstick right beside it, once before and once after.
+        for i in shuffled(range(len(candidates)), n_rounds):
+            # The yardstick is measured directly before or after, alternating.
             pair = [(neighbours[i], 0), (samples[i], i)]
             for results, which in pair if n_rounds % 2 else reversed(pair):
-                results.append(_sample(contestants[which], repeats[which]))
+                results.append(_sample(candidates[which], repeats[which]))
         n_rounds += 1
     gc.enable()
     return [
-        {"name": contestant.name, "kind": contestant.kind, **compare(own, other)}
-        for contestant, own, other in zip(contestants, samples, neighbours, strict=True)
+        {"name": candidate.name, "kind": candidate.kind, **compare(own, other)}
+        for candidate, own, other in zip(candidates, samples, neighbours, strict=True)
     ]
 
 
 def compare(samples, yardstick):
-    """Summaries of samples and of their ratios to those of a yardstick, one by one."""
+    """Summarize samples and their pairwise ratios to the samples of a yardstick."""
     ratios = [own / other for own, other in zip(samples, yardstick, strict=True)]
     return {"seconds": summary(samples), "ratio": summary(ratios), "rounds": len(samples)}
 
 
 def summary(values):
+    """The median and the quartiles ("low", "high") of values."""
     if len(values) == 1:
         return {"median": values[0], "low": values[0], "high": values[0]}
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "low": low, "high": high}
 
 
-def in_turns(values, n_round):
-    """The values in an order that differs from round to round, so that nobody always comes
-    first, nor always after the same one."""
+def shuffled(values, n_round):
+    """The values in random order, so that no candidate is always first or always follows the
+    same other candidate.
+
+    n_round (int): The seed.
+    """
     values = list(values)
     random.Random(n_round).shuffle(values)
     return values
 
 
-def _warm_up(contestant, effort):
-    """Let it compile, allocate and touch its memory. RETURNS (int): Runs per sample."""
-    contestant.prepare()
-    contestant.run()
-    seconds = min(_sample(contestant, 1) for _ in range(3))
-    return max(1, round(effort.sample_seconds / seconds))
+def _warm_up(candidate, budget):
+    """Run a candidate until it has compiled and allocated.
+
+    RETURNS (int): The number of runs per sample.
+    """
+    candidate.prepare()
+    candidate.run()
+    seconds = min(_sample(candidate, 1) for _ in range(3))
+    return max(1, round(budget.sample_seconds / seconds))
 
 
-def _sample(contestant, n_runs):
-    contestant.prepare()
-    run = contestant.run
+def _sample(candidate, n_runs):
+    candidate.prepare()
+    run = candidate.run
     start = time.perf_counter()
     for _ in range(n_runs):
         run()
@@ -181,16 +200,16 @@ def _sample(contestant, n_runs):
 
 
 class PeakMemory:
-    """A context that measures how much the memory of this process grows at most.
+    """A context that measures the peak growth of the memory of this process.
 
-    Its attribute `extra`, in bytes, is there afterwards. On Linux it is exact to the page,
-    elsewhere 0 as long as the process had needed more before.
+    The attribute `extra` is the result in bytes, after the context. On Linux it is exact to the
+    page. Elsewhere it is 0 if the process had a higher peak before.
     """
 
     def __enter__(self):
         gc.collect()
         try:
-            # Starts the record of the peak afresh.
+            # Reset the recorded peak.
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             pass
@@ -202,10 +221,10 @@ class PeakMemory:
 
 
 def peak_memory():
-    """The most memory that this process has had so far, in bytes."""
+    """The peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: on Linux it also counts what the parent process had at the start.
+        # On Linux ru_maxrss includes the memory of the parent process at the start.
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -1,5 +1,5 @@
-"""How much memory averaging needs: NumPy tells to the byte, others only what the whole process
-needs, so that each is measured in a fresh one."""
+"""Memory use of averaging. NumPy is measured with tracemalloc, other libraries by the growth of
+a new process."""
 
 import importlib
 import tracemalloc
@@ -10,8 +10,14 @@ from steps import PERIOD
 
 
 def measure_updates(shapes, libraries):
-    """RETURNS (list[dict]): For every implementation the most memory that it needs beyond
-    the weights, from the start through three updates, in copies of the parameters."""
+    """Measure the peak memory of every implementation beyond the weights, from the start
+    through three updates.
+
+    shapes (list[tuple[int, ...]]): The shapes of the parameters.
+    libraries (list[str]): The names of the libraries.
+    RETURNS (list[dict]): One entry per implementation, with "extra_bytes" (int), and "copies"
+        (float) in units of all parameters.
+    """
     results = []
     for library in libraries:
         try:
@@ -26,42 +32,47 @@ def measure_updates(shapes, libraries):
 
 
 def measure_update(library, i, shapes):
+    """Measure the implementation of index i in `PEERS` of a library."""
     module = importlib.import_module(f"updates_{library}")
     peer = module.PEERS[i]
     row = {"name": peer.name, "kind": peer.kind, "library": library}
     weights = module.make_weights(shapes)
     try:
-        # What is compiled or allocated only once is not counted.
-        _run_thrice(peer, weights)
+        # One-time compilation and allocation is not counted.
+        _run_three_times(peer, weights)
     except ImportError as error:
         return {**row, "missing": str(error)}
     if library == "numpy":
         tracemalloc.start()
-        _run_thrice(peer, weights)
+        _run_three_times(peer, weights)
         extra = tracemalloc.get_traced_memory()[1]
     else:
         with PeakMemory() as memory:
-            _run_thrice(peer, weights)
+            _run_three_times(peer, weights)
         extra = memory.extra
     copies = extra / (4 * count(shapes)) - peer.copies_weights
     return {**row, "extra_bytes": extra, "copies": copies}
 
 
-def _run_thrice(peer, weights):
+def _run_three_times(peer, weights):
     run = peer.build(weights)
     for _ in range(3):
         run()
 
 
 def peers(library):
-    """The indices of those to be measured."""
+    """The indices of the implementations to measure."""
     module = importlib.import_module(f"updates_{library}")
     return [i for i, peer in enumerate(module.PEERS) if peer.memory]
 
 
 def measure_optimizers(layouts):
-    """What an optimizer needs beyond the bare one. RETURNS (list[dict]): In bytes, "held"
-    between steps, and at the "peak" of any step, the first one left out and included."""
+    """Measure the memory of each optimizer beyond that of the bare one.
+
+    layouts (dict[str, list]): The shapes of the parameters by the name of the layout.
+    RETURNS (list[dict]): One entry per layout and optimizer, in bytes: "held" between steps,
+        "peak" in any step but the first, and "peak_with_first_step".
+    """
     from steps_thinc import BARE, OPTIMIZERS
 
     results = []

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Plots of a benchmark run."""
 
 import matplotlib
 
@@ -9,12 +9,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from report import OURS, THINC
 from updates import KINDS
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
+# The palette of Okabe and Ito, which is safe for colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C8C8C"
 
 
 def draw(results, path):
-    """Write a picture of those parts of a run that there are."""
+    """Plot the available parts of a run and save the figure."""
     panels = []
     if "updates" in results:
         panels += [_draw_updates(results["updates"], kind) for kind in KINDS]
@@ -38,7 +38,7 @@ def draw(results, path):
         axis.spines[["top", "right"]].set_visible(False)
     machine = results["machine"]
     figure.suptitle(
-        f"What averaging costs ({machine['processor']}, {machine['cores']} cores, "
+        f"Cost of averaging ({machine['processor']}, {machine['cores']} cores, "
         f"{machine['date']})",
         fontsize=15,
     )
@@ -47,7 +47,7 @@ def draw(results, path):
 
 
 def _largest_layout(rows):
-    """30 million, or what a quick run has in its place."""
+    """The name of the largest layout: 30 million, or a smaller one in a quick run."""
     layouts = [row["layout"] for row in rows]
     return "30 million" if "30 million" in layouts else layouts[-1]
 
@@ -133,7 +133,7 @@ def _draw_steps(rows):
 
     def panel(axis):
         _relative_bars(axis, rows)
-        axis.set_xlabel("more time than Adam alone")
+        axis.set_xlabel("additional time, relative to Adam")
         axis.set_title(f"A whole optimizer step, {layout}")
 
     return panel
@@ -145,14 +145,14 @@ def _draw_train(result):
     def panel(axis):
         _relative_bars(axis, rows, error="error")
         axis.axvline(0.02, color="black", linewidth=1, linestyle=":")
-        axis.set_xlabel("more time than Adam alone (dotted: target)")
+        axis.set_xlabel("additional time, relative to Adam (dotted: target)")
         axis.set_title("A whole spaCy training")
 
     return panel
 
 
 def _relative_bars(axis, rows, error=None):
-    """Bars of what a ratio is above 1."""
+    """Bars of ratios minus 1."""
     values = []
     for row in rows:
         value = {key: number - 1 for key, number in row["ratio"].items()}
@@ -171,10 +171,10 @@ def _relative_bars(axis, rows, error=None):
 
 
 def _bars(axis, names, values, colours, form):
-    """Horizontal bars with whiskers, the first on top."""
+    """Horizontal bars with error bars, the first one at the top."""
     places = range(len(names))
     medians = [value["median"] for value in values]
-    # A median of ratios lies between its quartiles, but for rounding.
+    # Rounding can move a median slightly outside its quartiles.
     whiskers = [
         [max(0.0, value["median"] - value["low"]) for value in values],
         [max(0.0, value["high"] - value["median"]) for value in values],

@@ -1,11 +1,11 @@
-"""The tables of a run, and whether its targets are met."""
+"""Report of a benchmark run in Markdown, and checks of the performance targets."""
 
 from updates import KINDS
 
 OURS = "thinc_swa"
 THINC = "Thinc NumpyOps.update_averages"
-# A measurement, not an implementation that somebody could use.
-NO_PEERS = (
+# Entries of the tables that are not other implementations.
+NOT_PEERS = (
     OURS,
     f"{OURS}, NumPy alone",
     f"{OURS}, check_finite=False",
@@ -13,7 +13,7 @@ NO_PEERS = (
     "compiled loop (Numba), checked",
 )
 
-# At most so many times the yardstick.
+# The maximum ratios to the yardstick.
 LIMITS = {
     "30 million": {"SWA": 1.15, "EMA": 1.6, "Lookahead": 2.0},
     "1 million": {"SWA": 1.3, "EMA": 2.0, "Lookahead": 2.5},
@@ -27,7 +27,11 @@ SHARE_OF_COPY = 0.70
 
 
 def check_targets(results):
-    """RETURNS (list[dict]): "target", "measured" and "verdict" (str) of each target."""
+    """Check the performance targets.
+
+    results (dict): The results of a run.
+    RETURNS (list[dict]): "target", "measured" and "verdict" (str) of each target.
+    """
     targets = []
     if "updates" in results:
         targets += _update_targets(results["updates"])
@@ -71,7 +75,7 @@ def _update_targets(rows):
                     _target(
                         f"{kind}, {layout}: at least {MIN_FASTER_THAN_THINC:g} times as fast "
                         "as Thinc's averaging",
-                        f"{times:.2f} times",
+                        f"{times:.2f} times as fast",
                         times >= MIN_FASTER_THAN_THINC,
                     )
                 )
@@ -83,7 +87,7 @@ def _peer_target(rows, layout, kind):
     peers = [
         row
         for row in _select(rows, layout=layout, kind=kind, n_threads=1)
-        if row["name"] not in NO_PEERS and "missing" not in row
+        if row["name"] not in NOT_PEERS and "missing" not in row
     ]
     if not ours or not peers:
         return []
@@ -168,25 +172,29 @@ def _gpu_targets(result):
 
 
 def to_markdown(results):
-    """RETURNS (str): The whole report."""
+    """Make the report of a run.
+
+    results (dict): The results of a run.
+    RETURNS (str): The report in Markdown.
+    """
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        "# What averaging costs",
+        "# Cost of averaging",
         "",
         f"Written by `python benchmarks/run.py` on {machine['date']}"
-        + (" (quick, so only rough)" if results["quick"] else "")
+        + (" (quick run with low precision)" if results["quick"] else "")
         + f". {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{machine['system']}, Python {machine['python']}; load average at the start "
         f"{machine['load']}. {versions}.",
         "",
         *_paragraphs(results.get("notes", [])),
-        "All numbers are medians over interleaved rounds; in square brackets are the "
-        "quartiles. The machine may change its speed from minute to minute, so compare ratios, "
-        "which come from one round each, rather than milliseconds. How it is measured: "
-        "[README](../README.md). All numbers: benchmark.json beside this file.",
+        "All numbers are medians over interleaved rounds, with quartiles in square brackets. "
+        "The speed of the machine may vary between rounds, so compare ratios, which are "
+        "computed within rounds, rather than milliseconds. The method is described in the "
+        "[README](../README.md). All numbers are in benchmark.json.",
         "",
-        "![A picture of these results](benchmark.png)",
+        "![Plots of these results](benchmark.png)",
     ]
     for part, write in SECTIONS.items():
         if results.get(part):
@@ -206,11 +214,11 @@ def _updates_section(rows):
         "## One update",
         "",
         "As multiples of the yardstick, `numpy.add(average, weights, out=average)`, on the "
-        "same shapes in the same process. One thread, or as many as there are cores where "
-        "a line says so. Lookahead's is a synchronisation, which writes two arrays. For "
-        "arrays of more than 32 thousand numbers thinc_swa uses PyTorch where it is "
-        "installed, as here; NumPy alone is what it does elsewhere. The compiled loop is no "
-        "part of the package; it shows what a fused kernel would bring.",
+        "same shapes in the same process, with one thread unless all cores are mentioned. An "
+        "update of Lookahead is a synchronisation, which writes two arrays. For arrays of more "
+        'than 32 thousand values thinc_swa uses PyTorch if it is installed; "NumPy alone" is '
+        "without PyTorch. The compiled loops are not part of the package; they show the speed "
+        "of a fused kernel.",
     ]
     layouts = list(dict.fromkeys(row["layout"] for row in rows))
     for kind in KINDS:
@@ -226,7 +234,7 @@ def _updates_section(rows):
     }
     table = [
         ["ms", *map(_milliseconds, yardsticks.values())],
-        ["against itself", *(_range(row["ratio"]) for row in yardsticks.values())],
+        ["ratio to itself", *(_range(row["ratio"]) for row in yardsticks.values())],
     ]
     lines += ["", "### The yardstick itself", "", *_table(["", *layouts], table)]
     return lines + _missing([row for row in rows if row["layout"] == layouts[0]])
@@ -236,9 +244,9 @@ def _steps_section(rows):
     lines = [
         "## A whole optimizer step",
         "",
-        "As multiples of the bare optimizer above it; the second number is in yardsticks. "
-        "One period of 10 steps is one sample, so freq 10 has one snapshot in each. "
-        '"Adam, again" is the same as Adam: what it differs by is noise.',
+        "As multiples of the bare optimizer; in parentheses as multiples of the yardstick. "
+        "Each sample is a period of 10 steps, so freq 10 has one snapshot per sample. "
+        '"Adam, again" is a second copy of Adam, and its difference from Adam is noise.',
     ]
     layouts = list(dict.fromkeys(row["layout"] for row in rows))
     table = []
@@ -283,11 +291,11 @@ def _calls_section(rows):
     return [
         "## A call for a tiny parameter",
         "",
-        "In µs per parameter, for 20 parameters of 10 numbers: the call alone, and with its "
+        "In µs per parameter, for 20 parameters of 10 values: the call only, and including the "
         "share of `step_schedules()`, where SWA and EMA take their snapshots. Each sample is a "
         "period of 10 steps.",
         "",
-        *_table(["", "call", "more than bare", "whole step", "more than bare"], table),
+        *_table(["", "call", "difference to Adam", "whole step", "difference to Adam"], table),
     ]
 
 
@@ -300,14 +308,14 @@ def _memory_section(result):
     lines = [
         "## Memory",
         "",
-        f"The most that an average needs beyond the weights, from its making through three "
+        f"The peak memory of an average beyond the weights, from its creation through three "
         f"updates, in copies of the parameters ({result['layout']}, one array).",
         "",
         *_table(["", "", "copies"], table),
         *_missing(result["updates"]),
         "",
-        "What a whole optimizer needs beyond bare Adam: one copy of the parameters, and so "
-        "many MiB more.",
+        "The memory of an optimizer beyond that of bare Adam and one copy of the parameters, "
+        "in MiB.",
     ]
     table = [
         [
@@ -321,7 +329,7 @@ def _memory_section(result):
         for row in result["optimizers"]
         if row["name"] != "Adam, again"
     ]
-    header = ["", "", "between steps", "peak in a step", "peak, the first step too"]
+    header = ["", "", "between steps", "peak", "peak with the first step"]
     return [*lines, "", *_table(header, table)]
 
 
@@ -338,15 +346,15 @@ def _train_section(result):
         ]
         for row in result["rows"]
     ]
-    header = ["", "ms per step", "ms per evaluation", "blocks of 10 steps", "all the time"]
+    header = ["", "ms per step", "ms per evaluation", "blocks of 10 steps", "total"]
     return [
         "## A whole spaCy training",
         "",
         f"The pipeline of configs/spacy/swa.cfg on {result['corpus']}: {result['n_steps']} "
-        f"steps of {result['words_per_step']:.0f} words with every optimizer, in turns, "
-        "averaging from the first step on. The ratios are to bare Adam and include the "
-        "evaluations (under the averages), but not the writing to the disk: the median over "
-        "blocks of 10 steps with its standard error, and the sum of everything. "
+        f"steps of {result['words_per_step']:.0f} words with every optimizer, interleaved, "
+        "with averaging from the first step on. The ratios to bare Adam include the "
+        "evaluations of the averages, but no writes to the disk: the median over "
+        "blocks of 10 steps with its standard error, and the ratio of the total times. "
         '"Adam, again" shows the noise.',
         "",
         *_table(header, table),
@@ -386,7 +394,7 @@ def _gpu_section(result):
         ]
         for row in result["rows"]
     ]
-    header = ["", "ms", "GB/s", "of the copy"]
+    header = ["", "ms", "GB/s", "relative to the copy"]
     return ["## GPU", "", result["device"], "", *_table(header, table)]
 
 
@@ -407,7 +415,7 @@ def _select(rows, **wanted):
 
 
 def _same(rows, row, layout):
-    """What belongs to a row in another layout."""
+    """The row of the same implementation in another layout."""
     keys = ("name", "kind", "library", "n_threads")
     (same,) = _select(rows, layout=layout, **{key: row[key] for key in keys})
     return same

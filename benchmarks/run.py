@@ -1,4 +1,4 @@
-"""Measure what averaging costs, next to everybody else. See README.md.
+"""Measure the cost of averaging, compared with other libraries. See README.md.
 
 python benchmarks/run.py [--quick] [--only NAME] [--output FOLDER]
 """
@@ -18,7 +18,7 @@ import report
 import shapes
 import steps
 import updates
-from measure import QUICK, Effort, in_own_process
+from measure import QUICK, Budget, in_own_process
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -31,17 +31,18 @@ def measure_updates(quick):
     if quick:
         layouts = {name: shapes.LAYOUTS[name] for name in ("10 thousand", "1 million")}
         return updates.measure(layouts, QUICK, [("numpy", 1), ("torch", 1), ("optax", 1)])
-    return updates.measure(shapes.LAYOUTS, Effort(), updates.RUNS)
+    return updates.measure(shapes.LAYOUTS, Budget(), updates.RUNS)
 
 
 def measure_growth(quick):
-    """With the number of parameters in one array, and of arrays for a million parameters."""
+    """Vary the number of parameters in one array, and the number of arrays of a million
+    parameters."""
     n_parameters = shapes.N_PARAMETERS[: 3 if quick else None]
     n_arrays = shapes.N_ARRAYS[: 3 if quick else None]
     layouts = {f"{n:,} x 1": shapes.split(n, 1) for n in n_parameters}
     layouts.update({f"1,000,000 / {n:,}": shapes.split(1_000_000, n) for n in n_arrays})
-    effort = QUICK if quick else Effort(seconds=1.5, min_rounds=5)
-    return updates.measure(layouts, effort, [("numpy", 1), ("torch", 1)])
+    budget = QUICK if quick else Budget(seconds=1.5, min_rounds=5)
+    return updates.measure(layouts, budget, [("numpy", 1), ("torch", 1)])
 
 
 def measure_steps(quick):
@@ -49,11 +50,11 @@ def measure_steps(quick):
     layouts = {name: shapes.LAYOUTS[name] for name in names}
     if quick:
         return steps.measure(layouts, QUICK, [("thinc", 1), ("torch", 1)])
-    return steps.measure(layouts, Effort(seconds=15, min_rounds=4), steps.RUNS)
+    return steps.measure(layouts, Budget(seconds=15, min_rounds=4), steps.RUNS)
 
 
 def measure_calls(quick):
-    return in_own_process("calls", "measure", QUICK if quick else Effort())
+    return in_own_process("calls", "measure", QUICK if quick else Budget())
 
 
 def measure_memory(quick):
@@ -96,7 +97,7 @@ def describe_machine():
     distributions = metadata.packages_distributions()
     for package in PACKAGES:
         try:
-            # CuPy's wheels have names of their own: cupy-cuda12x and the like.
+            # The names of CuPy's distributions vary, for example cupy-cuda12x.
             name = distributions.get(package, [package])[0]
             versions[package] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -128,18 +129,20 @@ def _memory():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small and rough, to try it out")
     parser.add_argument(
-        "--only", choices=list(PARTS), action="append", help="measure only this part"
+        "--quick", action="store_true", help="Small sizes and few rounds, for a test."
+    )
+    parser.add_argument(
+        "--only", choices=list(PARTS), action="append", help="Measure only this part."
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for benchmark.md, .json and .png; by default results/ beside this "
-        "script for a whole run, and none for a quick or a partial one",
+        help="Output folder of benchmark.md, .json and .png. Default: results/ for a full run, "
+        "none for a quick or partial one.",
     )
     parser.add_argument(
-        "--redraw", type=Path, metavar="JSON", help="only write the report of an earlier run"
+        "--redraw", type=Path, metavar="JSON", help="Only write the report of an earlier run."
     )
     arguments = parser.parse_args()
     output = arguments.output
@@ -166,7 +169,7 @@ def main():
         try:
             import plot
         except ImportError as error:
-            print(f"No picture: {error}", file=sys.stderr)
+            print(f"No plot: {error}", file=sys.stderr)
         else:
             plot.draw(results, output / "benchmark.png")
 

@@ -1,10 +1,10 @@
-"""What it costs to save an optimizer's state: memory and time, beside plain file writes.
+"""Measure the memory and time of saving an optimizer's state, compared with plain file writes.
 
     python benchmarks/save.py [--parameters 100_000_000] [--rounds 5] [--folder .]
 
-Each round writes the same bytes to the same disk twice, by `save_optimizer` and by plain writes
-with fsync, in turns. Memory is the process' peak while it saves, over what it held before.
-Needs about 20 bytes of memory and 32 bytes of disk per parameter. Linux only.
+Each round writes the same bytes to the same disk with `save_optimizer` and with plain writes
+and fsync, in alternating order. Memory is the peak growth of the process during a save. This
+needs about 20 bytes of memory and 32 bytes of disk space per parameter, and Linux.
 """
 
 import argparse
@@ -26,8 +26,8 @@ N_LAYERS = 10
 
 
 def make_state(n_parameters: int) -> tuple[Model, SWA, list[numpy.ndarray]]:
-    """A model of a few large layers, SWA around Adam, and the arrays of its state: two
-    moments and the average."""
+    """Make a model of a few large layers, SWA around Adam, and a list of the arrays of the
+    state: two moments and the average."""
     width = round((n_parameters / N_LAYERS) ** 0.5)
     model = chain(*[Linear(width, width) for _ in range(N_LAYERS)])
     model.initialize()
@@ -42,7 +42,7 @@ def make_state(n_parameters: int) -> tuple[Model, SWA, list[numpy.ndarray]]:
     return model, optimizer, arrays
 
 
-def write_plainly(path: Path, arrays: list[numpy.ndarray]) -> None:
+def write_with_fsync(path: Path, arrays: list[numpy.ndarray]) -> None:
     with path.open("wb") as file:
         for array in arrays:
             file.write(memoryview(array).cast("B"))
@@ -51,7 +51,7 @@ def write_plainly(path: Path, arrays: list[numpy.ndarray]) -> None:
 
 
 def memory(name: str) -> int:
-    """Bytes of memory of this process: VmRSS now, VmHWM at the peak."""
+    """The memory of this process in bytes: VmRSS is the current one, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
@@ -72,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parameters", type=int, default=100_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="Folder on the disk to measure."
+    )
     arguments = parser.parse_args()
     model, optimizer, arrays = make_state(arguments.parameters)
     n_bytes = sum(array.nbytes for array in arrays)
@@ -80,14 +82,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         saved, plain = Path(folder, "optimizer"), Path(folder, "raw")
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
+        Path("/proc/self/clear_refs").write_text("5")  # Reset the recorded peak.
         save_optimizer(saved, optimizer, model)
         extra = memory("VmHWM") - before
         for number in range(arguments.rounds):
-            # Each goes first as often as second, and both write new files.
+            # The order alternates, and both write new files.
             turns = [
                 (save_times, save_optimizer, saved, optimizer, model),
-                (plain_times, write_plainly, plain, arrays),
+                (plain_times, write_with_fsync, plain, arrays),
             ]
             for times, function, path, *rest in turns[:: 1 if number % 2 else -1]:
                 path.unlink(missing_ok=True)
@@ -104,10 +106,10 @@ def main() -> None:
     )
     print(
         f"Peak of extra memory while saving: {extra / 2**20:.1f} MiB, {extra / n_bytes:.3f} of "
-        "the state (at most 0.2 is the aim).\n"
+        "the state (target: at most 0.2).\n"
     )
-    print(f"Seconds, {arguments.rounds} rounds in turns (a ratio of at most 2 is the aim):\n")
-    print("| | median | least | most |\n|---|---|---|---|")
+    print(f"Seconds, {arguments.rounds} interleaved rounds (target: a ratio of at most 2):\n")
+    print("| | median | minimum | maximum |\n|---|---|---|---|")
     print(describe("save_optimizer", save_times))
     print(describe("plain writes and fsync", plain_times))
     print(describe("ratio, round by round", ratios))

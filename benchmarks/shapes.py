@@ -1,4 +1,4 @@
-"""The parameters that are averaged: how many, and in which shapes."""
+"""The shapes of the averaged parameters."""
 
 import math
 
@@ -8,7 +8,7 @@ def count(shapes):
     return sum(math.prod(shape) for shape in shapes)
 
 
-# A spaCy pipeline of tok2vec and ner, as in configs/spacy/swa.cfg, once initialised.
+# A spaCy pipeline of tok2vec and ner, as in configs/spacy/swa.cfg, after initialization.
 _ENCODER_LAYER = [(96, 3, 288), (96, 3), (96,), (96,)]
 SPACY_PIPELINE = (
     [(2000, 96), (1000, 96), (1000, 96), (1000, 96)]
@@ -17,7 +17,7 @@ SPACY_PIPELINE = (
     + [(3, 64, 2, 64), (64, 2), (1, 3, 64, 2), (6, 64), (6,), (64, 96), (64,)]
 )
 
-# RoBERTa-base: 125 million.
+# RoBERTa-base: 125 million parameters.
 _WIDTH, _HIDDEN = 768, 3072
 _LINEAR = [(_WIDTH, _WIDTH), (_WIDTH,)]
 _LAYER_NORM = [(_WIDTH,), (_WIDTH,)]
@@ -38,10 +38,11 @@ LAYOUTS = {
     "transformer": TRANSFORMER,
 }
 
-# The same million in more and more arrays, and more and more in one array.
+# Numbers of arrays for a million parameters, and numbers of parameters in one array.
 N_ARRAYS = [1, 10, 100, 1000, 10_000]
 N_PARAMETERS = [1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
 
 
 def split(n_parameters, n_arrays):
+    """The shapes of arrays of equal size."""
     return [(n_parameters // n_arrays,)] * n_arrays

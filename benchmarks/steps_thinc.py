@@ -1,7 +1,7 @@
 """Steps of Thinc's Adam, bare, with Thinc's averaging and with each of the wrappers."""
 
 import numpy
-from measure import Contestant
+from measure import Candidate
 from thinc.api import Adam
 
 from thinc_swa import EMA, SWA, Lookahead
@@ -24,24 +24,24 @@ def _adam():
     return Adam(0.001, use_averages=False)
 
 
-def make_contestants(shapes):
+def make_candidates(shapes):
     weights = random_arrays(shapes)
     gradient = random_arrays(shapes)
     template = random_arrays(shapes)
     optimizers = {name: make() for name, make in OPTIMIZERS.items()}
     first = optimizers[BARE]
     for optimizer in optimizers.values():
-        # What they all have is shared, or it would not fit into memory.
+        # The moments are shared to save memory.
         optimizer.mom1, optimizer.mom2 = first.mom1, first.mom2
 
     def refill():
-        # Thinc sets gradients to zero; and with zeros the moments would shrink until they
-        # are denormal numbers, which are slow.
+        # Thinc sets gradients to zero. With zero gradients the moments would become denormal
+        # numbers, which are slow.
         for key, array in gradient.items():
             array[...] = template[key]
 
     return [
-        Contestant(name, "step", make_step(optimizer, weights, gradient), refill)
+        Candidate(name, "step", make_step(optimizer, weights, gradient), refill)
         for name, optimizer in optimizers.items()
     ]
 

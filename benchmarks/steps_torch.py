@@ -1,7 +1,7 @@
 """Steps of PyTorch's fused AdamW, bare and with its `AveragedModel`."""
 
 import torch
-from measure import Contestant
+from measure import Candidate
 from torch.optim.swa_utils import (
     AveragedModel,
     get_ema_multi_avg_fn,
@@ -9,7 +9,7 @@ from torch.optim.swa_utils import (
 )
 
 
-def make_contestants(shapes):
+def make_candidates(shapes):
     torch.manual_seed(0)
     module = torch.nn.ParameterList(
         [torch.nn.Parameter(torch.empty(shape).normal_()) for shape in shapes]
@@ -40,4 +40,4 @@ def make_contestants(shapes):
         "+ AveragedModel, EMA, freq 1": with_average(1, ema),
         "+ AveragedModel, EMA, freq 10": with_average(10, ema),
     }
-    return [Contestant(name, "step", run) for name, run in runs.items()]
+    return [Candidate(name, "step", run) for name, run in runs.items()]

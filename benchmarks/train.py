@@ -1,6 +1,7 @@
-"""Whole training steps of a spaCy pipeline: the loop of `spacy train`, once per optimizer,
-all in one process, which take their steps in turns. Every one sees the same batches. So what
-disturbs the machine for longer than a step disturbs all of them, and 2 % can be seen.
+"""Training steps of a spaCy pipeline with the loop of `spacy train`, for every optimizer.
+
+All trainings run in one process on the same batches, interleaved step by step. Disturbances of
+the machine then affect all of them, and differences of 2 % can be measured.
 """
 
 import math
@@ -11,13 +12,13 @@ import time
 import warnings
 from pathlib import Path
 
-from measure import in_turns, summary
+from measure import shuffled, summary
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "spacy" / "swa.cfg"
 
-# Steps between evaluations, and in a block: what is compared is the time of whole blocks,
-# each of which has one snapshot of freq = 10.
+# The number of steps between evaluations, and the number of steps in a block. The times of
+# blocks are compared; with freq = 10 each block has one snapshot.
 EVAL_FREQUENCY = 100
 BLOCK = 10
 
@@ -31,10 +32,10 @@ def _wrapped(name, **arguments):
 
 OPTIMIZERS = {
     BARE: ADAM,
-    # How far apart two runs of the same are says how much noise there is.
+    # A second copy of the bare optimizer, to show the noise.
     "Adam, again": ADAM,
     "Adam(use_averages=True)": {**ADAM, "use_averages": True},
-    # Averaging from the first step on: the most that it can cost.
+    # Averaging from the first step on, which is the maximum cost.
     "SWA.v1, freq 10": _wrapped("SWA.v1", start_step=0, freq=10),
     "EMA.v1, freq 1": _wrapped("EMA.v1", freq=1),
     "EMA.v1, freq 10": _wrapped("EMA.v1", freq=10),
@@ -45,10 +46,10 @@ OPTIMIZERS = {
 def measure(n_steps):
     """Train with every optimizer.
 
-    n_steps (int): How many steps, a multiple of BLOCK.
+    n_steps (int): The number of steps, a multiple of BLOCK.
     RETURNS (dict): "corpus", "n_steps", "words_per_step" and "rows": for every optimizer the
-        seconds per step without evaluation, per evaluation, and the ratio of all the time of
-        a block, its evaluation included, to that of the bare optimizer.
+        seconds per step without evaluation, the seconds per evaluation, and the ratio of the
+        time of a block, evaluations included, to that of the bare optimizer.
     """
     sys.path.append(str(ROOT / "tests"))
     import corpus
@@ -58,7 +59,7 @@ def measure(n_steps):
         paths = corpus.write_corpus(Path(folder))
         runs = {name: _Run(optimizer, paths) for name, optimizer in OPTIMIZERS.items()}
         for step in range(n_steps):
-            for name in in_turns(runs, step):
+            for name in shuffled(runs, step):
                 runs[name].step()
             if step % EVAL_FREQUENCY == 0:
                 print(f"  step {step} of {n_steps}", flush=True)
@@ -88,14 +89,15 @@ def measure(n_steps):
 
 
 def _error_of_median(values):
-    """The standard error of a median, from the quartiles, as there are outliers."""
+    """The standard error of a median, estimated from the quartiles, which outliers do not
+    affect."""
     spread = summary(values)
     return 0.93 * (spread["high"] - spread["low"]) / math.sqrt(len(values))
 
 
 class _Run:
-    """One training, step by step, with what `spacy.training.loop.train` does except for
-    writing to the disk."""
+    """One training, step by step, like `spacy.training.loop.train` without writes to the
+    disk."""
 
     def __init__(self, optimizer, paths):
         from spacy import registry, util
@@ -112,7 +114,7 @@ class _Run:
         names = [training["train_corpus"], training["dev_corpus"]]
         train_corpus, dev_corpus = util.resolve_dot_names(config, names)
         self.n_words = 0
-        # Of every step: its seconds, and whether there was an evaluation.
+        # The seconds of every step, and whether it includes an evaluation.
         self.steps = []
         self._loop = train_while_improving(
             nlp,
@@ -144,7 +146,8 @@ class _Run:
 
 
 def _batches(examples, batcher):
-    """spaCy's batches, but shuffled by a generator of their own: all runs see the same."""
+    """spaCy's batches with a separate shuffling generator, so that all runs have the same
+    batches."""
     shuffler = random.Random(0)
     epoch = 0
     while True:

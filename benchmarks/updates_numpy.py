@@ -1,5 +1,8 @@
-"""Averages of NumPy arrays: ours, the naive formula, Thinc's, and loops that Numba compiles,
-which are not part of the package: they show what a compiled kernel would bring."""
+"""Averages of NumPy arrays: this package, the naive formula, Thinc, and compiled loops.
+
+The loops are compiled by Numba. They are not part of the package, and show the speed of a fused
+kernel.
+"""
 
 import numpy
 from thinc.api import NumpyOps
@@ -28,7 +31,7 @@ def _copies(weights):
 
 
 def _ours(decay, **settings):
-    """Snapshots as they are late in a training: the first ones cost less."""
+    """Snapshots late in a training, because the first ones cost less."""
 
     def build(weights):
         average = RunningAverage(**settings)
@@ -61,7 +64,7 @@ def _our_lookahead_unchecked(weights):
 
 
 def _without_torch(build):
-    """Ours where PyTorch is not installed: NumPy alone."""
+    """This package without PyTorch."""
 
     def build_without(weights):
         run = build(weights)
@@ -115,7 +118,7 @@ def _naive_lookahead(weights):
 def _thinc(weights):
     pairs = _copies(weights)
     ops = NumpyOps()
-    # Late enough for the decay to be Thinc's final one, 0.9999.
+    # The number of updates at which Thinc's decay has reached its maximum, 0.9999.
     n_updates = 1_000_000
 
     def run():
@@ -148,7 +151,7 @@ def _mean_loop(average, array, factor):
 
 
 def _checked_mean_loop(average, array, factor):
-    # x - x is 0, or NaN if x is not finite.
+    # x - x is 0 if x is finite, else NaN.
     total = numpy.float32(0)
     for i in range(average.size):
         value = array[i]
@@ -169,7 +172,7 @@ def _numba_mean(weights):
 
 
 def _numba_checked_mean(weights):
-    # What is not finite must not be optimized away.
+    # Without the flags that allow the compiler to assume finite numbers.
     fast = {"reassoc", "contract", "nsz", "arcp"}
     return _numba(_checked_mean_loop, numpy.float32(1 - DECAY), fastmath=fast)(weights)
 

@@ -1,5 +1,5 @@
-"""Averages of JAX arrays by optax, compiled, with donated buffers: the results may take the
-place of the arguments."""
+"""Averages of JAX arrays by optax, compiled, with donated buffers: results may overwrite
+arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def make_weights(shapes):
 
 
 def _repeat(update, state):
-    """A function that brings the state on by one update and waits for it."""
+    """A function that applies one update to the state and waits for the result."""
 
     def run():
         nonlocal state
@@ -31,7 +31,7 @@ def _copy(weights):
 
 
 def _incremental_swa(weights):
-    # The step size 1 / (n + 1) is an argument, as it differs from update to update.
+    # The step size 1 / (n + 1) is an argument, because it differs between updates.
     update = jax.jit(optax.incremental_update, donate_argnums=1)
     n_averaged = 1
 
@@ -50,7 +50,7 @@ def _incremental_ema(weights):
 
 def _ema(weights):
     transformation = optax.ema(DECAY, debias=False)
-    # It returns the averages twice, the second time in its state; one of them is enough.
+    # The averages are returned twice; only those in the state are used.
     update = jax.jit(
         lambda state, weights: transformation.update(weights, state)[1], donate_argnums=0
     )
@@ -58,7 +58,7 @@ def _ema(weights):
 
 
 def _lookahead(weights):
-    # Every update synchronises, and the optimizer inside does nothing.
+    # Every update is a synchronisation, and the inner optimizer does nothing.
     optimizer = optax.lookahead(optax.identity(), sync_period=1, slow_step_size=PULLBACK)
 
     def synchronise(state):

@@ -1,4 +1,4 @@
-"""Averages of PyTorch tensors: PyTorch's own and those of well-known libraries."""
+"""Averages of PyTorch tensors by PyTorch and other libraries."""
 
 import importlib.util
 from pathlib import Path
@@ -48,7 +48,7 @@ def _ema_pytorch(module):
 
     average = EMA(module, beta=DECAY, update_after_step=0, update_every=1, use_foreach=True)
     average.update()
-    # The decay grows with the number of updates; late enough, it is the final one.
+    # The number of updates at which the decay has reached its maximum.
     average.step.fill_(100_000)
     return average.update
 
@@ -72,14 +72,14 @@ def _timm_lookahead(module):
 
 def _optimizer(module):
     for parameter in module:
-        # Only parameters with a gradient are synchronised. This one takes no memory.
+        # Only parameters with a gradient are synchronised. An expanded gradient needs no
+        # memory.
         parameter.grad = torch.zeros(1).expand(parameter.shape)
     return torch.optim.AdamW(module.parameters())
 
 
 def _timm(path):
-    """A module of timm by its file: these need nothing but PyTorch, while timm as a whole
-    needs torchvision."""
+    """Import a module of timm from its file, because the package timm requires torchvision."""
     spec = importlib.util.find_spec("timm")
     if spec is None:
         raise ImportError("No module named 'timm'")
@@ -92,7 +92,7 @@ def _timm(path):
 
 PEERS = [
     Peer("torch AveragedModel", "SWA", _averaged_model()),
-    # On the CPU it is not what one gets without asking.
+    # On the CPU this is not the default.
     Peer("torch AveragedModel, multi_avg_fn", "SWA", _averaged_model(get_swa_multi_avg_fn())),
     Peer("torch AveragedModel", "EMA", _averaged_model(get_ema_multi_avg_fn(DECAY))),
     Peer("timm ModelEmaV3", "EMA", _timm_ema),

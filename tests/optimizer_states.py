@@ -1,4 +1,4 @@
-"""What an optimizer is, read from its attributes without the help of the package."""
+"""The state of an optimizer, read from its attributes independently of the serialization."""
 
 import dataclasses
 import itertools
@@ -13,15 +13,15 @@ from thinc_swa import OptimizerWrapper
 from thinc_swa.schedules.compat import Schedule
 from thinc_swa.schedules.learn_rate import current_rate
 
-# How far a generator of Thinc 9.1 is follows from the step at the next call.
-GENERATOR = ("generator", "last_step", "last_value")
+# Attributes of a wrapped generator of Thinc 9.1, which follow from the step at the next call.
+GENERATOR_ATTRS = ("generator", "last_step", "last_value")
 OPTIMIZER_SLOTS = [name for name in Optimizer.__slots__ if name != "schedules"]
 X = numpy.random.RandomState(0).uniform(-1, 1, (8, 5)).astype("f")
 Y = numpy.eye(3, dtype="f")[numpy.arange(8) % 3]
 
 
 def keys_of(model):
-    """The optimizer's keys, in an order that is the same in every process."""
+    """The weights of all parameters by key, in an order that is the same in every process."""
     roots = [model] if hasattr(model, "walk") else [pipe.model for _, pipe in model.pipeline]
     keys = {}
     for node in itertools.chain(*(root.walk() for root in roots)):
@@ -35,6 +35,7 @@ def keys_of(model):
 
 
 def levels_of(optimizer):
+    """The nested optimizers, outermost first."""
     levels = [optimizer]
     while isinstance(levels[-1], OptimizerWrapper):
         levels.append(levels[-1].optimizer)
@@ -42,9 +43,9 @@ def levels_of(optimizer):
 
 
 def state_of(optimizer, model):
-    """Weights, moments, counts, averages, learning rates: all that an optimizer has in its
-    attributes, whether it is known to be saved or not, as flat names and plain values. The
-    ids of parameters are replaced by their positions in the model."""
+    """All attributes of an optimizer and the weights of a model, as plain values by flat names:
+    weights, moments, counts, averages and learning rates. Keys of parameters are replaced by
+    their positions in the model."""
     keys = keys_of(model)
     positions = {key: position for position, key in enumerate(keys)}
     state = {}
@@ -61,15 +62,15 @@ def state_of(optimizer, model):
             state[name] = (value.dtype.name, value.shape, value.tobytes())
         elif Schedule is not None and isinstance(value, Schedule):
             state[name] = value.name
-            add(name, {n: v for n, v in value.attrs.items() if n not in GENERATOR})
+            add(name, {n: v for n, v in value.attrs.items() if n not in GENERATOR_ATTRS})
         elif dataclasses.is_dataclass(value):
             add(name, dataclasses.asdict(value))
         elif isinstance(value, Optimizer) and not isinstance(value, OptimizerWrapper):
             add(name, {n: getattr(value, n) for n in OPTIMIZER_SLOTS if hasattr(value, n)})
         elif hasattr(type(value), "__slots__"):
             names = [n for c in type(value).__mro__ for n in c.__dict__.get("__slots__", ())]
-            if "_displaced" in names:
-                names.remove("_displaced")  # Only to undo what the first step took for steps.
+            if "_original" in names:
+                names.remove("_original")  # It is used only to undo the first step.
             if getattr(value, "_target", None) is not None:
                 names.remove("_source")  # A constant learning rate does not use it.
             add(name, {n: getattr(value, n) for n in names})
@@ -78,7 +79,7 @@ def state_of(optimizer, model):
 
     for depth, level in enumerate(levels_of(optimizer)):
         if isinstance(level, OptimizerWrapper):
-            # `_averages` only remembers what was read last, `_choices` what was asked for.
+            # `_averages` and `_choices` are caches.
             names = set(level.__getstate__()) - {"optimizer", "_averages", "_choices"}
             add(str(depth), {name: getattr(level, name) for name in sorted(names)})
         else:
@@ -91,12 +92,14 @@ def state_of(optimizer, model):
 
 
 def assert_same(actual, expected):
+    """Compare two results of `state_of`."""
     assert set(actual) == set(expected)
     different = [name for name in expected if actual[name] != expected[name]]
     assert not different, [(actual[name], expected[name]) for name in different[:3]]
 
 
 def make_pipeline():
+    """A small spaCy pipeline with a tagger and a named entity recognizer."""
     import spacy
 
     fix_random_seed(0)
@@ -112,6 +115,7 @@ def make_pipeline():
 
 
 def make_examples(nlp):
+    """Three annotated texts."""
     from spacy.training import Example
 
     texts = ["red Levis jeans", "my old Nike shoes", "cheap socks"]

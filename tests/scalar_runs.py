@@ -1,11 +1,11 @@
-"""Trainings of one weight that can be followed by hand."""
+"""Hand-traceable trainings of a single weight."""
 
 import numpy
 import pytest
 
 
 def scalar_run(optimizer, n_steps):
-    """One weight that starts at 1 and goes down by 0.1 a step: 0.9, 0.8, 0.7, ..."""
+    """Train one weight that starts at 1 and decreases by 0.1 per step: 0.9, 0.8, 0.7, ..."""
     weights = numpy.ones((1,), dtype="f")
     for _ in range(n_steps):
         weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
@@ -14,4 +14,5 @@ def scalar_run(optimizer, n_steps):
 
 
 def averaged(optimizer):
+    """The average of the weight, for an approximate comparison."""
     return pytest.approx(float(optimizer.averages[1, "W"][0]), abs=1e-6)

@@ -1,4 +1,4 @@
-"""A small Thinc model, and its training."""
+"""A small Thinc model and a training loop."""
 
 import numpy
 from thinc.api import (
@@ -14,13 +14,14 @@ Y = numpy.eye(3, dtype="f")[numpy.arange(8) % 3]
 
 
 def make_model():
-    """Nested, with a layer that stands in two places."""
+    """A model with nested layers and a layer that occurs twice."""
     shared = Relu(6, 6)
     model = chain(Relu(6), residual(shared), shared, concatenate(Relu(4), Relu(5)), Softmax(3))
     return model.initialize(X)
 
 
 def train(model, optimizer, n_steps=7, inputs=X):
+    """Train a model on the same batch in each step."""
     for _ in range(n_steps):
         predicted, backprop = model.begin_update(inputs)
         backprop((predicted - Y) / len(Y))
@@ -29,7 +30,7 @@ def train(model, optimizer, n_steps=7, inputs=X):
 
 
 def parameters(model):
-    """All Thinc parameters, the arrays themselves."""
+    """The weights of all Thinc parameters, not copies, by key."""
     return {
         (node.id, name): node.get_param(name)
         for node in model.walk()

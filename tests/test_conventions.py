@@ -1,4 +1,4 @@
-"""The numbers of docs/conventions.md, from the libraries themselves."""
+"""The numbers of docs/conventions.md, computed by the libraries."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ N_STEPS = len(WEIGHTS)
 
 
 def by_thinc(optimizer, n_steps=N_STEPS):
-    """The averages after each step, of a weight that starts at 1 and goes down by 0.1."""
+    """The averages after each step of a weight that starts at 1 and decreases by 0.1."""
     weights, averages = numpy.ones((1,), dtype="f"), []
     for _ in range(n_steps):
         weights, _ = optimizer((1, "W"), weights, numpy.ones((1,), dtype="f"))
@@ -116,7 +116,7 @@ def rates_of_torch():
 
 
 def by_formula(first):
-    """The formula of an exponential moving average from its first value on."""
+    """first (float | None): The initial average. None means the first weight."""
     averages, average = [], first
     for value in WEIGHTS:
         average = value if average is None else 0.5 * average + 0.5 * value
@@ -144,7 +144,7 @@ ROWS = {
 
 
 def table_rows():
-    """The rows of the page that have numbers, by the name in their first cell."""
+    """The numeric cells of the table rows that have any, by the first cell."""
     rows = {}
     for line in PAGE.read_text(encoding="utf8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -154,16 +154,16 @@ def table_rows():
     return rows
 
 
-def test_every_row_is_computed():
+def test_every_table_row_is_computed():
     assert set(table_rows()) == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_numbers_of_the_page(name):
+def test_numbers_of_the_documentation_are_correct(name):
     assert ROWS[name]() == pytest.approx(table_rows()[name], abs=6e-5)
 
 
-def test_snapshots_count_from_the_start():
+def test_snapshots_are_counted_from_start_step():
     optimizer = SWA(SGD(0.1), start_step=5, freq=2)
     weights, counts = numpy.ones((1,), dtype="f"), []
     for _ in range(10):

@@ -636,7 +636,7 @@ def test_a_pipeline_that_makes_an_optimizer_for_itself(name, corpus):
     example = next(iter(Corpus(corpus["paths.train"])(nlp)))
     assert isinstance(nlp.initialize(lambda: [example]), Optimizer)
     assert "total_steps='${training.max_steps}'" in repr(nlp.resume_training())
-    with pytest.raises(ValueError, match="a variable that spaCy has not filled in"):
+    with pytest.raises(ValueError, match="total_steps is unresolved"):
         nlp.update([example])
     nlp.update([example], sgd=SWA(Adam(0.001), start_step=0))
 

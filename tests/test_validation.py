@@ -1,4 +1,4 @@
-"""Bad arguments: the same clear error from Python and from a config."""
+"""Invalid arguments raise the same error in Python and in a config."""
 
 import json
 
@@ -13,8 +13,8 @@ NOT_INT = [5.7, 5.0, True, "five", None]
 NOT_STEP = [0.0, 1.0, 1.5, 750.0, -0.5, -1, True, "half"]
 LENGTH = {"total_steps": 100}
 
-# The optimizer, its arguments, and what the message has to say.
-BAD = [
+# The optimizer, its arguments, and the expected parts of the message.
+INVALID = [
     *[
         (name, {"freq": value}, ["freq must be an int >= 1, but was", repr(value)])
         for name in ("SWA", "EMA", "Lookahead")
@@ -160,8 +160,8 @@ def make_from_config(name, arguments):
 
 
 @pytest.mark.parametrize("make", [make, make_from_config])
-@pytest.mark.parametrize("name, arguments, words", BAD, ids=lambda value: str(value)[:60])
-def test_bad_arguments(make, name, arguments, words):
+@pytest.mark.parametrize("name, arguments, words", INVALID, ids=lambda value: str(value)[:60])
+def test_invalid_arguments_are_refused(make, name, arguments, words):
     with pytest.raises(ValueError) as error:
         make(name, arguments)
     assert not isinstance(error.value, ConfigValidationError)
@@ -169,8 +169,8 @@ def test_bad_arguments(make, name, arguments, words):
         assert word in str(error.value)
 
 
-def test_a_number_in_quotes_is_a_string():
-    """Only from Python: the configs of Thinc 9.1 make a number of it by themselves."""
+def test_numbers_in_strings_are_refused():
+    """Only in Python: the config system of Thinc 9.1 converts strings to numbers."""
     with pytest.raises(ValueError, match="freq must be an int >= 1, but was '5'"):
         make("SWA", {"freq": "5"})
     with pytest.raises(ValueError, match="decay must be a number .*, but was '0.9'"):
@@ -178,21 +178,21 @@ def test_a_number_in_quotes_is_a_string():
 
 
 @pytest.mark.parametrize("value", [numpy.nan, numpy.inf])
-def test_not_finite(value):
+def test_non_finite_numbers_are_refused(value):
     for name, argument in [("EMA", "decay"), ("EMA", "half_life"), ("SWA", "learn_rate")]:
         with pytest.raises(ValueError, match=f"{argument} must be a number"):
             make(name, {argument: value})
 
 
-def test_a_bad_argument_leaves_the_wrapped_optimizer_alone():
-    for name, arguments, _ in BAD:
+def test_wrapped_optimizer_is_unchanged_after_an_error():
+    for name, arguments, _ in INVALID:
         optimizer = Adam()
         with pytest.raises(ValueError):
             CLASSES[name](optimizer, **arguments)
         assert optimizer.averages == {}
 
 
-GOOD = [
+VALID = [
     ("SWA", {"start_step": 0}),
     ("SWA", {"start_step": 0.75, "end_step": 0.9, "total_steps": 100}),
     ("SWA", {"start_step": 3, "learn_rate": 0}),
@@ -205,17 +205,17 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("name, arguments", GOOD, ids=str)
-def test_values_at_the_edge(name, arguments):
+@pytest.mark.parametrize("name, arguments", VALID, ids=str)
+def test_boundary_values_are_accepted(name, arguments):
     assert repr(make(name, arguments)) == repr(make_from_config(name, arguments))
 
 
-def test_integers_of_numpy_are_integers():
+def test_numpy_integers_are_accepted():
     optimizer = SWA(SGD(0.1), start_step=numpy.int64(3), freq=numpy.int32(2))
     assert repr(optimizer) == "SWA(Optimizer(learn_rate=0.1), start_step=3, freq=2)"
 
 
-def test_a_config_must_say_when_swa_starts():
+def test_swa_config_requires_start_step():
     with pytest.raises(ConfigValidationError, match="start_step"):
         registry.resolve(
             {"optimizer": {"@optimizers": "SWA.v1", "optimizer": {"@optimizers": "Adam.v1"}}}
@@ -224,11 +224,11 @@ def test_a_config_must_say_when_swa_starts():
         make_from_config("SWA", {"start_step": None})
 
 
-def test_a_config_with_an_unknown_argument():
+def test_config_with_an_unknown_argument_is_refused():
     with pytest.raises(ConfigValidationError, match="frequency"):
         make_from_config("EMA", {"frequency": 3})
 
 
-def test_a_config_that_wraps_something_else():
+def test_config_that_wraps_no_optimizer_is_refused():
     with pytest.raises(ConfigValidationError, match="[oO]ptimizer"):
         registry.resolve({"optimizer": {"@optimizers": "EMA.v1", "optimizer": 3}})

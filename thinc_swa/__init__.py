@@ -23,7 +23,8 @@ from .schedules.one_cycle import one_cycle, one_cycle_momentum
 from .schedules.phases import phases
 from .schedules.plots import plot_schedule
 from .schedules.swa_anneal import swa_anneal
-from .serialization.optimizer_state import forget_missing, load_optimizer, save_optimizer
+from .serialization.optimizer_state import load_optimizer, save_optimizer
+from .serialization.removed_parameters import forget_missing
 
 __all__ = [
     "EMA",

@@ -1,4 +1,4 @@
-"""Averages in a model: swapped in, written in, and taken out again."""
+"""`use_averages` and `apply_averages` on Thinc models."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ def optimizer(request):
     return WRAPPERS[request.param]()
 
 
-def test_use_averages(optimizer):
+def test_use_averages_swaps_weights_and_restores_them(optimizer):
     model = make_model()
     train(model, optimizer)
     own, before = parameters(model), to_numpy(parameters(model))
@@ -51,7 +51,7 @@ def test_use_averages(optimizer):
     numpy.testing.assert_array_equal(model.predict(X), averaged)
 
 
-def test_whatever_happens_inside(optimizer):
+def test_weights_are_restored_after_exceptions_and_assignments(optimizer):
     model = make_model()
     train(model, optimizer)
     before = to_numpy(parameters(model))
@@ -67,7 +67,7 @@ def test_whatever_happens_inside(optimizer):
     train(model, optimizer)
 
 
-def test_nothing_inside_changes_the_averages(optimizer):
+def test_changes_inside_use_averages_do_not_affect_averages(optimizer):
     model = make_model()
     train(model, optimizer)
     before, averages = to_numpy(parameters(model)), optimizer.averages
@@ -82,7 +82,7 @@ def test_nothing_inside_changes_the_averages(optimizer):
     assert_equal(optimizer.averages, kept)
 
 
-def test_a_second_entry_is_an_error(optimizer):
+def test_nested_use_averages_is_refused(optimizer):
     model, other = make_model(), make_model()
     train(model, optimizer)
     before = to_numpy(parameters(model))
@@ -102,8 +102,8 @@ def test_a_second_entry_is_an_error(optimizer):
         pass
 
 
-def test_overlapping_tasks_leave_no_averages_behind(optimizer):
-    """The first one to enter is the first one to leave."""
+def test_overlapping_asynchronous_tasks_are_refused(optimizer):
+    """The second of two overlapping tasks fails, and the weights are restored."""
     model, entered, failed = make_model(), [], []
     train(model, optimizer)
     before = to_numpy(parameters(model))
@@ -125,8 +125,8 @@ def test_overlapping_tasks_leave_no_averages_behind(optimizer):
     assert_equal(parameters(model), before)
 
 
-def test_training_goes_on_from_applied_averages():
-    """Lookahead does not pull back to where its slow weights were before."""
+def test_lookahead_continues_from_applied_averages():
+    """The slow weights are set to the applied averages."""
     model = Linear(1, 1).initialize()
     lookahead = Lookahead(SGD(1.0, use_averages=False), freq=2)
     optimizer = SWA(lookahead, start_step=1)
@@ -148,12 +148,12 @@ def test_training_goes_on_from_applied_averages():
             apply_averages(model, optimizer)
             assert_equal(lookahead.averages, parameters(model))
         values.append(float(model.get_param("W")[0, 0]))
-    # 3, and 2 is pulled back to 3; then 2. The mean of 3, 3 and 2 is 8 / 3; one update on
-    # there is half the way back to it.
+    # Updates give 3, then 2, pulled back to 3, then 2. The applied mean of 3, 3, 2 is 8 / 3.
+    # The next update gives 8 / 3 - 1, pulled back halfway to 8 / 3.
     assert values == pytest.approx([3, 3, 8 / 3, 8 / 3 - 0.5, 8 / 3 - 1.5])
 
 
-def test_training_under_the_averages_does_not_train_them():
+def test_training_inside_use_averages_does_not_affect_averages():
     results = []
     for is_trained in (True, False):
         model, optimizer = make_model(), SWA(SGD(0.1), start_step=0)
@@ -170,8 +170,8 @@ def test_training_under_the_averages_does_not_train_them():
         numpy.testing.assert_array_equal(array, other)
 
 
-def test_averages_applied_to_a_part_of_the_model():
-    """Lookahead's slow weights of the other part stay."""
+def test_apply_averages_to_a_part_of_the_model():
+    """The slow weights of the other part are unchanged."""
     model = make_model()
     optimizer = SWA(Lookahead(SGD(0.1, use_averages=False), freq=2), start_step=1)
     train(model, optimizer)
@@ -184,7 +184,7 @@ def test_averages_applied_to_a_part_of_the_model():
             assert_equal({key: array}, {key: slow[key]})
 
 
-def test_applied_averages_are_copies_in_place(optimizer):
+def test_apply_averages_copies_in_place(optimizer):
     model = make_model()
     train(model, optimizer)
     own = parameters(model)
@@ -195,7 +195,7 @@ def test_applied_averages_are_copies_in_place(optimizer):
     assert_equal(parameters(model), averages)
 
 
-def test_without_averages_nothing_happens():
+def test_without_averages_weights_are_unchanged():
     model, optimizer = make_model(), SWA(Adam(use_averages=False))
     train(model, optimizer)
     before = to_numpy(parameters(model))
@@ -205,7 +205,7 @@ def test_without_averages_nothing_happens():
     assert_equal(parameters(model), before)
 
 
-def test_parameters_without_an_average_are_left_alone(optimizer):
+def test_parameters_without_an_average_are_unchanged(optimizer):
     left, right = Softmax(3, 5), Linear(3, 5).initialize()
     left.initialize()
     model = concatenate(left, right)
@@ -217,8 +217,8 @@ def test_parameters_without_an_average_are_left_alone(optimizer):
     assert any((now[key] != before[key]).any() for key in parameters(left))
 
 
-def test_lower_precision():
-    """The averages of float16 weights are float32; the model stays what it is."""
+def test_float16_models_stay_float16():
+    """The averages of float16 weights are float32."""
     model = Linear(3, 5).initialize()
     for name in model.param_names:
         model.set_param(name, model.get_param(name).astype("float16"))
@@ -234,7 +234,7 @@ def test_lower_precision():
 
 
 @pytest.mark.parametrize("function", [use_averages, apply_averages])
-def test_errors(function):
+def test_invalid_arguments_are_refused(function):
     def call(model, optimizer):
         result = function(model, optimizer)
         if function is use_averages:
@@ -244,12 +244,12 @@ def test_errors(function):
     model, optimizer = make_model(), SWA(Adam(0.1), start_step=0)
     train(model, optimizer)
     before = to_numpy(parameters(model))
-    for nothing in (None, "model", optimizer):
+    for invalid in (None, "model", optimizer):
         with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language"):
-            call(nothing, optimizer)
-    for nothing in (None, optimizer.averages, Adam):
-        with pytest.raises(TypeError, match="come from a Thinc Optimizer, but got"):
-            call(model, nothing)
+            call(invalid, optimizer)
+    for invalid in (None, optimizer.averages, Adam):
+        with pytest.raises(TypeError, match="are taken from a Thinc Optimizer, but got"):
+            call(model, invalid)
     other = make_model()
     with pytest.raises(ValueError, match="10 parameters, but none of them belongs"):
         call(other, optimizer)
@@ -262,7 +262,7 @@ def test_errors(function):
     assert_equal(parameters(model), before)
 
 
-def test_batch_norm_is_a_no_op_without_any():
+def test_update_batch_norm_without_layers_reads_no_data():
     def unread():
         raise AssertionError("read")
         yield
@@ -273,7 +273,7 @@ def test_batch_norm_is_a_no_op_without_any():
         update_batch_norm("model", [])
 
 
-def test_a_model_is_what_thinc_says_it_is():
+def test_subclasses_of_model_are_accepted():
     class Special(Model):
         pass
 

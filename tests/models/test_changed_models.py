@@ -1,4 +1,4 @@
-"""Models that change in the middle of training: layers are replaced, components removed."""
+"""Changes of models during training: replaced layers, removed components, added labels."""
 
 import gc
 import weakref
@@ -42,16 +42,16 @@ INNERMOST = {"Adam": lambda: Adam(0.1), "RAdam": lambda: RAdam(0.1)}
 
 
 def make_model(n_layers=1):
-    """The layers after the first one replace each other in the same place."""
+    """n_layers (int): The number of layers that were last in the model, one after another."""
     fix_random_seed(0)
     model = chain(Relu(6, 5), Softmax(3, 6)).initialize()
     for _ in range(1, n_layers):
-        change(model)
+        replace_last_layer(model)
     return model
 
 
-def change(model):
-    """Replace the last layer, as spaCy does to resize it."""
+def replace_last_layer(model):
+    """Replace the last layer by a new one, as spaCy does to resize it."""
     layer = Softmax(3, 6).initialize()
     layer.set_param("W", model.layers[-1].get_param("W") + 1)
     model.layers[-1] = layer
@@ -67,7 +67,7 @@ def train(model, optimizer, start, stop):
 
 
 def resume(optimizer, model, other, other_model, folder):
-    """Save an optimizer and load it into another one, for a copy of the model."""
+    """Save an optimizer and load it into another one, with a copy of the model."""
     save_optimizer(folder / "optimizer", optimizer, model)
     other_model.from_bytes(model.to_bytes())
     load_optimizer(folder / "optimizer", other, other_model)
@@ -75,29 +75,29 @@ def resume(optimizer, model, other, other_model, folder):
 
 @pytest.mark.parametrize("make", INNERMOST.values(), ids=INNERMOST)
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_training_goes_on_with_another_layer(wrap, make, tmp_path):
+def test_resume_after_a_layer_was_replaced_is_bit_identical(wrap, make, tmp_path):
     model, optimizer = make_model(), wrap(make())
     train(model, optimizer, 0, 4)
     old = set(keys_of(model))
-    change(model)
+    replace_last_layer(model)
     train(model, optimizer, 4, 8)
     with pytest.raises(
         ValueError, match=r"2 parameters .* call forget_missing\(optimizer, mod"
     ):
         save_optimizer(tmp_path / "optimizer", optimizer, model)
     assert list(tmp_path.iterdir()) == []
-    dead = old - set(keys_of(model))
-    assert len(dead) == 2
+    removed = old - set(keys_of(model))
+    assert len(removed) == 2
     arrays = [
         weakref.ref(moments[key])
         for moments in (optimizer.mom1, optimizer.mom2)
-        for key in dead
+        for key in removed
     ]
     assert forget_missing(optimizer, model) == 2
     assert forget_missing(optimizer, model) == 0
     gc.collect()
     assert [array() for array in arrays] == [None] * 4
-    state_of(optimizer, model)  # It knows no other parameters.
+    state_of(optimizer, model)  # Fails if there is state of other parameters.
     other, other_model = wrap(make()), make_model(n_layers=2)
     resume(optimizer, model, other, other_model, tmp_path)
     train(model, optimizer, 8, 12)
@@ -106,13 +106,13 @@ def test_training_goes_on_with_another_layer(wrap, make, tmp_path):
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_what_is_left_is_not_disturbed(wrap):
-    """The first layer is trained as if the dead parameters were still known."""
+def test_forget_missing_does_not_affect_other_parameters(wrap):
+    """The first layer is trained as without `forget_missing`."""
     results = []
     for does_forget in (False, True):
         model, optimizer = make_model(), wrap(SGD(0.1))
         train(model, optimizer, 0, 5)
-        change(model)
+        replace_last_layer(model)
         if does_forget:
             assert forget_missing(optimizer, model) == 2
         train(model, optimizer, 5, 12)
@@ -124,8 +124,8 @@ def test_what_is_left_is_not_disturbed(wrap):
         numpy.testing.assert_array_equal(actual, expected)
 
 
-def test_averages_of_a_new_layer_begin_when_it_is_first_seen():
-    """It counts in earlier snapshots with the value that it had then."""
+def test_average_of_a_new_layer_starts_at_its_first_update():
+    """Earlier snapshots count with the initial value."""
     optimizer = SWA(SGD(1.0, use_averages=False), start_step=1)
     weights = {key: numpy.zeros((1,), dtype="f") for key in ((1, "W"), (2, "W"))}
 
@@ -148,8 +148,8 @@ def test_averages_of_a_new_layer_begin_when_it_is_first_seen():
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_steps_are_counted_without_the_dead(wrap):
-    """In a loop that never calls step_schedules(), the most often updated one tells."""
+def test_steps_are_counted_after_the_most_updated_parameter_is_dropped(wrap):
+    """Without `step_schedules()`, the number of steps is that of the most updated parameter."""
     optimizer = OptimizerWrapper(wrap(SGD(0.1)))
     first, second = (numpy.zeros((2,), dtype="f") for _ in range(2))
     for _ in range(9):
@@ -167,11 +167,13 @@ def test_steps_are_counted_without_the_dead(wrap):
     assert optimizer._steps.n_steps == 14
 
 
-def test_the_wrong_model_is_refused():
+def test_forget_missing_refuses_another_model():
     model, optimizer = make_model(), EMA(Adam(0.1))
     train(model, optimizer, 0, 2)
     before = state_of(optimizer, model)
-    with pytest.raises(ValueError, match="knows 4 parameters, but none of them is in this"):
+    with pytest.raises(
+        ValueError, match="has state of 4 parameters, but none of them is in this"
+    ):
         forget_missing(optimizer, make_model())
     with pytest.raises(TypeError, match="Not a Thinc Model"):
         forget_missing(optimizer, "model")
@@ -181,12 +183,12 @@ def test_the_wrong_model_is_refused():
     assert forget_missing(EMA(Adam(0.1)), model) == 0
 
 
-def test_models_whose_parameters_were_named_tell_by_themselves(tmp_path):
-    """What was in the same model before needs no call of forget_missing."""
+def test_saving_drops_state_of_registered_removed_parameters(tmp_path):
+    """Registered parameters need no call of `forget_missing`."""
     model, optimizer = make_model(), EMA(Adam(0.1))
     register_parameter_paths(model)
     train(model, optimizer, 0, 2)
-    change(model)
+    replace_last_layer(model)
     train(model, optimizer, 2, 4)
     other, other_model = EMA(Adam(0.1)), make_model(n_layers=2)
     resume(optimizer, model, other, other_model, tmp_path)
@@ -199,15 +201,15 @@ def test_models_whose_parameters_were_named_tell_by_themselves(tmp_path):
         save_optimizer(tmp_path / "optimizer", optimizer, make_model())
 
 
-def test_groups_of_new_layers():
-    """Paths of a Thinc model have to be registered again; the message says so."""
+def test_parameter_groups_require_registration_of_new_layers():
+    """The paths of a Thinc model must be registered again after a change."""
     model = make_model()
     register_parameter_paths(model)
     optimizer = ParamGroups(
         SGD(0.1), groups=[{"name": "last", "params": ["softmax/*"], "frozen": True}]
     )
     train(model, optimizer, 0, 2)
-    change(model)
+    replace_last_layer(model)
     message = (
         r"is not known: call register_parameter_paths\(model\) .* again after layers were added"
     )
@@ -217,7 +219,7 @@ def test_groups_of_new_layers():
     before = model.layers[-1].get_param("W").copy()
     train(model, optimizer, 2, 5)
     numpy.testing.assert_array_equal(model.layers[-1].get_param("W"), before)
-    assert forget_missing(optimizer, model) == 0  # Frozen parameters are not kept.
+    assert forget_missing(optimizer, model) == 0  # Frozen parameters have no state.
     assert set(optimizer._choices) == set(keys_of(model)) | set(optimizer._choices)
 
 
@@ -260,7 +262,7 @@ def train_spacy(nlp, optimizer, start, stop, categories):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
-    "name, is_named",
+    "name, is_registered",
     [("textcat", False), ("ner", False), ("ner", True), ("removed", False), ("removed", True)],
 )
 @pytest.mark.parametrize(
@@ -273,36 +275,36 @@ def train_spacy(nlp, optimizer, start, stop, categories):
     ],
     ids=["Adam", "SWA", "EMA", "Lookahead"],
 )
-def test_labels_added_in_mid_training(wrap, name, is_named, tmp_path):
-    """As with `nlp.get_pipe("ner").add_label(…)`: saved, loaded, and bit for bit."""
+def test_resume_after_labels_were_added_is_bit_identical(wrap, name, is_registered, tmp_path):
+    """spaCy replaces the output layer in `nlp.get_pipe("ner").add_label(…)`."""
 
     def make():
         return make_spacy_pipeline(), wrap(Adam(0.01))
 
     nlp, optimizer = make()
-    if is_named:
+    if is_registered:
         register_parameter_paths(nlp)
     before, after = {"A": 1.0, "B": 0.0}, {"A": 0.0, "B": 0.0, "C": 1.0}
     after = after if name == "textcat" else before
     train_spacy(nlp, optimizer, 0, 4, before)
     CHANGES[name](nlp)
     train_spacy(nlp, optimizer, 4, 7, after)
-    n_dead = len(set(optimizer.nr_update) - set(keys_of(nlp)))
-    assert n_dead > 0
-    if not is_named:
-        assert forget_missing(optimizer, nlp) == n_dead
+    n_removed = len(set(optimizer.nr_update) - set(keys_of(nlp)))
+    assert n_removed > 0
+    if not is_registered:
+        assert forget_missing(optimizer, nlp) == n_removed
     other_nlp, other = make()
     CHANGES[name](other_nlp)
     resume(optimizer, nlp, other, other_nlp, tmp_path)
-    # Of models with registered parameters, saving drops the state.
+    # If the parameters are registered, saving drops their state.
     assert forget_missing(optimizer, nlp) == 0
     train_spacy(nlp, optimizer, 7, 11, after)
     train_spacy(other_nlp, other, 7, 11, after)
     assert_same(state_of(other, other_nlp), state_of(optimizer, nlp))
 
 
-def test_groups_find_new_layers_of_a_pipeline():
-    """By themselves, if its parameters were named before."""
+def test_parameter_groups_find_new_layers_of_a_pipeline():
+    """New layers of a registered pipeline need no new registration."""
     nlp = make_spacy_pipeline()
     register_parameter_paths(nlp)
     optimizer = ParamGroups(
@@ -317,7 +319,7 @@ def test_groups_find_new_layers_of_a_pipeline():
     assert root.to_bytes() == before
 
 
-def test_pipelines_are_not_kept_alive():
+def test_registered_pipelines_can_be_garbage_collected():
     require("spacy")
     import spacy
 

@@ -1,4 +1,4 @@
-"""Paths of parameters: readable, each one of its own, and the same in every process."""
+"""Parameter paths: readable, unique, and the same in every process."""
 
 import gc
 import weakref
@@ -22,14 +22,14 @@ from thinc.api import (
 )
 
 from thinc_swa import register_parameter_paths
-from thinc_swa.models.parameter_paths import parameter_paths, paths_around
+from thinc_swa.models.parameter_paths import find_model_paths, parameter_paths
 
 
-def test_a_layer():
+def test_paths_of_a_single_layer():
     assert register_parameter_paths(Softmax(3, 4)) == ["softmax/W", "softmax/b"]
 
 
-def test_layers_of_the_same_name_are_numbered():
+def test_layers_with_the_same_name_are_numbered():
     model = chain(Relu(4, 4), Linear(4, 4), Relu(4, 4), Softmax(3, 4))
     assert register_parameter_paths(model) == [
         *("relu-0/W", "relu-0/b", "linear/W", "linear/b"),
@@ -37,7 +37,7 @@ def test_layers_of_the_same_name_are_numbered():
     ]
 
 
-def test_how_a_chain_is_written_makes_no_difference():
+def test_nested_chains_have_the_paths_of_a_flat_chain():
     def layers():
         return [Relu(4, 4), residual(Relu(4, 4)), Linear(4, 4), Softmax(3, 4)]
 
@@ -51,8 +51,8 @@ def test_how_a_chain_is_written_makes_no_difference():
     assert register_parameter_paths(chain(i, chain(j, chain(k, m)))) == expected
 
 
-def test_chains_side_by_side_are_numbered():
-    """In Thinc this is called "linear>>relu|linear>>relu"."""
+def test_sibling_chains_are_numbered():
+    """Thinc's name of this model is "linear>>relu|linear>>relu"."""
     branches = [chain(Linear(4, 4), Relu(4, 4)) for _ in range(2)]
     paths = register_parameter_paths(concatenate(*branches))
     assert paths[::2] == [
@@ -61,8 +61,8 @@ def test_chains_side_by_side_are_numbered():
     ]
 
 
-def test_what_is_around_a_layer_is_named_by_its_kind():
-    """In Thinc this is called "with_array(residual(maxout>>layernorm>>dropout)>>…)"."""
+def test_composed_names_are_shortened_to_the_kind():
+    """Thinc's name of this model is "with_array(residual(maxout>>layernorm>>dropout)>>…)"."""
     layer = residual(Maxout(4, 4, normalize=True, dropout=0.1))
     paths = register_parameter_paths(with_array(clone(layer, 4)))
     assert len(paths) == 16
@@ -73,7 +73,7 @@ def test_what_is_around_a_layer_is_named_by_its_kind():
     assert paths[8] == "with_array/residual-2/maxout/W"
 
 
-def test_a_name_of_ones_own_stays():
+def test_custom_names_are_kept():
     model = chain(Relu(4, 4), Softmax(3, 4))
     model.name = "my head"
     assert register_parameter_paths(chain(Linear(4, 4), model))[::2] == [
@@ -81,7 +81,7 @@ def test_a_name_of_ones_own_stays():
     ]
 
 
-def test_what_stands_in_two_places_has_the_path_of_the_first():
+def test_shared_layer_has_the_path_of_its_first_place():
     paths = register_parameter_paths(make_model())
     assert paths[::2] == [
         *("relu-0/W", "residual/relu/W"),
@@ -94,7 +94,7 @@ def test_what_stands_in_two_places_has_the_path_of_the_first():
     ]
 
 
-def test_every_parameter_has_a_path_of_its_own():
+def test_paths_are_unique():
     def linear(name):
         model = Linear(2, 2)
         model.name = name
@@ -118,25 +118,25 @@ def test_copies_have_the_same_paths():
     assert register_parameter_paths(copy) == register_parameter_paths(model)
     (key, other_key) = (next(iter(parameter_paths(m))) for m in (model, copy))
     assert key != other_key
-    assert set(paths_around(key)) == set(parameter_paths(model))
-    assert set(paths_around(other_key)) == set(parameter_paths(copy))
+    assert set(find_model_paths(key)) == set(parameter_paths(model))
+    assert set(find_model_paths(other_key)) == set(parameter_paths(copy))
 
 
-def test_nothing_is_known_of_others():
-    assert paths_around((10**9, "W")) is None
+def test_unregistered_parameters_have_no_paths():
+    assert find_model_paths((10**9, "W")) is None
 
 
-def test_the_last_call_counts():
+def test_last_registration_replaces_earlier_ones():
     layer = Linear(2, 2)
     key = (layer.id, "W")
     register_parameter_paths(layer)
-    assert paths_around(key)[key] == "linear/W"
+    assert find_model_paths(key)[key] == "linear/W"
     register_parameter_paths(chain(layer, Linear(2, 2)))
-    assert paths_around(key)[key] == "linear-0/W"
+    assert find_model_paths(key)[key] == "linear-0/W"
 
 
-def test_shims_without_a_model():
-    """Thinc allows them."""
+def test_shims_without_a_model_have_no_paths():
+    """Thinc allows shims without a model."""
     require("torch")
     from thinc.api import PyTorchShim
 
@@ -145,7 +145,7 @@ def test_shims_without_a_model():
     assert register_parameter_paths(chain(empty, Linear(2, 2))) == ["linear/W", "linear/b"]
 
 
-def test_models_are_not_kept_alive():
+def test_registered_models_can_be_garbage_collected():
     model = chain(Relu(4, 4), Softmax(3, 4)).initialize()
     register_parameter_paths(model)
     weights = weakref.ref(model.layers[0].get_param("W"))
@@ -155,12 +155,12 @@ def test_models_are_not_kept_alive():
     assert weights() is None
 
 
-def test_other_things():
+def test_invalid_models_are_refused():
     with pytest.raises(TypeError, match="Not a Thinc Model or a spaCy Language: str"):
         register_parameter_paths("model")
 
 
-def test_pytorch_names_stay():
+def test_pytorch_parameters_keep_their_names():
     require("torch")
     import torch
     from thinc.api import PyTorchWrapper
@@ -179,7 +179,7 @@ def test_pytorch_names_stay():
     ]
 
 
-def test_pipeline():
+def test_paths_of_a_pipeline():
     require("spacy")
     from optimizer_states import make_pipeline
     from spacy import registry
@@ -196,12 +196,12 @@ def test_pipeline():
     assert "tagger/with_array-2/residual/maxout/W" in paths
     assert paths[-2:] == ["ner/parser_model/linear/W", "ner/parser_model/linear/b"]
     key = (nlp.get_pipe("ner").model.id, "W")
-    assert paths_around(key) is None  # The parser itself has no parameters.
+    assert find_model_paths(key) is None  # The parser itself has no parameters.
     key = next(iter(parameter_paths(nlp)))
-    assert list(paths_around(key).values()) == paths
-    # What two components have in common has the path of the first.
+    assert list(find_model_paths(key).values()) == paths
+    # A layer that two components share has the path of the first component.
     nlp.get_pipe("ner").model.layers.append(nlp.get_pipe("tagger").model.layers[-1])
     assert register_parameter_paths(nlp) == paths
-    # A component that is switched off is still one, as those are that spaCy does not train.
+    # Disabled components are included.
     with nlp.select_pipes(disable=["tagger"]):
         assert register_parameter_paths(nlp) == paths

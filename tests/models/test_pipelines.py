@@ -1,5 +1,4 @@
-"""Averages in a spaCy pipeline, in Python. What `spacy train` makes of them is tested in
-test_spacy.py."""
+"""Averages of spaCy pipelines in Python. `spacy train` is tested in test_spacy.py."""
 
 import numpy
 import pytest
@@ -24,7 +23,7 @@ SENTENCES = [
 
 @pytest.fixture
 def nlp():
-    """A tagger, and another one that shares its tok2vec layer."""
+    """A pipeline of two taggers that share a tok2vec layer."""
     nlp = spacy.blank("en")
     for name in ("tagger", "other"):
         nlp.add_pipe("tagger", name=name)
@@ -48,7 +47,7 @@ def weights_of(nlp):
     return {key: parameter.get() for _, key, parameter in named_parameters(nlp)}
 
 
-def test_shared_layers_are_given_back(nlp):
+def test_shared_layers_are_restored(nlp):
     optimizer = SWA(Adam(0.01), start_step=0)
     train(nlp, optimizer)
     before = to_numpy(weights_of(nlp))
@@ -64,9 +63,7 @@ def test_shared_layers_are_given_back(nlp):
     train(nlp, optimizer)
 
 
-def test_disabled_components_take_part(nlp):
-    """A component that is switched off while the averages are written in has them when it
-    is switched on again."""
+def test_averages_are_applied_to_disabled_components(nlp):
     optimizer = SWA(Adam(0.01), start_step=0)
     train(nlp, optimizer)
     with nlp.select_pipes(disable="other"):
@@ -74,7 +71,7 @@ def test_disabled_components_take_part(nlp):
     assert_equal(weights_of(nlp), optimizer.averages)
 
 
-def test_another_pipeline(nlp):
+def test_another_pipeline_is_refused(nlp):
     optimizer = SWA(Adam(0.01), start_step=0)
     train(nlp, optimizer)
     other = spacy.blank("en")
@@ -86,7 +83,7 @@ def test_another_pipeline(nlp):
     assert_equal(weights_of(other), before)
 
 
-def test_a_pipeline_without_models():
+def test_pipeline_without_models_is_unchanged():
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
     with use_averages(nlp, SWA(Adam())):
@@ -94,13 +91,13 @@ def test_a_pipeline_without_models():
     update_batch_norm(nlp, None)
 
 
-def test_batch_norm_in_a_pipeline():
+def test_update_batch_norm_of_a_pipeline():
     require("torch")
     import torch
     from thinc.api import PyTorchWrapper
 
     class Lengths:
-        """Looks at the lengths of the words."""
+        """A component that predicts from the lengths of words."""
 
         def __init__(self):
             self.model = PyTorchWrapper(torch.nn.BatchNorm1d(1))
@@ -117,6 +114,6 @@ def test_batch_norm_in_a_pipeline():
     assert float(layer.running_mean) == pytest.approx((1.5 + 3.0 + 3.0) / 3)
     update_batch_norm(nlp, [["a"]], exclude=["lengths"])
     assert float(layer.running_mean) == pytest.approx(2.5)
-    with pytest.raises(ValueError, match=r"cannot take batch 1 \(list\)"):
+    with pytest.raises(ValueError, match=r"failed on batch 1 \(list\)"):
         update_batch_norm(nlp, [[3]])
     assert float(layer.running_mean) == pytest.approx(2.5)

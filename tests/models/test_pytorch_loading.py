@@ -1,4 +1,4 @@
-"""Models with PyTorch layers from files of others."""
+"""Loading of PyTorch layers from untrusted files."""
 
 import io
 import pathlib
@@ -10,7 +10,7 @@ from helpers import require
 from thinc.api import Relu, Softmax, chain
 
 from thinc_swa.models import pytorch_loading
-from thinc_swa.models.pytorch_loading import UNSAFE_SWITCH, check_pytorch_loading
+from thinc_swa.models.pytorch_loading import UNSAFE_VARIABLE, check_pytorch_loading
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ UNSAFE = ("1.13.1", "2.5.1+cu121", "2.5", "unknown")
 
 
 @pytest.mark.parametrize("version", UNSAFE)
-def test_old_versions_are_refused(monkeypatch, model, version):
+def test_unsafe_pytorch_versions_are_refused(monkeypatch, model, version):
     set_version(monkeypatch, version)
     with pytest.raises(
         ValueError, match=rf"is {version.replace('+', '.')}, install PyTorch >= 2.6"
@@ -46,21 +46,21 @@ def test_trusted_files_and_models_without_pytorch_pass(monkeypatch, model, versi
 
 
 @pytest.mark.parametrize("version", ("2.6.0", "2.10.1+cpu", "2.13.0a0+git1", "10.0"))
-def test_new_versions_pass(monkeypatch, model, version):
+def test_safe_pytorch_versions_pass(monkeypatch, model, version):
     set_version(monkeypatch, version)
     check_pytorch_loading(model)
 
 
-def test_switch_that_makes_new_versions_unsafe_is_refused(monkeypatch, model):
+def test_environment_variable_for_unsafe_loading_is_refused(monkeypatch, model):
     set_version(monkeypatch, "2.13.0")
-    monkeypatch.setenv(UNSAFE_SWITCH, "1")
-    with pytest.raises(ValueError, match=f"{UNSAFE_SWITCH} is set"):
+    monkeypatch.setenv(UNSAFE_VARIABLE, "1")
+    with pytest.raises(ValueError, match=f"{UNSAFE_VARIABLE} is set"):
         check_pytorch_loading(model)
-    monkeypatch.setenv(UNSAFE_SWITCH, "0")
+    monkeypatch.setenv(UNSAFE_VARIABLE, "0")
     check_pytorch_loading(model)
 
 
-def test_a_model_that_passes_executes_nothing_when_loaded(model, tmp_path):
+def test_loading_a_model_that_passed_executes_no_code(model, tmp_path):
     import torch
 
     class Payload:
@@ -77,6 +77,6 @@ def test_a_model_that_passes_executes_nothing_when_loaded(model, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_what_is_no_model():
+def test_invalid_models_are_refused():
     with pytest.raises(TypeError, match="Not a Thinc Model"):
         check_pytorch_loading("model")

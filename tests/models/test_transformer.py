@@ -1,5 +1,4 @@
-"""A pipeline with a transformer in `spacy train`: what is saved are the averages, those of the
-PyTorch layers too."""
+"""`spacy train` with a transformer saves the averages, those of PyTorch layers included."""
 
 import string
 
@@ -30,13 +29,15 @@ from thinc.api import Adam, Optimizer  # noqa: E402
 
 from thinc_swa import use_averages  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 NAME = "transformer_swa"
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 30
 N_STEPS = MAX_STEPS + 1
 START_STEP = round(0.75 * MAX_STEPS)
 FREQ = 2
-# A training that goes far in a few steps.
+# High learning rates, so that the weights change much in a few steps.
 SETTINGS = {
     "training.max_steps": MAX_STEPS,
     "training.eval_frequency": MAX_STEPS,
@@ -46,11 +47,11 @@ SETTINGS = {
     "training.optimizer.optimizer.learn_rate": 0.01,
 }
 
-# NumPy 2.4 makes an error of what spacy-curated-transformers 0.3.1, the last version for
-# spaCy 3, does with its loss: float(array) for an array with one element. There it gets
-# another float. Older versions of NumPy only warn.
+# spacy-curated-transformers 0.3.1, the last version for spaCy 3, calls float() with an array of
+# one element, which is an error in NumPy 2.4 and a warning in older versions. The patch
+# replaces float() in that module.
 NUMPY_REFUSES = tuple(map(int, numpy.__version__.split(".")[:2])) >= (2, 4)
-OTHER_FLOAT = """
+PATCH_FLOAT = """
 from spacy_curated_transformers.pipeline import transformer
 transformer.float = lambda array: array.item()
 """
@@ -58,7 +59,7 @@ WITHOUT_FIX = """
 import thinc_swa.optimizers.base
 thinc_swa.optimizers.base.fix_pytorch_shim = lambda: False
 """
-# `python -m spacy`, when something else comes first.
+# `python -m spacy`, after other code.
 SPACY = """
 import runpy
 runpy.run_module("spacy", run_name="__main__")
@@ -67,7 +68,7 @@ runpy.run_module("spacy", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """A small corpus, and a file with the characters that the transformer knows."""
+    """Paths of a small corpus and of the vocabulary of the transformer."""
     folder = tmp_path_factory.mktemp("corpus")
     train_path, dev_path = write_corpus(folder, 200, 60, get_records=generate_records)
     pieces_path = folder / "pieces.txt"
@@ -83,8 +84,8 @@ def settings(paths):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def other_float():
-    """The same for trainings in this process."""
+def patched_float():
+    """The patch for trainings in this process."""
     with pytest.MonkeyPatch.context() as patch:
         from spacy_curated_transformers.pipeline import transformer
 
@@ -94,30 +95,30 @@ def other_float():
 
 @pytest.fixture(scope="module")
 def training(settings, tmp_path_factory):
-    """A training in this process, and the weights after each of its steps."""
+    """A training in this process that records the weights after each step."""
     return Trainer(read_config(NAME, settings), tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
 def saved_path(settings, tmp_path_factory):
-    """What `spacy train` saves."""
+    """The pipeline saved by `spacy train`."""
     return run_training(settings, tmp_path_factory.mktemp("spacy"))
 
 
 @pytest.fixture(scope="module")
 def averages(training):
-    """What the averages have to be: means in float64."""
+    """The expected averages: means in float64."""
     return mean([training.history[step] for step in due(START_STEP, FREQ, N_STEPS)])
 
 
 def run_training(settings, folder, before="", name=NAME):
-    """The config as a user runs it, in a process of its own.
+    """Run `spacy train` in a new process.
 
-    before (str): What to do first in that process.
+    before (str): Code to run first in that process.
     """
     arguments = ["train", CONFIGS / f"{name}.cfg", "--output", "output"]
     arguments += as_arguments(settings)
-    code = before + OTHER_FLOAT if NUMPY_REFUSES else before
+    code = before + PATCH_FLOAT if NUMPY_REFUSES else before
     if code:
         result = run_python(folder, code + SPACY, *arguments)
     else:
@@ -127,7 +128,7 @@ def run_training(settings, folder, before="", name=NAME):
 
 
 def torch_part(weights):
-    """Only the parameters of PyTorch modules, which have a dot in their names."""
+    """The parameters of PyTorch modules, whose names contain a dot."""
     return {name: array for name, array in weights.items() if "." in name[-1]}
 
 
@@ -144,7 +145,7 @@ def difference(first, second):
 
 
 def predict(nlp, dev_path):
-    """The entities in the dev corpus, and the transformer's vectors of all pieces."""
+    """The entities of the development corpus and the transformer's vectors of all pieces."""
     texts = [example.reference.text for example in Corpus(dev_path)(nlp)]
     docs = list(nlp.pipe(texts))
     entities = [[(ent.start, ent.end, ent.label_) for ent in doc.ents] for doc in docs]
@@ -154,8 +155,7 @@ def predict(nlp, dev_path):
 
 @pytest.mark.parametrize("name", [NAME, "transformer_groups"])
 def test_config_is_complete(name, paths):
-    """`spacy init fill-config` adds nothing, except arguments of the optimizers that are left
-    at their defaults."""
+    """`spacy init fill-config` adds only default arguments of the optimizers."""
     config = read_config(name, paths)
     filled = load_model_from_config(config, auto_fill=True).config.copy()
     block, filled_block = config["training"]["optimizer"], filled["training"]["optimizer"]
@@ -169,11 +169,11 @@ def test_config_is_complete(name, paths):
 def test_saved_weights_are_the_averages(saved_path, training, averages):
     assert len(training.history) == N_STEPS + 1
     saved = weights_of(spacy.load(saved_path))
-    # Two layers with 12 parameters each, and the embeddings with 5; and those of the NER.
+    # Two layers with 12 parameters each and embeddings with 5; and 7 parameters of the NER.
     assert (len(torch_part(saved)), len(thinc_part(saved))) == (29, 7)
     assert_close(saved, averages, rtol=1e-6, atol=1e-7)
     assert_close(training.saved, averages, rtol=1e-6, atol=1e-7)
-    # The weights at the end of the training are far away, in every single parameter.
+    # The last raw weights differ from the averages in every parameter.
     last = training.history[-1]
     for part in (torch_part, thinc_part):
         trained = difference(part(last), part(training.history[0]))
@@ -182,7 +182,7 @@ def test_saved_weights_are_the_averages(saved_path, training, averages):
         assert not numpy.allclose(array, last[name], 1e-3, 1e-4), name
 
 
-def test_evaluations_are_of_the_averages(training, averages):
+def test_evaluations_use_the_averages(training, averages):
     before, at_the_end = training.evaluated
     assert is_same(before, training.history[1])
     assert_close(at_the_end, averages, rtol=1e-6, atol=1e-7)
@@ -203,9 +203,9 @@ def test_saved_pipeline_predicts_with_the_averages(saved_path, training, setting
     assert is_same(weights_of(training.nlp), training.history[-1])
 
 
-def test_without_the_fix(settings, training, averages, tmp_path):
-    """Thinc by itself saves the last weights of PyTorch layers, not their averages. So the
-    tests above would notice if the fix was not there."""
+def test_without_the_fix_raw_weights_are_saved(settings, training, averages, tmp_path):
+    """Without the fix Thinc saves the raw weights of PyTorch layers, so the tests above would
+    fail."""
     saved = weights_of(spacy.load(run_training(settings, tmp_path, before=WITHOUT_FIX)))
     last = torch_part(training.history[-1])
     assert_close(thinc_part(saved), thinc_part(averages), rtol=1e-6, atol=1e-7)
@@ -218,8 +218,8 @@ def test_without_the_fix(settings, training, averages, tmp_path):
 
 
 class Separate(Optimizer):
-    """An Adam for each combination of what the groups of the config say, chosen by the names
-    of the parameters, in a way that has nothing to do with paths and globs."""
+    """A separate Adam for each combination of group settings, chosen by parameter names
+    without paths and glob patterns."""
 
     __slots__ = ["names", "adams"]
 
@@ -260,8 +260,7 @@ def groups_settings(paths):
     return {**GROUPS_SETTINGS, **paths}
 
 
-def test_groups(groups_settings, tmp_path):
-    """The same as with separate optimizers."""
+def test_parameter_groups_equal_separate_optimizers(groups_settings, tmp_path):
     saved = weights_of(
         spacy.load(run_training(groups_settings, tmp_path, name="transformer_groups"))
     )
@@ -277,8 +276,8 @@ def test_groups(groups_settings, tmp_path):
     assert_close(saved, expected.saved, rtol=1e-6, atol=1e-7)
 
 
-def test_groups_without_paths(groups_settings, tmp_path):
-    """Who forgets the callback is told of it."""
+def test_parameter_groups_without_registered_paths_are_refused(groups_settings, tmp_path):
+    """The error message names the missing callback."""
     config = read_config("transformer_groups", groups_settings)
     config["initialize"]["after_init"] = None
     with pytest.raises(

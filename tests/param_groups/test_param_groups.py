@@ -694,7 +694,7 @@ ERRORS = {
     ),
     "frozen and": ([group("b", frozen=True, L2=0.1)], {}, "L2 of group .* the group is frozen"),
     "no group": ([3], {}, "A group must be a mapping with name.*but was 3"),
-    "sections": ({"x": GROUP}, {}, "groups must be a list, for the order counts.*but was {'x'"),
+    "sections": ({"x": GROUP}, {}, "groups must be a list, because its order.*but was {'x'"),
     "no groups": (3, {}, "groups must be a list, but was 3"),
     "no schedule": ([group("b", L2="x")], {}, "L2 of group .*schedules, which has none.*'x'"),
     "another schedule": (
@@ -1036,7 +1036,7 @@ def test_from_a_config():
         }
 
 
-def test_the_config_of_the_documentation():
+def test_config_of_the_documentation():
     page = Path(__file__).parents[2] / "docs" / "param_groups.md"
     section = page.read_text(encoding="utf8")
     config = Config().from_str(

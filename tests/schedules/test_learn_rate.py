@@ -1,4 +1,4 @@
-"""SWA's own learning rate, seen where it counts: in how far the weights move."""
+"""The learning rate of SWA, measured by the changes of the weights."""
 
 import itertools
 import math
@@ -14,8 +14,7 @@ from thinc_swa.schedules.compat import Schedule
 
 
 def rates(optimizer, n_steps, *, is_stepped=True, after=None):
-    """The learning rates of n_steps: with plain SGD and a gradient of 1, the way that the
-    weights go."""
+    """The learning rates of n_steps: the changes of a weight by SGD with gradient 1."""
     weights = numpy.zeros((1,), dtype="f")
     result = []
     for step in range(1, n_steps + 1):
@@ -30,7 +29,7 @@ def rates(optimizer, n_steps, *, is_stepped=True, after=None):
 
 
 def values(schedule, n):
-    """The first values of a schedule of this Thinc."""
+    """The first n values of a schedule."""
     if Schedule is None:
         return list(itertools.islice(schedule, n))
     return [schedule(step) for step in range(n)]
@@ -40,34 +39,34 @@ def warmup():
     return warmup_linear(0.1, 3, 20)
 
 
-OLD = values(warmup(), 20)
+WARMUP_RATES = values(warmup(), 20)
 
 
 def sgd(learn_rate):
     return SGD(learn_rate, use_averages=False)
 
 
-def test_none_leaves_it_alone():
-    assert rates(SWA(sgd(warmup()), start_step=4), 10) == OLD[:10]
+def test_without_learn_rate_the_schedule_is_unchanged():
+    assert rates(SWA(sgd(warmup()), start_step=4), 10) == WARMUP_RATES[:10]
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])
-def test_number(is_stepped):
+def test_constant_rate_from_start_step_on(is_stepped):
     optimizer = SWA(sgd(0.1), start_step=4, learn_rate=0.03)
     assert rates(optimizer, 10, is_stepped=is_stepped) == [0.1] * 4 + [0.03] * 6
 
 
-def test_number_after_a_warmup_that_would_go_on():
+def test_constant_rate_replaces_a_schedule():
     optimizer = SWA(sgd(warmup()), start_step=4, freq=3, learn_rate=0.03)
-    assert rates(optimizer, 12) == OLD[:4] + [0.03] * 8
+    assert rates(optimizer, 12) == WARMUP_RATES[:4] + [0.03] * 8
 
 
-def test_a_schedule_begins_at_its_step_0():
+def test_schedule_begins_at_its_step_0():
     optimizer = SWA(sgd(warmup()), start_step=4, learn_rate=decaying(0.05, 0.5))
-    assert rates(optimizer, 10) == OLD[:4] + values(decaying(0.05, 0.5), 6)
+    assert rates(optimizer, 10) == WARMUP_RATES[:4] + values(decaying(0.05, 0.5), 6)
 
 
-def test_a_rate_that_has_arrived_can_be_changed_by_hand():
+def test_constant_rate_can_be_changed_manually():
     for anneal_steps in (None, 2):
         optimizer = SWA(sgd(0.1), start_step=1, learn_rate=0.05, anneal_steps=anneal_steps)
         rates(optimizer, 5)
@@ -75,18 +74,18 @@ def test_a_rate_that_has_arrived_can_be_changed_by_hand():
         assert rates(optimizer, 3) == [0.01] * 3
 
 
-def test_list():
+def test_list_of_rates():
     optimizer = SWA(sgd(0.1), start_step=2, learn_rate=[0.05, 0.04, 0.03])
     assert rates(optimizer, 7) == [0.1, 0.1, 0.05, 0.04, 0.03, 0.03, 0.03]
 
 
-def test_generator():
+def test_generator_of_rates():
     optimizer = SWA(sgd(0.1), start_step=2, learn_rate=(0.05 / i for i in itertools.count(1)))
     assert rates(optimizer, 5) == [0.1, 0.1, 0.05, 0.025, 0.05 / 3]
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])
-def test_a_schedule_follows_the_steps_of_the_model(is_stepped):
+def test_schedule_follows_the_steps_of_the_model(is_stepped):
     optimizer = SWA(sgd(0.1), start_step=2, learn_rate=[0.05, 0.04, 0.03])
     expected = [0.1, 0.1, 0.05, 0.04, 0.03, 0.03, 0.03]
     assert rates(optimizer, 7, is_stepped=is_stepped) == expected
@@ -107,14 +106,14 @@ def test_cosine_annealing():
     assert rates(optimizer, 8) == [0.1, 0.1, *expected, 0.5, 0.5]
 
 
-def test_annealing_begins_at_the_rate_that_was_last_used():
+def test_annealing_begins_at_the_last_used_rate():
     optimizer = SWA(sgd(warmup()), start_step=4, learn_rate=0.5, anneal_steps=2)
-    assert rates(optimizer, 7) == [*OLD[:4], (OLD[3] + 0.5) / 2, 0.5, 0.5]
+    assert rates(optimizer, 7) == [*WARMUP_RATES[:4], (WARMUP_RATES[3] + 0.5) / 2, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("is_before", [True, False])
-def test_annealing_is_the_same_before_and_after_step_schedules(is_before):
-    """start_swa() may come right after the update, or when the schedules have moved on."""
+def test_start_swa_before_or_after_step_schedules_anneals_equally(is_before):
+    """start_swa() is called after the update, before or after step_schedules()."""
     optimizer = SWA(sgd([0.1, 0.1, 0.1, 0.01, 0.01]), learn_rate=0.2, anneal_steps=4)
     weights, result = numpy.zeros((1,), dtype="f"), []
     for step in range(1, 8):
@@ -131,9 +130,8 @@ def test_annealing_is_the_same_before_and_after_step_schedules(is_before):
 
 @pytest.mark.parametrize("strategy", ["linear", "cos"])
 @pytest.mark.parametrize("target", [0.1, 0.5, 0.001])
-def test_annealing_against_torch(target, strategy):
-    """The loop of PyTorch's documentation: from the start on its SWALR is stepped instead of
-    the old schedule."""
+def test_annealing_equals_pytorch(target, strategy):
+    """The loop of PyTorch's documentation, where SWALR replaces the old scheduler."""
     require("torch")
     import torch
 
@@ -146,7 +144,7 @@ def test_annealing_against_torch(target, strategy):
     swa_scheduler = torch.optim.swa_utils.SWALR(
         sgd_of_torch, swa_lr=target, anneal_epochs=anneal_steps, anneal_strategy=strategy
     )
-    # Its constructor takes the rate for its own: the old schedule's comes back.
+    # The constructor of SWALR sets the rate, so the rate of the old scheduler is restored.
     sgd_of_torch.param_groups[0]["lr"] = old[0]
     expected = []
     for step in range(1, n_steps + 1):
@@ -168,7 +166,7 @@ def test_annealing_against_torch(target, strategy):
 
 @pytest.mark.parametrize("learn_rate", [0.03, [0.05, 0.04, 0.03, 0.02]])
 @pytest.mark.parametrize("step", [3, 0])
-def test_start_swa(learn_rate, step):
+def test_start_swa_activates_the_rate(learn_rate, step):
     optimizer = SWA(sgd(0.1), learn_rate=learn_rate)
     if step == 0:
         optimizer.start_swa()
@@ -177,29 +175,28 @@ def test_start_swa(learn_rate, step):
     assert result == [0.1] * step + own
 
 
-def test_start_at_step_0():
+def test_rate_with_start_step_0():
     assert rates(SWA(sgd(warmup()), start_step=0, learn_rate=0.03), 3) == [0.03] * 3
 
 
 @pytest.mark.parametrize("wrap", [Lookahead, EMA])
-def test_is_written_through_to_the_innermost_optimizer(wrap):
+def test_rate_of_the_innermost_optimizer_is_set(wrap):
     innermost = sgd(warmup())
     inside = wrap(innermost)
     if wrap is Lookahead:
         inside.pullback = 1.0
     optimizer = SWA(inside, start_step=2, learn_rate=[0.05, 0.04])
-    assert rates(optimizer, 4) == OLD[:2] + [0.05, 0.04]
+    assert rates(optimizer, 4) == WARMUP_RATES[:2] + [0.05, 0.04]
 
 
 @pytest.mark.skipif(Schedule is not None, reason="Thinc 8.3 keeps them apart")
-def test_the_old_schedule_is_dropped():
+def test_replaced_schedule_is_removed():
     innermost = sgd(warmup())
     rates(SWA(innermost, start_step=2, learn_rate=0.03), 3)
     assert not innermost.schedules
 
 
-def test_other_schedules_go_on():
-    """Only the learning rate is taken over."""
+def test_other_schedules_continue():
     optimizer = SWA(Adam(0.1, beta1=[0.5, 0.6, 0.7, 0.8]), start_step=1, learn_rate=0.03)
     weights = numpy.zeros((1,), dtype="f")
     betas = []
@@ -211,7 +208,7 @@ def test_other_schedules_go_on():
     assert betas == [0.5, 0.6, 0.7, 0.8]
 
 
-def test_it_stays_after_the_end():
+def test_rate_is_kept_after_end_step():
     optimizer = SWA(sgd(0.1), start_step=1, end_step=3, learn_rate=[0.05, 0.04, 0.03, 0.02])
     weights = numpy.zeros((1,), dtype="f")
     moved = []
@@ -223,7 +220,7 @@ def test_it_stays_after_the_end():
     assert moved == pytest.approx([0.1, 0.05, 0.04, 0.03, 0.02], abs=1e-6)
 
 
-def test_from_a_config():
+def test_swa_learn_rate_from_a_config():
     config = Config().from_str("""
         [optimizer]
         @optimizers = "SWA.v1"
@@ -244,7 +241,7 @@ def test_from_a_config():
 
 
 @pytest.mark.skipif(Schedule is None, reason="new in Thinc 9")
-def test_a_schedule_hears_of_the_last_score():
+def test_schedule_gets_the_last_score():
     from thinc.api import plateau
 
     optimizer = SWA(
@@ -254,5 +251,5 @@ def test_a_schedule_hears_of_the_last_score():
     )
     after = {step: lambda: setattr(optimizer, "last_score", 0.5) for step in range(1, 9)}
     result = rates(optimizer, 8, after=after)
-    assert result != [0.1] + [0.05] * 7  # The score does not improve: the rate goes down.
+    assert result != [0.1] + [0.05] * 7  # The score does not improve, so the rate decreases.
     assert result.expected[-1] < 0.05 / 2 + 1e-6

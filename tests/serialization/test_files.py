@@ -1,4 +1,4 @@
-"""Atomic file writes: permissions, links, long names, and what killed processes leave."""
+"""Atomic file writes: permissions, links, long names, and files of killed processes."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ from thinc_swa.serialization import files
 from thinc_swa.serialization.files import (
     MAX_NAME_BYTES,
     STALE_AGE,
+    atomic_write,
     remove_stale_files,
     replace_bytes,
     replace_text,
-    replacing,
 )
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -44,7 +44,7 @@ def write(request):
 
 @pytest.fixture
 def umask():
-    """Sets the umask, until the end of a test."""
+    """A function that sets the umask until the end of the test."""
     before = os.umask(0)
     os.umask(before)
     yield os.umask
@@ -75,12 +75,12 @@ def test_files_keep_their_mode(write, mode, umask, tmp_path):
     assert path.read_bytes() != b"old"
 
 
-def test_a_secret_file_is_never_readable_for_others(umask, tmp_path):
+def test_temporary_file_of_a_private_file_is_private(umask, tmp_path):
     umask(0)
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o600)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert mode_of(temporary) == 0o600
 
 
@@ -98,13 +98,13 @@ def test_symbolic_links_are_followed(write, tmp_path):
     assert os.listdir(elsewhere) == ["file"] and len(os.listdir(folder)) == 2
 
 
-def test_links_to_nothing_make_the_file(write, tmp_path):
+def test_target_of_a_dangling_link_is_created(write, tmp_path):
     (tmp_path / "link").symlink_to("file")
     write(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").is_file()
 
 
-def test_links_in_a_circle_and_special_files_are_refused(write, tmp_path):
+def test_cyclic_links_and_special_files_are_refused(write, tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     os.mkfifo(tmp_path / "fifo")
@@ -127,20 +127,20 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_names_as_long_as_the_file_system_allows(write, name, tmp_path):
+def test_file_names_of_maximum_length(write, name, tmp_path):
     path = tmp_path / name
     for _ in range(2):
         write(path)
     assert os.listdir(tmp_path) == [name]
 
 
-# What killed processes leave
+# Temporary files of killed processes
 
-KILLED = """
+WRITE_AND_WAIT = """
 import os, signal, sys
 from pathlib import Path
-from thinc_swa.serialization.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from thinc_swa.serialization.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print("written", flush=True)
     {}
@@ -148,9 +148,9 @@ with replacing(Path(sys.argv[1])) as temporary:
 
 
 def start_writer(path, then="sys.stdin.read()"):
-    """A process that has written half a file. It waits until its input ends."""
+    """Start a process that writes half a file and then waits for the end of its input."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED.format(then), str(path)],
+        [sys.executable, "-c", WRITE_AND_WAIT.format(then), str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -166,7 +166,7 @@ def kill_writers(*paths):
 
 
 @pytest.mark.parametrize("name", ["file", "x" * 255], ids=["short", "long"])
-def test_files_of_killed_processes_are_removed_at_the_next_write(name, tmp_path):
+def test_next_write_removes_temporary_files_of_killed_processes(name, tmp_path):
     path = tmp_path / name
     kill_writers(path, path)
     assert len(os.listdir(tmp_path)) == 2 and not path.exists()
@@ -174,8 +174,8 @@ def test_files_of_killed_processes_are_removed_at_the_next_write(name, tmp_path)
     assert os.listdir(tmp_path) == [name]
 
 
-def test_files_of_killed_processes_are_removed_at_a_start(tmp_path):
-    """Whatever they were to become."""
+def test_remove_stale_files_removes_files_of_killed_processes(tmp_path):
+    """All temporary files in a folder are removed, for any target."""
     kill_writers(*(tmp_path / name for name in ("a", "b", "x" * 200)))
     (tmp_path / "own").write_text("mine")
     assert len(os.listdir(tmp_path)) == 4
@@ -184,29 +184,29 @@ def test_files_of_killed_processes_are_removed_at_a_start(tmp_path):
     remove_stale_files(tmp_path / "none")
 
 
-KILLED_SAVING = """
+SAVE_UNTIL_KILLED = """
 import resource, signal, sys
 from pathlib import Path
 import numpy
 from thinc_swa.serialization.state_file import write_state
-# A file that grows beyond it ends the process at once.
+# A file that grows beyond the limit kills the process.
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 write_state(Path(sys.argv[1]), {}, {"W": numpy.zeros(1 << 20, dtype="float32")})
 """
 
 
-def test_a_state_that_was_killed_while_being_saved_is_removed_at_the_next_write(tmp_path):
+def test_next_write_removes_the_file_of_a_killed_save(tmp_path):
     path = tmp_path / "state"
-    process = subprocess.run([sys.executable, "-c", KILLED_SAVING, str(path)], timeout=60)
+    process = subprocess.run([sys.executable, "-c", SAVE_UNTIL_KILLED, str(path)], timeout=60)
     assert process.returncode == -signal.SIGXFSZ
     (left,) = os.listdir(tmp_path)
-    assert files.TEMPORARY.fullmatch(left)
+    assert files.TEMPORARY_NAME.fullmatch(left)
     save_state(path)
     assert os.listdir(tmp_path) == ["state"]
 
 
-def test_files_of_running_processes_stay(tmp_path):
+def test_files_of_running_processes_are_kept(tmp_path):
     path = tmp_path / "file"
     process = start_writer(path)
     try:
@@ -219,30 +219,30 @@ def test_files_of_running_processes_stay(tmp_path):
     assert os.listdir(tmp_path) == ["file"] and path.read_bytes() == b"half"
 
 
-def test_only_our_own_are_removed(write, tmp_path):
-    """Neither what only looks similar, nor what was to become another file."""
-    host, gone = files._host(), find_unused_pid()
+def test_other_files_are_kept(write, tmp_path):
+    """Neither files with similar names nor temporary files of other targets are removed."""
+    host, unused_pid = files._host(), find_unused_pid()
     kept = [
         "file.tmp",
         ".file.tmp",
-        f"file.{host}-{gone}-00000000.tmp",
-        f".file.{host}-{gone}-0000000.tmp",
-        f".file.{host}-{gone}-0000000g.tmp",
-        f".file.{host}-{gone}-00000000.tmp~",
-        f".other.{host}-{gone}-00000000.tmp",
-        f".other.file.{host}-{gone}-00000000.tmp",
+        f"file.{host}-{unused_pid}-00000000.tmp",
+        f".file.{host}-{unused_pid}-0000000.tmp",
+        f".file.{host}-{unused_pid}-0000000g.tmp",
+        f".file.{host}-{unused_pid}-00000000.tmp~",
+        f".other.{host}-{unused_pid}-00000000.tmp",
+        f".other.file.{host}-{unused_pid}-00000000.tmp",
         f".file.{host}-{os.getpid()}-00000000.tmp",
         f".file.{host}-1-00000000.tmp",
-        f".file.00000000-{gone}-00000000.tmp",
+        f".file.00000000-{unused_pid}-00000000.tmp",
         ".file.0123456789abcdef0123456789abcdef.tmp",
     ]
     for name in kept:
         (tmp_path / name).write_text("x")
-    (tmp_path / f".file.{host}-{gone}-11111111.tmp").mkdir()
-    (tmp_path / f".file.{host}-{gone}-22222222.tmp").symlink_to("file.tmp")
-    (tmp_path / f".file.{host}-{gone}-33333333.tmp").write_text("x")
+    (tmp_path / f".file.{host}-{unused_pid}-11111111.tmp").mkdir()
+    (tmp_path / f".file.{host}-{unused_pid}-22222222.tmp").symlink_to("file.tmp")
+    (tmp_path / f".file.{host}-{unused_pid}-33333333.tmp").write_text("x")
     write(tmp_path / "file")
-    left = {*kept, "file"} | {f".file.{host}-{gone}-{n * 8}.tmp" for n in "12"}
+    left = {*kept, "file"} | {f".file.{host}-{unused_pid}-{n * 8}.tmp" for n in "12"}
     assert set(os.listdir(tmp_path)) == left
 
 
@@ -265,15 +265,15 @@ def test_files_of_other_machines_and_earlier_versions_are_removed_by_age(write, 
         assert temporary.exists() == is_there
 
 
-def test_errors_leave_nothing(tmp_path):
-    with pytest.raises(RuntimeError), replacing(tmp_path / "file") as temporary:
+def test_errors_remove_the_temporary_file(tmp_path):
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
 
 
-def test_a_state_in_a_file_of_any_name(tmp_path):
-    """Saved and loaded through a link with a long name."""
+def test_state_is_saved_and_loaded_through_a_link(tmp_path):
+    """The link has a long name."""
     model, optimizer = Linear(2, 2).initialize(), Adam(0.1)
     weights = model.get_param("W")
     optimizer((model.id, "W"), weights, numpy.ones_like(weights))

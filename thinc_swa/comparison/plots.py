@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..schedules.plots import COLOURS
-from ..serialization.files import replacing
+from ..serialization.files import atomic_write
 from ..training.evaluation import format_score
 from .results import Summary, complete, final_scores
 from .runs import Run
@@ -183,7 +183,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     for file in paths:
         # The same picture is the same file: no date in it.
         metadata = {"Date": None} if file.suffix == ".svg" else None
-        with replacing(file) as temporary, warnings.catch_warnings():
+        with atomic_write(file) as temporary, warnings.catch_warnings():
             # Names may have characters that the font has not.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)

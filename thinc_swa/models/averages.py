@@ -1,4 +1,4 @@
-"""Averages in the place of a model's weights, for a while or for good."""
+"""Use of averages as the weights of a model, temporarily or permanently."""
 
 import threading
 from collections.abc import Hashable, Iterator
@@ -12,22 +12,22 @@ from .parameters import ModelT, Parameter, check_average_shape, named_parameters
 
 @contextmanager
 def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
-    """A context in which the model has the optimizer's averages for weights. Whatever
-    happens inside, it has its own weights back afterwards, down to the last bit.
+    """A context in which the model's weights are the optimizer's averages. Afterwards the
+    original weights are restored bit for bit, also after an exception.
 
-    The model holds copies: training or assigning weights inside changes neither the averages
-    nor the model's own weights. A parameter without an average keeps its weights. As long as
-    the optimizer has no averages at all, as before the first step, the model is left as it is.
+    The model gets copies of the averages, so changes of weights inside the context affect
+    neither the averages nor the original weights. A parameter without an average keeps its
+    weights. If the optimizer has no averages, for example before the first step, nothing is
+    changed.
 
-    A model can be in one such context at a time. A second thread or asynchronous task would
-    save averages as the model's own weights.
+    A model can be in only one such context at a time, because a second one would save averages
+    as the original weights.
 
-    model (Model | Language): A Thinc model, with or without PyTorch layers, or a
-        spaCy pipeline.
+    model (Model | Language): A Thinc model, which may have PyTorch layers, or a pipeline.
     optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
-    RAISES: TypeError for anything else; ValueError if the optimizer has averages and none
-        of them belongs to the model, or if one has another shape than its parameter;
-        RuntimeError if a part of the model is in such a context already.
+    RAISES: TypeError if an argument has the wrong type; ValueError if the optimizer has
+        averages but none of them belongs to the model, or if the shapes of an average and its
+        parameter differ; RuntimeError if a part of the model is in such a context already.
     """
     matches = _match(model, optimizer)
     with _reserved([parameter for parameter, _ in matches]), swapped(matches, copy=True):
@@ -35,48 +35,58 @@ def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
 
 
 def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
-    """Write the optimizer's averages into the model for good: copies, in place. What wrappers
-    keep that belongs to the old weights, the slow weights of `Lookahead` for example, is set to
-    the averages too. Takes and raises what `use_averages` does."""
+    """Copy the optimizer's averages into the model's weights, in place. State of the wrappers
+    that belongs to the old weights, such as the slow weights of `Lookahead`, is set to the
+    averages too. A parameter without an average keeps its weights.
+
+    model (Model | Language): A Thinc model, which may have PyTorch layers, or a pipeline.
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    RAISES: TypeError if an argument has the wrong type; ValueError if the optimizer has
+        averages but none of them belongs to the model, or if the shapes of an average and its
+        parameter differ; RuntimeError if a part of the model is in `use_averages`.
+    """
     matches = _match(model, optimizer)
     averages = optimizer.averages or {}
     with _reserved([parameter for parameter, _ in matches]):
         for parameter, average in matches:
             parameter.write(average)
-    # Of an OptimizerWrapper, whose module imports this one.
+    # A method of OptimizerWrapper, which cannot be imported here: its module imports this one.
     on_overwritten = getattr(optimizer, "_on_overwritten", None)
     if matches and on_overwritten is not None:
         on_overwritten({key for _, key, _ in named_parameters(model)} & averages.keys())
 
 
-# The parameters that are in `use_averages` now.
+# The identities of the parameters that are in `use_averages` now.
 _in_use: set[Hashable] = set()
 _in_use_lock = threading.Lock()
 
 
 @contextmanager
 def _reserved(parameters: list[Parameter]) -> Iterator[None]:
-    """A context that parameters can be in only once at a time."""
-    places = {parameter.place for parameter in parameters}
+    """A context that a parameter can be in only once at a time.
+
+    RAISES: RuntimeError if one of the parameters is in such a context already.
+    """
+    identities = {parameter.identity for parameter in parameters}
     with _in_use_lock:
-        if places & _in_use:
+        if identities & _in_use:
             raise RuntimeError(
-                "The model is in use_averages() already, here or in another thread or "
+                "The model is in use_averages() already, possibly in another thread or "
                 "asynchronous task: leave that context first"
             )
-        _in_use.update(places)
+        _in_use.update(identities)
     try:
         yield
     finally:
         with _in_use_lock:
-            _in_use.difference_update(places)
+            _in_use.difference_update(identities)
 
 
 def _match(model: ModelT, optimizer: Optimizer) -> list[tuple[Parameter, Array]]:
-    """The parameters of the model that have an average, each with it."""
+    """The parameters of the model that have an average, and their averages."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"Averages come from a Thinc Optimizer, but got {type(optimizer).__name__}"
+            f"Averages are taken from a Thinc Optimizer, but got {type(optimizer).__name__}"
         )
     averages = optimizer.averages or {}
     matches: list[tuple[Parameter, Array]] = []
@@ -87,6 +97,6 @@ def _match(model: ModelT, optimizer: Optimizer) -> list[tuple[Parameter, Array]]
     if averages and not matches:
         raise ValueError(
             f"The optimizer has averages of {len(averages)} parameters, but none of them "
-            "belongs to this model: was it trained with another optimizer?"
+            "belongs to this model: pass the model that the optimizer trains"
         )
     return matches

@@ -17,23 +17,23 @@ def update_batch_norm(
     progress: bool = False,
     exclude: Sequence[str] = (),
 ) -> None:
-    """Estimate the running statistics of all BatchNorm layers anew, from data. Averaged
-    weights need it: nothing in the training has computed the statistics that belong to them
+    """Re-estimate the running statistics of all BatchNorm layers from data. Averaged weights
+    need this, because training computes the statistics of the raw weights only
     (arXiv:1803.05407, section 3.2).
 
-    The layers of wrapped PyTorch models are found. They see every batch as in training,
-    and take the plain mean over all batches; the rest of the model predicts, without dropout.
-    A model without such layers is left alone, and no data is read. Call it under
-    `use_averages` or after `apply_averages`. The new statistics stay.
+    All BatchNorm layers of wrapped PyTorch models are updated, with the mean over all batches.
+    They are in training mode, and the rest of the model is in evaluation mode, without dropout.
+    If the model has no such layers, no data is read. Call this inside `use_averages` or after
+    `apply_averages`. The statistics are kept when `use_averages` ends.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
-    batches (Iterable[Any]): What `model.predict` takes; for a spaCy pipeline, lists of texts
-        or Docs.
+    batches (Iterable[Any]): Inputs of `model.predict`; for a spaCy pipeline, lists of texts or
+        Docs.
     progress (bool): Show a progress bar, if tqdm is installed.
-    exclude (Sequence[str]): Components of a pipeline that keep their statistics, as those that
-        are not trained.
-    RAISES: TypeError for something that is no model; ValueError for no batches, or for a
-        batch that the model cannot take: the old statistics are in place then.
+    exclude (Sequence[str]): The names of pipeline components that keep their statistics, for
+        example frozen components.
+    RAISES: TypeError if the model has the wrong type; ValueError if there are no batches, or if
+        the model fails on a batch. The statistics are unchanged after an error.
     """
     layers = _batch_norm_layers(model, exclude)
     if not layers:
@@ -43,9 +43,9 @@ def update_batch_norm(
     with ExitStack() as stack:
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # PyTorch: a plain mean over all batches.
-            # A shim puts its model into evaluation mode whenever it predicts.
-            hook = layer.register_forward_pre_hook(_into_training_mode)
+            layer.momentum = None  # In PyTorch: the mean over all batches.
+            # The shim switches its model to evaluation mode in every prediction.
+            hook = layer.register_forward_pre_hook(_switch_to_training_mode)
             stack.callback(hook.remove)
         try:
             for batch in _with_progress(batches) if progress else batches:
@@ -54,8 +54,8 @@ def update_batch_norm(
                     _predict(model, batch)
                 except Exception as error:
                     raise ValueError(
-                        f"The model cannot take batch {n_batches} ({type(batch).__name__}) "
-                        f"of the data for BatchNorm: {error}"
+                        f"The model failed on batch {n_batches} ({type(batch).__name__}) of "
+                        f"the data for BatchNorm: {error}"
                     ) from error
             if n_batches == 0:
                 raise ValueError("There are no batches to estimate BatchNorm statistics from")
@@ -71,11 +71,12 @@ def update_batch_norm(
 
 
 def get_batch_norm(model: ModelT, *, exclude: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Copies of the running statistics of all BatchNorm layers.
+    """Copy the running statistics of all BatchNorm layers.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
-    exclude (Sequence[str]): Components of a pipeline to leave out.
-    RETURNS (list[dict[str, Any]]): One dict of tensors per layer; empty without such layers.
+    exclude (Sequence[str]): The names of pipeline components to leave out.
+    RETURNS (list[dict[str, Any]]): One dict of tensors per layer; empty without
+        BatchNorm layers.
     """
     return [_statistics(layer) for layer in _batch_norm_layers(model, exclude)]
 
@@ -83,11 +84,11 @@ def get_batch_norm(model: ModelT, *, exclude: Sequence[str] = ()) -> list[dict[s
 def set_batch_norm(
     model: ModelT, statistics: list[dict[str, Any]], *, exclude: Sequence[str] = ()
 ) -> None:
-    """Write running statistics into a model, bit for bit.
+    """Restore running statistics bit for bit.
 
     model (Model | Language): The model that the statistics were read from.
     statistics (list[dict[str, Any]]): As `get_batch_norm` returned them.
-    exclude (Sequence[str]): The components that were left out there.
+    exclude (Sequence[str]): The components that were left out.
     """
     for layer, values in zip(_batch_norm_layers(model, exclude), statistics, strict=True):
         for name, value in values.items():
@@ -121,11 +122,12 @@ def _statistics(layer: Any) -> dict[str, Any]:
     return {name: getattr(layer, name).clone() for name in names}
 
 
-def _into_training_mode(layer: Any, inputs: Any) -> None:
+def _switch_to_training_mode(layer: Any, inputs: Any) -> None:
     layer.training = True
 
 
 def _with_progress(batches: Iterable[Any]) -> Iterable[Any]:
+    """Show a progress bar while iterating, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:

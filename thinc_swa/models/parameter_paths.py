@@ -1,7 +1,7 @@
-"""Paths of parameters: readable names for their places in a model, for globs.
+"""Parameter paths: readable names of parameters, to be matched by glob patterns.
 
-An optimizer only sees a node's id and a parameter's name. `register_parameter_paths` registers
-the paths of a model's parameters, for all optimizers of the process.
+An optimizer only knows the id of a node and the name of a parameter. `register_parameter_paths`
+registers the paths of a model's parameters for all optimizers of the process.
 """
 
 import re
@@ -19,47 +19,49 @@ class _Registration(NamedTuple):
     """A call of `register_parameter_paths`.
 
     paths (dict[KeyT, str]): The paths of all parameters of the model.
-    model (int | weakref.ref): The id of a Thinc model, which has no weak references and
-        is never used again, or a weak reference to a pipeline: neither keeps it alive.
+    model (int | weakref.ref): The id of a Thinc model, or a weak reference to a pipeline.
+        Neither keeps the model alive. Thinc models do not support weak references, but their
+        ids are never reused.
     """
 
     paths: dict[KeyT, str]
     model: Union[int, "weakref.ref[Any]"]
 
     def is_of(self, model: ModelT) -> bool:
+        """Whether this is a registration of the given model."""
         if isinstance(self.model, int):
             return isinstance(model, Model) and model.id == self.model
         return self.model() is model
 
     def find_pipeline(self) -> Any:
-        """The pipeline, if it is one and still exists."""
+        """The pipeline, or None for a Thinc model or a pipeline that no longer exists."""
         return None if isinstance(self.model, int) else self.model()
 
 
-# By parameter, the last registration with it.
+# The last registration of each parameter.
 _registered_paths: dict[KeyT, _Registration] = {}
 
-# Thinc names these by all that they consist of. What they are can only be told from what
-# they do: in "a|b>>c" it may be a chain or a concatenation.
-COMPOSED = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "concatenate"}
+# Thinc joins the names of the layers of these combinators. The kind is not clear from the name,
+# since "a|b>>c" can be a chain or a concatenation, but from the module of the forward function.
+COMBINATORS = {"thinc.layers.chain": "chain", "thinc.layers.concatenate": "concatenate"}
 
 
 def register_parameter_paths(model: ModelT) -> list[str]:
-    """Register the paths of a model's parameters, so that `ParamGroups` can select by them.
-    Call it when the model has all its layers, and again when it has got other ones: that
-    replaces what was known. Layers that are added to a spaCy pipeline later are found without
-    another call.
+    """Register the paths of a model's parameters, so that `ParamGroups` can select them.
+    Call it when the model has all its layers, and again after layers were added or
+    replaced, which replaces the registered paths. Layers added to a spaCy pipeline are found
+    without another call.
 
-    A path has the names of the nodes from the root down, with the component's name before
-    them in a pipeline, and then the parameter's: "ner/parser_model/linear/W". PyTorch's
-    names stay as they are: "transformer/…/encoder.layers.0.weight". Of nodes that Thinc
-    names by their contents only the kind is left ("residual", "with_array"), a chain adds
-    nothing unless there are several side by side, and nodes of the same name are numbered:
-    "residual-0", "residual-1". What is in two places has the path of the first.
+    A path consists of the name of the component in a pipeline, the names of the nodes from the
+    root to the parameter, and the name of the parameter: "ner/parser_model/linear/W". PyTorch
+    parameters keep their names: "transformer/…/encoder.layers.0.weight". Names that Thinc
+    composes of the layers inside are shortened to the kind ("residual", "with_array"). A chain
+    is left out unless there are several siblings. Siblings with the same name are numbered:
+    "residual-0", "residual-1". A parameter in two places has the path of the first place.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
     RETURNS (list[str]): The paths, which are the same in every process.
-    RAISES: TypeError for anything else.
+    RAISES: TypeError if the model has the wrong type.
     """
     paths = parameter_paths(model)
     registered = model.id if isinstance(model, Model) else weakref.ref(model)
@@ -68,8 +70,11 @@ def register_parameter_paths(model: ModelT) -> list[str]:
 
 
 def make_register_parameter_paths() -> Callable[[Any], Any]:
-    """`thinc_swa.register_parameter_paths.v1`: `register_parameter_paths` for
-    `[initialize.after_init]` of a spaCy config."""
+    """`thinc_swa.register_parameter_paths.v1`: callback for `[initialize.after_init]` of a
+    spaCy config that calls `register_parameter_paths`.
+
+    RETURNS (Callable): The callback, which takes and returns the pipeline.
+    """
 
     def after_init(nlp: Any) -> Any:
         register_parameter_paths(nlp)
@@ -78,9 +83,13 @@ def make_register_parameter_paths() -> Callable[[Any], Any]:
     return after_init
 
 
-def paths_around(key: KeyT) -> dict[KeyT, str] | None:
-    """The paths of all parameters of the model that this one belongs to, or None if they are
-    not known. A pipeline may have got the parameter after its parameters were named."""
+def find_model_paths(key: KeyT) -> dict[KeyT, str] | None:
+    """Find the paths of all parameters of the model that a parameter belongs to. Registered
+    pipelines are searched for parameters that were added after the registration.
+
+    key (KeyT): The key of the parameter.
+    RETURNS (dict[KeyT, str] | None): The paths by key, or None if the model is not registered.
+    """
     if key not in _registered_paths:
         pipelines = {id(r.model): r.find_pipeline() for r in _registered_paths.values()}
         for pipeline in pipelines.values():
@@ -92,8 +101,11 @@ def paths_around(key: KeyT) -> dict[KeyT, str] | None:
 
 
 def removed_parameters(model: ModelT) -> set[KeyT]:
-    """The parameters that this very model had when `register_parameter_paths` was called, and
-    does not have any more."""
+    """Find the registered parameters that a model no longer has.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (set[KeyT]): The keys of the parameters; empty if the model is not registered.
+    """
     removed = {
         key for key, registration in _registered_paths.items() if registration.is_of(model)
     }
@@ -101,8 +113,12 @@ def removed_parameters(model: ModelT) -> set[KeyT]:
 
 
 def parameter_paths(model: ModelT) -> dict[KeyT, str]:
-    """The path of every parameter, from the first layer to the last. See
-    `register_parameter_paths`."""
+    """Make the paths of all parameters of a model. See `register_parameter_paths`.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (dict[KeyT, str]): The path of each parameter by its key, from the first layer to
+        the last.
+    """
     paths: dict[KeyT, str] = {}
     taken = set()
     for component, root in component_models(model):
@@ -111,7 +127,7 @@ def parameter_paths(model: ModelT) -> dict[KeyT, str]:
                 path = f"{node_path}/{name}" if node_path else name
                 if key in paths:
                     continue
-                while path in taken:  # Somebody has named a node "linear-1".
+                while path in taken:  # For example, a node was named "linear-1".
                     path += "'"
                 taken.add(path)
                 paths[key] = path
@@ -119,7 +135,7 @@ def parameter_paths(model: ModelT) -> dict[KeyT, str]:
 
 
 def _own_parameters(node: Model[Any, Any]) -> Iterator[tuple[KeyT, str]]:
-    # Also those that the initialization will make.
+    # Parameters that are not initialized yet are included.
     for name in node.param_names:
         yield (node.id, name), name
     for position, shim in enumerate(node.shims):
@@ -130,9 +146,9 @@ def _own_parameters(node: Model[Any, Any]) -> Iterator[tuple[KeyT, str]]:
 
 
 def _walk(root: Model[Any, Any], component: str) -> Iterator[tuple[str, Model[Any, Any]]]:
-    """All nodes with their paths, in the order in which data goes through them."""
+    """All nodes and their paths, in the order of the forward pass."""
     is_seen = set()
-    top = _parts(root) if _is_mere_chain(root) else [root]
+    top = _children(root) if _is_unnamed_chain(root) else [root]
     stack = list(reversed(list(_name_siblings(component, top))))
     while stack:
         path, node = stack.pop()
@@ -140,25 +156,25 @@ def _walk(root: Model[Any, Any], component: str) -> Iterator[tuple[str, Model[An
             continue
         is_seen.add(id(node))
         yield path, node
-        stack.extend(reversed(list(_name_siblings(path, _parts(node)))))
+        stack.extend(reversed(list(_name_siblings(path, _children(node)))))
 
 
-def _parts(node: Model[Any, Any]) -> list[Model[Any, Any]]:
-    """What a node consists of. `a >> b >> c` makes a chain in a chain; here it is one."""
-    parts: list[Model[Any, Any]] = []
+def _children(node: Model[Any, Any]) -> list[Model[Any, Any]]:
+    """The layers of a node. The nested chains of `a >> b >> c` are merged into one."""
+    children: list[Model[Any, Any]] = []
     for layer in node.layers:
         is_one_of_several = len(node.layers) > 1 and not _is_chain(node)
-        if _is_mere_chain(layer) and not is_one_of_several:
-            parts.extend(_parts(layer))
+        if _is_unnamed_chain(layer) and not is_one_of_several:
+            children.extend(_children(layer))
         else:
-            parts.append(layer)
-    return parts
+            children.append(layer)
+    return children
 
 
 def _name_siblings(
     prefix: str, nodes: list[Model[Any, Any]]
 ) -> Iterator[tuple[str, Model[Any, Any]]]:
-    """Paths for nodes side by side. Those that would have the same one are numbered."""
+    """The paths of sibling nodes. Siblings with the same name are numbered."""
     distinct = list({id(node): node for node in nodes}.values())
     names = [_short_name(node) for node in distinct]
     counts: dict[str, int] = {}
@@ -170,18 +186,19 @@ def _name_siblings(
 
 
 def _is_chain(node: Model[Any, Any]) -> bool:
-    return COMPOSED.get(node._func.__module__) == "chain"
+    return COMBINATORS.get(node._func.__module__) == "chain"
 
 
-def _is_mere_chain(node: Model[Any, Any]) -> bool:
-    """Whether layers were only put behind one another, and nobody has given that a name."""
+def _is_unnamed_chain(node: Model[Any, Any]) -> bool:
+    """Whether a node is a chain with Thinc's default name and without own parameters."""
     return _is_chain(node) and ">>" in node.name and not any(_own_parameters(node))
 
 
 def _short_name(node: Model[Any, Any]) -> str:
+    """The name of a node without the names of the layers inside."""
     if ">>" in node.name or "|" in node.name:
-        kind = COMPOSED.get(node._func.__module__)
+        kind = COMBINATORS.get(node._func.__module__)
         if kind:
             return kind
-    # "residual(maxout>>dropout)"
+    # "residual(maxout>>dropout)" becomes "residual".
     return re.sub(r"[^\w.-]+", "_", node.name.split("(")[0]) or "layer"

@@ -9,7 +9,7 @@ from thinc.api import Model, PyTorchShim, torch2xp, xp2torch
 
 from ..types import Array, KeyT
 
-# Model | Language; spaCy is an optional dependency.
+# Model | Language. spaCy is an optional dependency.
 ModelT = Any
 
 
@@ -25,25 +25,32 @@ class NodeParameter:
         return tuple(self.get().shape)
 
     def get(self) -> Array:
+        """The weights, not a copy."""
         return self.node.get_param(self.name)
 
     @property
-    def place(self) -> Hashable:
-        """The same for the same parameter of the same model."""
+    def identity(self) -> Hashable:
+        """A value that is equal for the same parameter of the same model only."""
         return "node", id(self.node), self.name
 
     def swap(self, array: Array, *, copy: bool) -> Callable[[], None]:
-        """Use another array, or a copy of it. RETURNS (Callable): Undoes it."""
+        """Replace the weights by another array or by a copy of it.
+
+        array (Array): The new weights, of the same shape.
+        copy (bool): Whether to copy the array.
+        RETURNS (Callable): Restores the original weights.
+        """
         own = self.get()
         self.node.set_param(self.name, array.astype(own.dtype, copy=copy))
         return lambda: self.node.set_param(self.name, own)
 
     def write(self, array: Array) -> None:
+        """Copy an array into the weights, in place."""
         self.get()[...] = array
 
 
 class TorchParameter:
-    """A parameter of a PyTorch module. Gradient and requires_grad stay with it."""
+    """A parameter of a PyTorch module. Its gradient and `requires_grad` are not changed."""
 
     def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
@@ -53,11 +60,11 @@ class TorchParameter:
         return tuple(self.tensor.shape)
 
     def get(self) -> Array:
-        """In the parameter's own memory."""
+        """The weights as an array that shares the memory of the parameter."""
         return torch2xp(self.tensor.data)
 
     @property
-    def place(self) -> Hashable:
+    def identity(self) -> Hashable:
         return "tensor", id(self.tensor)
 
     def swap(self, array: Array, *, copy: bool) -> Callable[[], None]:
@@ -74,7 +81,7 @@ class TorchParameter:
         self.tensor.data.copy_(self._convert(array))
 
     def _convert(self, array: Array) -> Any:
-        # Shares the memory of the array where device and dtype allow it.
+        # The tensor shares the memory of the array if their device and dtype are the same.
         return xp2torch(array, device=self.tensor.device).to(self.tensor.dtype)
 
 
@@ -83,8 +90,13 @@ Parameter = NodeParameter | TorchParameter
 
 @contextmanager
 def swapped(swaps: Iterable[tuple[Parameter, Array]], *, copy: bool = False) -> Iterator[None]:
-    # Undone last first: what stands in two places, as a layer that two components of a
-    # pipeline share, has its own weights at the end.
+    """A context in which parameters have other weights.
+
+    swaps (Iterable[tuple[Parameter, Array]]): The parameters and their weights inside.
+    copy (bool): Whether to copy the arrays.
+    """
+    # Weights are restored in reverse order, because a parameter may occur twice: for example,
+    # two components of a pipeline may share a layer.
     with ExitStack() as stack:
         for parameter, array in swaps:
             stack.callback(parameter.swap(array, copy=copy))
@@ -92,6 +104,7 @@ def swapped(swaps: Iterable[tuple[Parameter, Array]], *, copy: bool = False) -> 
 
 
 def check_average_shape(key: Any, parameter: Parameter, array: Array) -> None:
+    """RAISES: ValueError if an average and its parameter have different shapes."""
     if tuple(array.shape) != parameter.shape:
         raise ValueError(
             f"Parameter {key} has the shape {parameter.shape}, but its average has the shape "
@@ -100,9 +113,16 @@ def check_average_shape(key: Any, parameter: Parameter, array: Array) -> None:
 
 
 def named_parameters(model: ModelT) -> Iterator[tuple[str, KeyT, "Parameter"]]:
-    """The parameters of a model under their places in it, which are the same in every
-    process: the position of the node and the name, with the component's name before it in
-    a pipeline, and the position of the shim in between for PyTorch layers."""
+    """List the parameters of a model with names that are the same in every process.
+
+    A name consists of the component's name in a pipeline, the position of the node in
+    `model.walk()`, the position of the shim for PyTorch layers, and the parameter's name.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (Iterator[tuple[str, KeyT, Parameter]]): The name, key and parameter of each. A
+        parameter in two places occurs twice.
+    RAISES: TypeError if the model has the wrong type.
+    """
     for component, root in component_models(model):
         prefix = f"{component}/" if component else ""
         for position, node in enumerate(root.walk()):
@@ -121,8 +141,13 @@ def named_parameters(model: ModelT) -> Iterator[tuple[str, KeyT, "Parameter"]]:
 
 
 def component_models(model: ModelT) -> list[tuple[str, Model[Any, Any]]]:
-    """The Thinc models of a model, each with its component's name in a pipeline, which is
-    empty for a Thinc model."""
+    """List the Thinc models of a pipeline, or a single Thinc model.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (list[tuple[str, Model]]): The component's name and its Thinc model, for each
+        component that has one, disabled ones included. The name is empty for a Thinc model.
+    RAISES: TypeError if the model has the wrong type.
+    """
     if isinstance(model, Model):
         return [("", model)]
     if is_language(model):
@@ -135,6 +160,7 @@ def component_models(model: ModelT) -> list[tuple[str, Model[Any, Any]]]:
 
 
 def is_language(model: Any) -> bool:
-    # Who has a Language has imported spaCy.
+    """Whether an object is a spaCy pipeline. spaCy is not imported."""
+    # If spaCy has not been imported, no object can be a Language.
     language = sys.modules.get("spacy.language")
     return language is not None and isinstance(model, language.Language)

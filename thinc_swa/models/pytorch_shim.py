@@ -1,4 +1,4 @@
-"""A fix of Thinc's PyTorchShim: averages of PyTorch layers take effect."""
+"""Fix of Thinc's PyTorchShim, which ignores the averages of PyTorch layers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +15,15 @@ from .parameters import Parameter, TorchParameter, check_average_shape, swapped
 
 @cache
 def fix_pytorch_shim() -> bool:
-    """Make Thinc use the averages of PyTorch layers.
+    """Replace `PyTorchShim.use_params` by a method that uses the averages of PyTorch layers.
 
-    Thinc's PyTorchShim calls the optimizer with the keys (shim id, name), but in
-    `use_params` it looks for strings, "pytorch_{id}_{name}". So the averages that the
-    optimizer keeps are silently ignored (Thinc 8.3.14, 9.1.1). This replaces the method by
-    one that knows both, swaps parameter by parameter instead of copying the whole state,
-    and restores them after an exception.
+    Thinc's PyTorchShim calls the optimizer with keys (shim id, name), but its `use_params`
+    looks for strings "pytorch_{id}_{name}", so it silently ignores the optimizer's averages
+    (Thinc 8.3.14, 9.1.1). The replacement accepts both kinds of keys, swaps single parameters
+    instead of copying the whole state, and restores them after an exception.
 
-    RETURNS (bool): Whether there was something to do: not without PyTorch, nor with a Thinc
-        that uses such averages by itself.
+    RETURNS (bool): Whether the method was replaced. It is not if PyTorch is not installed, or
+        if Thinc's method uses the averages.
     """
     if torch is None or _shim_uses_averages():
         return False
@@ -33,8 +32,9 @@ def fix_pytorch_shim() -> bool:
 
 
 def _shim_uses_averages() -> bool:
+    """Whether `PyTorchShim.use_params` uses averages with the optimizer's keys."""
     module = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1))])
-    # Without its constructor, which may switch CuPy's memory allocator.
+    # The constructor is not called, because it may change CuPy's memory allocator.
     shim = PyTorchShim.__new__(PyTorchShim)
     shim.id, shim._model = 0, module
     with shim.use_params({(shim.id, "0"): numpy.ones((1,), dtype="f")}):
@@ -44,7 +44,7 @@ def _shim_uses_averages() -> bool:
 @contextmanager
 def _use_params(self: Any, params: dict[Any, Any]) -> Iterator[None]:
     """Replaces `PyTorchShim.use_params`. See `fix_pytorch_shim`."""
-    if self._model is None:  # Thinc allows it.
+    if self._model is None:  # Thinc allows a shim without a model.
         yield
         return
     tensors = dict(self._model.named_parameters(remove_duplicate=False))

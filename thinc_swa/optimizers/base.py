@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from thinc.api import Optimizer
 
 from ..models.pytorch_shim import fix_pytorch_shim
-from ..schedules.generators import count_draws
+from ..schedules.iterator_positions import count_values
 from ..schedules.learn_rate import current_rate
 from ..types import Array, FloatsXd, KeyT
 from .step_counter import StepCounter
@@ -63,7 +63,7 @@ class OptimizerWrapper(Optimizer):
                 f"{type(optimizer).__name__}: {optimizer!r}"
             )
         fix_pytorch_shim()
-        count_draws(unwrap(optimizer)[-1])
+        count_values(unwrap(optimizer)[-1])
         self.optimizer = optimizer
         self._arguments: dict[str, Any] = {}
         # The weights of every parameter as last returned. Thinc and its PyTorch shim

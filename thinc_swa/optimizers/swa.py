@@ -146,7 +146,7 @@ class SWA(AveragingOptimizer):
         self._is_started = True
         self.optimizer.averages = None
         if self._learn_rate is not None:
-            self._learn_rate.take_over(self.optimizer)
+            self._learn_rate.activate(self.optimizer)
 
     def _end(self) -> None:
         self._is_ended = True
@@ -190,7 +190,7 @@ class SWA(AveragingOptimizer):
         self._awaited = {}
         self._is_ended = False
         if self._learn_rate is not None and self._is_started:
-            self._learn_rate.give_back(self.optimizer)
+            self._learn_rate.deactivate(self.optimizer)
         if self._is_called:
             # In the first step: it ends with the first snapshot.
             self.start_step = 1
@@ -206,7 +206,7 @@ class SWA(AveragingOptimizer):
 
     def _before_load(self) -> None:
         if self._learn_rate is not None:
-            self._learn_rate.note_displaced(self.optimizer)
+            self._learn_rate.save_original(self.optimizer)
 
     def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
         super()._on_loaded(weights)

@@ -7,12 +7,12 @@ from typing import Any
 
 from thinc.api import Optimizer
 
-from ..models.parameter_paths import paths_around
+from ..models.parameter_paths import find_model_paths
 from ..optimizers.base import OptimizerWrapper, unwrap
 from ..optimizers.config_factory import config_factory
 from ..schedules.compat import Schedule
 from ..schedules.learn_rate import current_value, describe_rate
-from ..serialization.schedule_state import schedule_states
+from ..schedules.traversal import schedule_states
 from ..types import Array, FloatsXd, KeyT
 from ..validation import check_number
 from .patterns import Glob, check_globs
@@ -241,7 +241,7 @@ class ParamGroups(OptimizerWrapper):
     def _choose(self, key: KeyT) -> tuple[Group, float]:
         """Find the group of a parameter that has not been seen before, and of all others of
         its model if their paths are known."""
-        paths = paths_around(key)
+        paths = find_model_paths(key)
         if paths is not None:
             choices = self._select(paths)
             self._unmatched = []

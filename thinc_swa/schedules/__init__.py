@@ -1,1 +1,1 @@
-"""Schedules for hyperparameters."""
+"""Schedules of learning rates and other hyperparameters."""

@@ -1,4 +1,4 @@
-"""Learning rates that take over in the middle of training, on both Thinc lines.
+"""Learning rates that replace that of an optimizer during training.
 
 On Thinc 8.3 `optimizer.learn_rate` is a float, and a generator in `optimizer.schedules`
 overwrites it at every `step_schedules()`. On Thinc 9.1 it is a `Schedule`, called with
@@ -15,20 +15,21 @@ from thinc.api import SGD, Optimizer
 from ..types import RateT
 from ..validation import check_choice, check_int, check_number
 from .annealing import ANNEAL_STRATEGIES, anneal
-from .compat import DrawnSchedule, Schedule, ScheduleClass, describe_schedule
+from .compat import GeneratorSchedule, Schedule, ScheduleClass, describe_schedule
 
 
 class LearnRateOverride:
-    """A learning rate that begins when averaging does.
+    """A learning rate that replaces that of an optimizer when averaging starts.
 
     learn_rate (RateT): A number, a list of numbers, or any Thinc schedule.
-    anneal_steps (int | None): Over how many steps to move from the rate that was in
-        force to a constant `learn_rate`. If None, it holds from the first step on.
-    anneal_strategy (str): How to get there: "linear" or "cosine".
+    anneal_steps (int | None): The number of steps of the annealing from the rate that was last
+        used to a constant `learn_rate`. None means no annealing.
+    anneal_strategy (str): The shape of the annealing: "linear" or "cosine".
+    RAISES: ValueError for invalid arguments.
     """
 
     arguments: dict[str, Any]
-    # The rate of the last step, as long as the next one has not begun.
+    # The rate of the last step, until the next step starts.
     rate_used: float | None
     _state = ("rate_used", "_position", "_rate_before")
 
@@ -41,7 +42,7 @@ class LearnRateOverride:
         "_target",
         "_position",
         "_rate_before",
-        "_displaced",
+        "_original",
     ]
 
     def __init__(
@@ -49,12 +50,12 @@ class LearnRateOverride:
     ) -> None:
         self._anneal_strategy = anneal_strategy
         self._anneal_steps: int | None = None
-        # Which step under this rate comes next, from 1; 0 before it takes over.
+        # The number of the next step with this rate, from 1; 0 while it is not active.
         self._position = 0
         self._rate_before = 0.0
         self.rate_used = None
-        # The wrapped optimizer's own rate and, on Thinc 8.3, its schedule.
-        self._displaced: Any = None
+        # The optimizer's original rate and, on Thinc 8.3, the schedule of that.
+        self._original: Any = None
         self._target: float | None = None
         if isinstance(learn_rate, Real):
             learn_rate = self._target = check_number("learn_rate", learn_rate, minimum=0.0)
@@ -62,14 +63,14 @@ class LearnRateOverride:
             raise ValueError(
                 f"learn_rate must be a number or a schedule, but was {learn_rate!r}"
             )
-        # An optimizer that trains nothing: it turns whatever Thinc takes for a learning
-        # rate into Thinc's own form, and holds the schedule's place.
-        self._source = SGD(repeatable(learn_rate), use_averages=False)
+        # An optimizer that trains nothing. It converts every kind of learning rate that Thinc
+        # accepts, and keeps the position of the schedule.
+        self._source = SGD(make_rewindable(learn_rate), use_averages=False)
         if anneal_steps is not None:
             if self._target is None:
                 raise ValueError(
-                    "anneal_steps needs a constant learn_rate to arrive at, but learn_rate "
-                    f"was a schedule ({type(learn_rate).__name__})"
+                    "anneal_steps needs a constant learn_rate to anneal to, but learn_rate was "
+                    f"a schedule ({type(learn_rate).__name__})"
                 )
             self._anneal_steps = check_int("anneal_steps", anneal_steps, minimum=1)
         self.arguments = {"learn_rate": describe_rate(learn_rate)}
@@ -81,65 +82,69 @@ class LearnRateOverride:
     def make(
         cls, learn_rate: RateT | None, anneal_steps: int | None, anneal_strategy: str
     ) -> Optional["LearnRateOverride"]:
-        """None if no learning rate is to take over."""
+        """Make an override, or None without a learning rate.
+
+        RAISES: ValueError for invalid arguments.
+        """
         check_choice("anneal_strategy", anneal_strategy, ANNEAL_STRATEGIES)
         if learn_rate is not None:
             return cls(learn_rate, anneal_steps, anneal_strategy)
         if anneal_steps is not None:
             raise ValueError(
-                f"anneal_steps = {anneal_steps!r} needs a learn_rate to arrive at, but "
+                f"anneal_steps = {anneal_steps!r} needs a learn_rate to anneal to, but "
                 "learn_rate was not given"
             )
         return None
 
     @property
     def is_schedule(self) -> bool:
+        """Whether the learning rate is not constant."""
         return self._target is None
 
     @property
-    def has_taken_over(self) -> bool:
-        """Whether it is the optimizer's learning rate now."""
+    def is_active(self) -> bool:
+        """Whether the optimizer has this learning rate now."""
         return self._position > 0
 
-    def take_over(self, optimizer: Any) -> None:
-        """Become the optimizer's learning rate, in place of the one that it has."""
+    def activate(self, optimizer: Any) -> None:
+        """Replace the learning rate of the optimizer."""
         rate = current_rate(optimizer) if self.rate_used is None else self.rate_used
         self._rate_before = rate
-        self.note_displaced(optimizer)
+        self.save_original(optimizer)
         if Schedule is None:
             optimizer.schedules.pop("learn_rate", None)
         self._position = 1
         self._set(optimizer)
 
-    def note_displaced(self, optimizer: Any) -> None:
-        """Remember the optimizer's own rate. If this one is in its place, that is known."""
-        if not self.has_taken_over:
+    def save_original(self, optimizer: Any) -> None:
+        """Save the learning rate of the optimizer, unless this one is active already."""
+        if not self.is_active:
             schedule = optimizer.schedules.get("learn_rate") if Schedule is None else None
-            self._displaced = (optimizer.learn_rate, schedule)
+            self._original = (optimizer.learn_rate, schedule)
 
-    def give_back(self, optimizer: Any) -> None:
-        """Undo `take_over`, and begin anew with the next one."""
-        if self._displaced is not None:
-            rate, schedule = self._displaced
+    def deactivate(self, optimizer: Any) -> None:
+        """Restore the original learning rate, and rewind this one to its first step."""
+        if self._original is not None:
+            rate, schedule = self._original
             optimizer.learn_rate = rate
             if schedule is not None:
                 optimizer.schedules["learn_rate"] = schedule
-            self._displaced = None
+            self._original = None
         self._position = 0
         if self._target is None:
             _rewind(self._source)
 
     def advance(self, optimizer: Optimizer) -> None:
-        """Move on to the next step."""
+        """Set the rate of the next step."""
         self._position += 1
         self._source.step_schedules()
-        # A rate that has arrived is left alone: it may be changed by hand.
+        # A constant rate is set only once, so that it can be changed manually.
         if self._target is None or self._position <= (self._anneal_steps or 0):
             self._set(optimizer)
 
     def resume(self, optimizer: Optimizer) -> None:
-        """Go on where a training stopped: `_position` says where. The rate of that moment is
-        the optimizer's already, a schedule is not."""
+        """Restore the schedule after loading: move it to the loaded `_position`. The value of a
+        constant rate has been loaded with the optimizer."""
         if self._target is None:
             for _ in range(self._position - 1):
                 self._source.step_schedules()
@@ -147,13 +152,13 @@ class LearnRateOverride:
 
     @staticmethod
     def _upgrade(saved: dict[str, Any]) -> dict[str, Any]:
-        """The state in a file of version 1."""
+        """Convert the saved state of a file of version 1."""
         return {"rate_used": None, **saved}
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in self.__slots__}
-        # Where it is a generator, it could not be copied.
-        state["_displaced"] = None
+        # Generators cannot be copied or pickled.
+        state["_original"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -161,6 +166,7 @@ class LearnRateOverride:
             setattr(self, name, value)
 
     def _set(self, optimizer: Optimizer) -> None:
+        """Set the optimizer's learning rate to that of the current position."""
         if self._target is None:
             optimizer.learn_rate = follow(self._source)
         elif self._anneal_steps is None or self._position >= self._anneal_steps:
@@ -171,21 +177,29 @@ class LearnRateOverride:
             _set_constant(optimizer, rate)
 
 
-def repeatable(learn_rate: RateT) -> RateT:
-    """A learning rate that can go back to its first step: Thinc's generators cannot, and it
-    makes one of a list."""
-    is_drawn = isinstance(learn_rate, Iterator) or (isinstance(learn_rate, list) and learn_rate)
-    if is_drawn and not isinstance(learn_rate, ScheduleClass):
-        return ScheduleClass("drawn", _drawn, attrs={"drawn": DrawnSchedule(iter(learn_rate))})
+def make_rewindable(learn_rate: RateT) -> RateT:
+    """Convert a learning rate so that it can be rewound to its first step. Generators cannot,
+    and Thinc makes generators of lists.
+
+    learn_rate (RateT): A number, a list of numbers, a generator or any Thinc schedule.
+    RETURNS (RateT): A schedule of this package for lists and generators; else the same object.
+    """
+    is_iterated = isinstance(learn_rate, Iterator) or (
+        isinstance(learn_rate, list) and learn_rate
+    )
+    if is_iterated and not isinstance(learn_rate, ScheduleClass):
+        return ScheduleClass(
+            "drawn", _iterated, attrs={"drawn": GeneratorSchedule(iter(learn_rate))}
+        )
     return learn_rate
 
 
-def _drawn(schedule: Any, step: int, **extra: Any) -> float:
+def _iterated(schedule: Any, step: int, **extra: Any) -> float:
     return float(schedule.attrs["drawn"](step))
 
 
 def _rewind(source: Any) -> None:
-    """Let an optimizer that only holds a schedule go back to its first step."""
+    """Rewind an optimizer that only holds a schedule to its first step."""
     if Schedule is not None:
         source._step = 0
         return
@@ -195,30 +209,36 @@ def _rewind(source: Any) -> None:
 
 
 def follow(source: Any) -> Any:
-    """What an optimizer that only holds a schedule has for its learning rate now, in Thinc's
-    own form, to be put into another optimizer.
+    """Make a hyperparameter value that follows the learning rate of another optimizer.
 
-    source (Optimizer): Typed as Any: what it has depends on the Thinc version.
+    source (Optimizer): An optimizer that only holds a schedule. Typed as Any, because its
+        attributes depend on the Thinc version.
+    RETURNS (ScheduleT | float): On Thinc 8.3 the current learning rate of the source; on Thinc
+        9.1 a `Schedule` that returns it at any time.
     """
     if Schedule is None:
         return source.learn_rate
-    # Through a schedule of our own, so that it also sees what Thinc tells schedules beside
-    # the step: the key and the last score.
+    # The schedule of the source is called with the step of the source, but with the key and
+    # the last score that Thinc passes to this one.
     return Schedule("thinc_swa", _source_schedule, attrs={"source": source})
 
 
 def current_rate(optimizer: Any) -> float:
     """The learning rate of the optimizer's next update.
 
-    optimizer (Optimizer): Typed as Any: what it has depends on the Thinc version.
+    optimizer (Optimizer): Any Thinc optimizer. Typed as Any, because its attributes depend on
+        the Thinc version.
+    RETURNS (float): The learning rate.
     """
     return current_value(optimizer, "learn_rate")
 
 
 def current_value(optimizer: Any, name: str) -> float:
-    """The same of any hyperparameter that can have a schedule.
+    """The value of a hyperparameter in the optimizer's next update.
 
-    name (str): The optimizer's attribute.
+    optimizer (Optimizer): Any Thinc optimizer.
+    name (str): The name of the attribute, which may have a schedule.
+    RETURNS (float): The value.
     """
     value = getattr(optimizer, name)
     if Schedule is None:
@@ -228,8 +248,8 @@ def current_value(optimizer: Any, name: str) -> float:
 
 
 def describe_rate(learn_rate: RateT) -> Any:
-    """What can be said of a rate in JSON. Of a generator of Thinc's that is its
-    type only."""
+    """Describe a learning rate in JSON: a number or list as it is, the name and arguments of a
+    schedule, and only the type's name of a generator."""
     if isinstance(learn_rate, ScheduleClass):
         return describe_schedule(learn_rate)
     return learn_rate if isinstance(learn_rate, (float, list)) else type(learn_rate).__name__

@@ -1,11 +1,12 @@
-"""One-cycle schedules of a learning rate and of a momentum."""
+"""One-cycle schedules of the learning rate and of the momentum."""
 
 from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_choice, check_number, check_total_steps
-from .annealing import ANNEAL_STRATEGIES, anneal, check_steps, check_warmup_steps
+from .annealing import ANNEAL_STRATEGIES, anneal
 from .compat import make_schedule
+from .lengths import check_steps, check_warmup_steps
 
 
 def one_cycle(
@@ -18,23 +19,24 @@ def one_cycle(
     anneal_strategy: Any | str = "cosine",
     total_steps: Any | int | None = None,
 ) -> ScheduleT:
-    """`one_cycle.v1`: up to the highest rate, and then far down (Smith 2018, arXiv:1803.09820;
-    in the form and with the default values of PyTorch's `OneCycleLR`).
+    """`one_cycle.v1`: the 1cycle learning rate (Smith 2018, arXiv:1803.09820): one rise to the
+    highest rate and one fall to a rate far below the first, with the default values of
+    PyTorch's `OneCycleLR`.
 
-    At step 0 it is `start_factor * max_rate`, at step `warmup_steps` it is `max_rate`, and from
-    step `steps` on it is `end_factor * max_rate`.
+    The rate is `start_factor * max_rate` at step 0, `max_rate` at step `warmup_steps`, and
+    `end_factor * max_rate` from step `steps` on.
 
-    max_rate (float): The highest rate.
-    steps (int | float | None): The length of the cycle, as a number of steps or as a
-        fraction of `total_steps` strictly between 0 and 1. If None, `total_steps`.
-    warmup_steps (int | float | None): How many of them lead up, as a number of steps
-        or as a fraction of `total_steps`. If None, 0.3 of the cycle.
-    start_factor (float): The first rate, as a part of `max_rate`, in [0, 1].
-    end_factor (float): The last rate, as a part of `max_rate`, in [0, 1].
-    anneal_strategy (str): How to move: "linear" or "cosine".
-    total_steps (int | None): The length of the training in steps.
-    RETURNS (ScheduleT): A schedule for this Thinc.
-    RAISES: ValueError for bad arguments.
+    max_rate (float): The highest rate, >= 0.
+    steps (int | float | None): The length of the cycle: a number of steps, or a fraction of
+        `total_steps` strictly between 0 and 1. None means `total_steps`.
+    warmup_steps (int | float | None): The length of the rise: a number of steps, or a fraction
+        of `total_steps`. Less than `steps`. None means 0.3 of the cycle.
+    start_factor (float): The first rate as a factor of `max_rate`, in [0, 1].
+    end_factor (float): The last rate as a factor of `max_rate`, in [0, 1].
+    anneal_strategy (str): The shape of the rise and of the fall: "linear" or "cosine".
+    total_steps (int | None): The length of the training in steps, for fractions.
+    RETURNS (ScheduleT): A schedule for the installed Thinc version.
+    RAISES: ValueError for invalid arguments.
     """
     return make_schedule(
         "one_cycle",
@@ -62,18 +64,23 @@ def one_cycle_momentum(
     anneal_strategy: Any | str = "cosine",
     total_steps: Any | int | None = None,
 ) -> ScheduleT:
-    """`one_cycle_momentum.v1`: the mirror of `one_cycle`, for Adam's `beta1`: it falls while
-    the learning rate rises (Smith 2018, arXiv:1803.09820).
+    """`one_cycle_momentum.v1`: the 1cycle momentum, for Adam's `beta1` (Smith 2018,
+    arXiv:1803.09820). It falls while the learning rate of `one_cycle` rises, and rises while
+    that falls.
 
-    At step 0 it is `max_momentum`, at step `warmup_steps` it is `min_momentum`, and from step
-    `steps` on it is `max_momentum` again.
+    The momentum is `max_momentum` at step 0, `min_momentum` at step `warmup_steps`, and
+    `max_momentum` from step `steps` on.
 
     max_momentum (float): The momentum at both ends, in (0, 1].
-    min_momentum (float): The momentum where the learning rate is highest, in
-        (0, max_momentum].
-    steps, warmup_steps, anneal_strategy, total_steps: As those of `one_cycle`.
-    RETURNS (ScheduleT): A schedule for this Thinc.
-    RAISES: ValueError for bad arguments.
+    min_momentum (float): The momentum at the highest learning rate, in (0, max_momentum].
+    steps (int | float | None): The length of the cycle: a number of steps, or a fraction of
+        `total_steps` strictly between 0 and 1. None means `total_steps`.
+    warmup_steps (int | float | None): The length of the fall: a number of steps, or a fraction
+        of `total_steps`. Less than `steps`. None means 0.3 of the cycle.
+    anneal_strategy (str): The shape of the fall and of the rise: "linear" or "cosine".
+    total_steps (int | None): The length of the training in steps, for fractions.
+    RETURNS (ScheduleT): A schedule for the installed Thinc version.
+    RAISES: ValueError for invalid arguments.
     """
     max_momentum = check_number("max_momentum", max_momentum, above=0.0, maximum=1.0)
     return make_schedule(
@@ -96,6 +103,7 @@ def _one_cycle_momentum(schedule: ScheduleT, step: int, **extra: Any) -> float:
 
 
 def _cycle(attrs: dict[str, Any], step: int, start: float, peak: float, end: float) -> float:
+    """The value at a step of a cycle from `start` through `peak` to `end`."""
     steps, warmup_steps = attrs["steps"], attrs["warmup_steps"]
     if step < warmup_steps:
         return anneal(start, peak, step / warmup_steps, attrs["anneal_strategy"])
@@ -104,7 +112,7 @@ def _cycle(attrs: dict[str, Any], step: int, start: float, peak: float, end: flo
 
 
 def _check_cycle(steps: Any, warmup_steps: Any, total_steps: Any) -> dict[str, int]:
-    """The length of a cycle, and of its way up."""
+    """The lengths of a cycle and of its first part, as attributes of the schedule."""
     total_steps = check_total_steps(total_steps)
     steps = check_steps(steps, total_steps)
     if warmup_steps is None:

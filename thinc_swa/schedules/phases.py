@@ -1,4 +1,4 @@
-"""Schedules one after another."""
+"""Sequence of schedules."""
 
 from collections.abc import Iterator, Mapping
 from numbers import Real
@@ -6,15 +6,15 @@ from typing import Any
 
 from ..types import ScheduleT
 from ..validation import check_number, check_step, check_total_steps
-from .compat import DrawnSchedule, ScheduleClass, make_schedule
+from .compat import GeneratorSchedule, ScheduleClass, make_schedule
 
 
 def phases(*phases: Any, total_steps: Any | int | None = None) -> ScheduleT:
-    """`phases.v1`: schedules one after another, each for its number of steps. Each begins at
+    """`phases.v1`: a sequence of schedules, each for a number of steps. Each schedule starts at
     its own step 0.
 
-    In a config the phases are sections, in the order of the file, and each is a section with
-    `steps` and `schedule`:
+    In a config each phase is a section with `steps` and `schedule`. The order of the phases is
+    the order of the sections:
 
         [optimizer.learn_rate]
         @schedules = "phases.v1"
@@ -23,19 +23,19 @@ def phases(*phases: Any, total_steps: Any | int | None = None) -> ScheduleT:
         steps = 100
         schedule = 0.001
 
-    phases (tuple[int | float, ScheduleT]): For each phase its steps, as a number of
-        steps or as a fraction of `total_steps` strictly between 0 and 1, and its schedule: a
-        number, a list of numbers, a generator, or any schedule of this Thinc. The last phase
-        may be a schedule alone, or have None for its steps: then it goes on for ever. If it
-        has steps, it stays at its last value after them.
-    total_steps (int | None): The length of the training in steps. The phases must not be
-        longer.
-    RETURNS (ScheduleT): A schedule for this Thinc.
-    RAISES: ValueError for bad arguments.
+    phases (tuple[int | float, ScheduleT]): The steps and the schedule of each phase. Steps are
+        a number of steps, or a fraction of `total_steps` strictly between 0 and 1. A schedule
+        is a number, a list of numbers, a generator, or any schedule of the installed Thinc
+        version. The last phase may be a schedule without steps, or with None for its steps,
+        and then has no end. If it has steps, its last value is repeated after them.
+    total_steps (int | None): The length of the training in steps, for fractions. If given, the
+        phases must not be longer in total.
+    RETURNS (ScheduleT): A schedule for the installed Thinc version.
+    RAISES: ValueError for invalid arguments.
     """
     total_steps = check_total_steps(total_steps)
     if not phases:
-        raise ValueError("phases must have at least one phase, but there was none")
+        raise ValueError("phases must have at least one phase, but got none")
     pairs = [_read_phase(number, phase) for number, phase in enumerate(phases, 1)]
     return make_schedule(
         "phases",
@@ -67,8 +67,8 @@ def _read_phase(number: int, phase: Any) -> tuple[Any, Any]:
     if isinstance(phase, Mapping):
         if "schedule" not in phase or not set(phase) <= {"steps", "schedule"}:
             raise ValueError(
-                f"Phase {number} must have a schedule, and steps if it is not to go on for "
-                f"ever, and nothing else, but had {sorted(phase)}"
+                f"Phase {number} must have schedule, and steps unless it is the last phase, "
+                f"and nothing else, but had {sorted(phase)}"
             )
         return phase.get("steps"), phase["schedule"]
     if isinstance(phase, tuple):
@@ -79,8 +79,8 @@ def _read_phase(number: int, phase: Any) -> tuple[Any, Any]:
 
 
 def _check_phase_steps(all_steps: list[Any], total_steps: int | None) -> list[int | None]:
-    """The length of each phase. Fractions are added before they are rounded, so that those
-    that are 1 together are the whole training."""
+    """The length of each phase. Fractions are summed before they are rounded, so that fractions
+    whose sum is 1 cover the whole training."""
     lengths: list[int | None] = []
     whole, fraction, end = 0, 0.0, 0
     for number, steps in enumerate(all_steps, 1):
@@ -89,7 +89,7 @@ def _check_phase_steps(all_steps: list[Any], total_steps: int | None) -> list[in
             break
         name = f"steps of phase {number}"
         if steps is None:
-            raise ValueError(f"{name} must be given: only the last phase can go on for ever")
+            raise ValueError(f"{name} must be given: only the last phase can be without steps")
         check_step(name, steps, total_steps, minimum=1)
         if isinstance(steps, float):
             fraction += steps
@@ -100,14 +100,14 @@ def _check_phase_steps(all_steps: list[Any], total_steps: int | None) -> list[in
         lengths.append(end - previous)
     if total_steps is not None and end > total_steps:
         raise ValueError(
-            f"The phases must not be longer than total_steps, but had {end} steps together "
-            f"with total_steps = {total_steps}: the training would never get there"
+            f"The phases must not be longer than total_steps, but had {end} steps in total "
+            f"with total_steps = {total_steps}: training would end before the last phase"
         )
     return lengths
 
 
 def _check_phase_schedule(number: int, schedule: Any) -> Any:
-    """The schedule of a phase: a number, a list of numbers, or something to call."""
+    """The schedule of a phase: a number, a list of numbers, or a callable."""
     name = f"schedule of phase {number}"
     if isinstance(schedule, ScheduleClass):
         return schedule
@@ -116,7 +116,7 @@ def _check_phase_schedule(number: int, schedule: Any) -> Any:
     if isinstance(schedule, Real):
         return check_number(name, schedule, minimum=0.0)
     if isinstance(schedule, Iterator):
-        return DrawnSchedule(schedule)
+        return GeneratorSchedule(schedule)
     raise ValueError(
         f"{name} must be a number, a list of numbers or a schedule, but was {schedule!r}"
     )

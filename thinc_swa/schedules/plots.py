@@ -1,4 +1,4 @@
-"""Pictures of schedules. They need matplotlib, which is loaded when one is drawn."""
+"""Plots of schedules with matplotlib, which is imported when a plot is made."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -8,10 +8,10 @@ from ..types import ScheduleT
 from ..validation import check_int
 from .compat import ScheduleClass
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, and ways to draw a line
-# that can be told apart without any colour.
+# The palette of Okabe and Ito, which is safe for colour blindness, and line styles that can be
+# told apart without colours.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-LINES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def plot_schedule(
@@ -20,17 +20,17 @@ def plot_schedule(
     *,
     axes: Any | None = None,
 ) -> Any:
-    """Draw the values of a schedule, or of several into one picture.
+    """Plot the values of one or several schedules.
 
         plot_schedule(one_cycle(0.01, steps=1000), 1200).figure.savefig("one_cycle.png")
 
-    schedule (ScheduleT | Mapping[str, ScheduleT]): A number, a list of numbers or a
-        schedule, or several by name. It stays where it is, unless it is a generator of Thinc
-        8.3: that is used up.
-    n_steps (int): How many steps to draw, from step 0.
-    axes (Axes | None): Where to draw. If None, in a new figure.
-    RETURNS (Axes): What was drawn on, for a title and the like.
-    RAISES: ValueError for bad arguments; ImportError if matplotlib is not installed.
+    schedule (ScheduleT | Mapping[str, ScheduleT]): A number, a list of numbers or a schedule,
+        or several of them by name. Values are taken from a generator of Thinc 8.3, so it
+        cannot be used afterwards. Other schedules are unchanged.
+    n_steps (int): The number of steps to plot, starting at step 0.
+    axes (Axes | None): The axes to plot into. None makes a new figure.
+    RETURNS (Axes): The axes, with the figure as `axes.figure`.
+    RAISES: ValueError for invalid arguments; ImportError if matplotlib is not installed.
     """
     n_steps = check_int("n_steps", n_steps, minimum=1)
     named: dict[str, ScheduleT] = (
@@ -45,7 +45,7 @@ def plot_schedule(
         axes.plot(
             range(len(values)),
             values,
-            LINES[number % len(LINES)],
+            LINE_STYLES[number % len(LINE_STYLES)],
             color=COLOURS[number % len(COLOURS)],
             label=name,
         )
@@ -59,11 +59,11 @@ def plot_schedule(
 def _values(schedule: Any, n_steps: int) -> list[float]:
     """The values at steps 0 to n_steps - 1."""
     if isinstance(schedule, ScheduleClass):
-        # As an optimizer of Thinc 9.1 calls it.
+        # The arguments that an optimizer of Thinc 9.1 passes.
         return [float(schedule(step, key=(0, ""), last_score=None)) for step in range(n_steps)]
     if isinstance(schedule, (int, float)):
         return [float(schedule)] * n_steps
     values = [float(value) for value in islice(schedule, n_steps)]
     if not values:
-        raise ValueError(f"schedule must have a value, but was {schedule!r}")
+        raise ValueError(f"schedule must have at least one value, but was {schedule!r}")
     return values + values[-1:] * (n_steps - len(values))

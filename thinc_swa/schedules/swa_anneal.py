@@ -1,4 +1,4 @@
-"""Schedule that anneals from one rate to another when averaging starts."""
+"""Schedule of the learning rate of SWA."""
 
 from typing import Any
 
@@ -23,24 +23,25 @@ def swa_anneal(
     anneal_strategy: Any | str = "linear",
     total_steps: Any | int | None = None,
 ) -> ScheduleT:
-    """`swa_anneal.v1`: one rate before averaging starts, another one afterwards (Izmailov et
-    al. 2018, arXiv:1803.05407, section 3.2; PyTorch's `SWALR`).
+    """`swa_anneal.v1`: a constant rate, then annealing to another constant rate when averaging
+    starts (Izmailov et al. 2018, arXiv:1803.05407, section 3.2; PyTorch's `SWALR`).
 
-    It is `start_rate` for `start_step` steps. The *k*-th step after these, *k* = 1, 2 …, has
-    gone k / `anneal_steps` of the way to `end_rate`, where it stays. These are the rates of
-    `SWA` with a `learn_rate` and the same `start_step` and `anneal_steps`, for any
-    hyperparameter.
+    The rate is `start_rate` for the first `start_step` steps. In the *k*-th step after them,
+    *k* = 1, 2 …, the fraction *k* / `anneal_steps` of the annealing is complete. From
+    *k* = `anneal_steps` on, the rate is `end_rate`. `SWA` with the same `learn_rate`,
+    `start_step` and `anneal_steps` sets the same learning rates; this schedule can be used for
+    any hyperparameter.
 
-    start_rate (float): The rate at first.
-    end_rate (float): The rate in the end.
-    start_step (int | float): After which step to start, as a number of steps or as a
+    start_rate (float): The rate before the annealing, >= 0.
+    end_rate (float): The rate after the annealing, >= 0.
+    start_step (int | float): The number of steps before the annealing: a number of steps, or a
         fraction of `total_steps` strictly between 0 and 1.
-    anneal_steps (int | float): Over how many steps to move, 1 for a jump, as a number of
-        steps or as a fraction of `total_steps`.
-    anneal_strategy (str): How to move: "linear" or "cosine".
+    anneal_steps (int | float): The length of the annealing, 1 for an immediate change: a number
+        of steps, or a fraction of `total_steps`.
+    anneal_strategy (str): The shape of the annealing: "linear" or "cosine".
     total_steps (int | None): The length of the training in steps, for fractions.
-    RETURNS (ScheduleT): A schedule for this Thinc.
-    RAISES: ValueError for bad arguments.
+    RETURNS (ScheduleT): A schedule for the installed Thinc version.
+    RAISES: ValueError for invalid arguments.
     """
     total_steps = check_total_steps(total_steps)
     return make_schedule(

@@ -1,1 +1,1 @@
-"""Optimizer state in files, and atomic file writes."""
+"""Saving and loading of optimizer state, and atomic file writes."""

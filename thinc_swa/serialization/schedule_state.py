@@ -1,12 +1,12 @@
-"""Positions of an optimizer's schedules in JSON, to be resumed in another process.
+"""Saving and restoring of an optimizer's schedules and scheduled hyperparameters.
 
-On Thinc 8.3 schedules are iterators; `generators.py` knows their positions. On Thinc 9.1 they
-are `Schedule` objects, which are called with the step; only what they change by themselves has
-to be saved.
+On Thinc 8.3 schedules are iterators, and their positions are saved (`iterator_positions.py`).
+On Thinc 9.1 they are `Schedule` objects, which are called with the step, and only their mutable
+state is saved.
 
-One rule holds for all hyperparameters that can have a schedule: a schedule must be the saved
-one, and a number is part of the state. The saved number replaces the optimizer's, since it may
-have been changed during the training, with a warning where the two differ.
+One rule applies to all hyperparameters that can have a schedule. Schedules must be equal when
+saved and loaded. Numbers are part of the state, because they may have been changed during
+training: the saved number replaces that of the optimizer, with a warning if the two differ.
 """
 
 import dataclasses
@@ -16,25 +16,26 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from thinc.api import Optimizer
 from thinc.schedules import constant
 
-from ..schedules.compat import DrawnSchedule, Schedule, ScheduleClass, ScheduleIterator
-from ..schedules.compat import describe_schedule as describe_schedule
-from ..schedules.generators import (
+from ..schedules.compat import Schedule, ScheduleIterator, describe_schedule
+from ..schedules.iterator_positions import (
     CountedIterator,
     add_to_checksum,
     count_between,
     describe_position,
 )
+from ..schedules.traversal import generator_schedules, schedule_states
 from .state_checks import SCHEDULED
 
 
 def describe_schedules(optimizer: Any) -> dict[str, Any]:
-    """The hyperparameters that can have schedules: on Thinc 8.3 their values and the positions
-    of the schedules, on Thinc 9.1 the schedules.
+    """Describe the hyperparameters that can have schedules in JSON: on Thinc 8.3 their values
+    and the positions of the schedules, on Thinc 9.1 the schedules and their mutable state.
 
-    RAISES: ValueError if a position is not known.
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
+    RETURNS (dict[str, Any]): The description.
+    RAISES: ValueError if the position of a schedule is not known.
     """
     if Schedule is not None:
         return _describe_schedule_objects(optimizer)
@@ -42,11 +43,10 @@ def describe_schedules(optimizer: Any) -> dict[str, Any]:
     unknown = [name for name, place in description["iterators"].items() if place is None]
     if unknown:
         raise ValueError(
-            f"The position of the schedule of {', '.join(unknown)} is not known: its values "
-            "are drawn from a generator, and the draws were not counted from the first one "
-            "on. Wrap the optimizer before its first update, OptimizerWrapper(optimizer), or "
-            "use a number, a list, or a schedule of Thinc or thinc_swa, but no list in "
-            "constant_then"
+            f"The position of the schedule of {', '.join(unknown)} is not known, because its "
+            "values come from a generator and were not counted from the first one on. Wrap the "
+            "optimizer before its first update, OptimizerWrapper(optimizer), or use a number, "
+            "a list, or a schedule of Thinc or thinc_swa, but not a list in constant_then"
         )
     return description
 
@@ -81,7 +81,7 @@ def _describe_schedule_objects(optimizer: Any) -> dict[str, Any]:
             name: [dataclasses.asdict(state) for state in schedule_states(value)]
             for name, value in schedules.items()
         },
-        # Lists and generators: the step at which one gave its last value, and that value.
+        # Lists and generators: the step of the last value, and that value.
         "drawn": {
             name: [value.attrs["last_step"], value.attrs["last_value"]]
             for name, value in schedules.items()
@@ -92,48 +92,26 @@ def _describe_schedule_objects(optimizer: Any) -> dict[str, Any]:
 
 
 def _describe_phases(schedules: dict[str, Any]) -> dict[str, list[Any]]:
-    """Generators within phases: how many values were drawn from each, and the last one."""
+    """The number of cached values of each generator in phases, and the last value."""
     return {
-        name: [[len(drawn.values), drawn.values[-1:]] for drawn in _drawn_schedules(schedule)]
+        name: [[len(part.values), part.values[-1:]] for part in generator_schedules(schedule)]
         for name, schedule in schedules.items()
     }
 
 
 def _phase_differences(saved: dict[str, Any], name: str, schedule: Any) -> Iterator[str]:
-    """In words, which generators within phases gave other values."""
+    """List in words the generators in phases whose values differ."""
     all_values = saved.get("phases", {}).get(name, [])
-    for drawn, (n_values, last) in zip(_drawn_schedules(schedule), all_values, strict=False):
-        if n_values and [drawn(n_values - 1)] != last:
+    for part, (n_values, last) in zip(generator_schedules(schedule), all_values, strict=False):
+        if n_values and [part(n_values - 1)] != last:
             yield (
-                f"a generator in the phases of {name} gave {last[0]} as value {n_values}, and "
-                f"gives {drawn(n_values - 1)}"
+                f"value {n_values} of a generator in the phases of {name} was {last[0]}, and "
+                f"is {part(n_values - 1)}"
             )
 
 
-def schedule_states(schedule: Any) -> Iterator[Any]:
-    """What a Schedule and those within it change as they are called: Thinc's `plateau` keeps
-    it in a dataclass. A wrapper's learning rate is that of an optimizer within."""
-    return (part for part in _parts(schedule) if dataclasses.is_dataclass(part))
-
-
-def _drawn_schedules(schedule: Any) -> list[DrawnSchedule]:
-    return [part for part in _parts(schedule) if isinstance(part, DrawnSchedule)]
-
-
-def _parts(schedule: Any) -> Iterator[Any]:
-    """The attributes of a Schedule and of those within it that are no schedules."""
-    for attr in schedule.attrs.values():
-        for value in attr if isinstance(attr, (list, tuple)) else [attr]:
-            if isinstance(value, Optimizer):
-                value = value.learn_rate
-            if isinstance(value, ScheduleClass):
-                yield from _parts(value)
-            else:
-                yield value
-
-
 def has_schedules(optimizer: Any) -> bool:
-    """Whether there is anything but constants."""
+    """Whether a hyperparameter has a schedule that is not constant."""
     if Schedule is None:
         return bool(optimizer.schedules)
     return any(getattr(optimizer, name).name != "constant" for name in SCHEDULED)
@@ -142,10 +120,13 @@ def has_schedules(optimizer: Any) -> bool:
 def schedule_differences(
     saved: dict[str, Any], optimizer: Any, has_own_rate: bool
 ) -> Iterator[str]:
-    """In words, which schedules of the saved optimizer and of this one differ.
+    """List in words the schedules of the saved optimizer that differ from those of this one.
 
-    has_own_rate (bool): Whether a wrapper may have put its own learning rate in place of
-        the schedule that the optimizer was made with.
+    saved (dict[str, Any]): As returned by `describe_schedules`.
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
+    has_own_rate (bool): Whether a wrapper of the saved optimizer has a learning rate of its
+        own, which may have replaced the original schedule.
+    RETURNS (Iterator[str]): One sentence per difference.
     """
     if Schedule is None:
         now = _in_json(_describe_iterators(optimizer))
@@ -185,7 +166,7 @@ def _in_json(description: dict[str, Any]) -> dict[str, Any]:
 def _iterator_differences(
     saved: dict[str, Any], now: dict[str, Any], optimizer: Any
 ) -> Iterator[str]:
-    """On Thinc 8.3, which schedules are others, or further on than the saved ones."""
+    """List in words the schedules of Thinc 8.3 that differ or are past the saved position."""
     for name in saved["generators"]:
         before, other = saved["described"].get(name), now["described"].get(name)
         if before != other:
@@ -194,8 +175,8 @@ def _iterator_differences(
             yield from _phase_differences(saved, name, optimizer.schedules[name])
         elif before is None and "iterators" in saved:
             place, own = saved["iterators"][name], now["iterators"][name]
-            n_draws = None if own is None else count_between(own, place)
-            if n_draws is None:
+            n_values = None if own is None else count_between(own, place)
+            if n_values is None:
                 yield f"{name} was {_in_words(place)}, and is {_in_words(own)}"
             elif place["schedule"] == "list" and not place["arguments"]:
                 last = own["arguments"][-1] if own["arguments"] else now["values"][name]
@@ -203,24 +184,24 @@ def _iterator_differences(
                     yield f"{name} was {saved['values'][name]} after its list, and is {last}"
             elif place["schedule"] == "generator":
                 checksum = optimizer.schedules[name].checksum
-                for value in optimizer.schedules[name].peek(n_draws):
+                for value in optimizer.schedules[name].peek(n_values):
                     checksum = add_to_checksum(checksum, value)
                 if checksum != place["arguments"]["checksum"]:
-                    yield f"{name} was drawn from a generator that gave other values"
+                    yield f"{name} was taken from a generator with other values"
 
 
 def _in_words(position: Any) -> str:
     if position is None:
-        return "a generator at an unknown position: wrap the optimizer first"
+        return "a generator at an unknown position: wrap the optimizer before its first update"
     if position["schedule"] == "generator":
-        return f"a generator that began with {position['arguments']['first']}"
+        return f"a generator with the first value {position['arguments']['first']}"
     return str({name: value for name, value in position.items() if value is not None})
 
 
 def _peek(attrs: dict[str, Any], step: int) -> Any:
-    """What a generator of Thinc 9.1 will give at a step."""
-    to_draw = step - attrs["last_step"]
-    values = [attrs["last_value"], *islice(attrs["generator"], to_draw)]
+    """The value of a generator of Thinc 9.1 at a later step, without taking it."""
+    n_values = step - attrs["last_step"]
+    values = [attrs["last_value"], *islice(attrs["generator"], n_values)]
     attrs["generator"] = chain(values[1:], attrs["generator"])
     return values[-1]
 
@@ -228,8 +209,14 @@ def _peek(attrs: dict[str, Any], step: int) -> Any:
 def number_differences(
     saved: dict[str, Any], optimizer: Any, is_rate_replaced: bool
 ) -> Iterator[str]:
-    """In words, which numbers the saved one will replace: the hyperparameters without a
-    schedule that are others. A learning rate that a wrapper has set is none of these."""
+    """List in words the hyperparameters without a schedule whose saved numbers differ.
+
+    saved (dict[str, Any]): As returned by `describe_schedules`.
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
+    is_rate_replaced (bool): Whether a wrapper has replaced the learning rate, which is then
+        left out.
+    RETURNS (Iterator[str]): Differences such as "L2 = 0.1, not 0.2".
+    """
     for name, value in saved["values"].items():
         if name == "learn_rate" and is_rate_replaced:
             continue
@@ -246,16 +233,16 @@ def number_differences(
 def restore_schedules(
     optimizer: Any, saved: dict[str, Any], n_calls: int, is_counted: bool
 ) -> list[Callable[[], None]]:
-    """What has to be done for the hyperparameters to be what they were. Where the value
-    is right already, the optimizer's own stays: NumPy's floats calculate in another precision
-    than Python's.
+    """Make the changes that restore the hyperparameters. Values that are equal already are
+    kept, because NumPy's floats and Python's floats lead to different precisions.
 
-    saved (dict[str, Any]): What describe_schedules gave.
-    n_calls (int): How often step_schedules() was called before. For files of the first
-        version, which do not have the positions of generators.
-    is_counted (bool): Whether n_calls was counted, and is not the number of updates.
-    RETURNS (list[Callable]): To be called when nothing can go wrong any more.
-    RAISES: ValueError if a file of the first version does not tell a position.
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
+    saved (dict[str, Any]): As returned by `describe_schedules`.
+    n_calls (int): The number of previous calls of `step_schedules()`, for files of version 1,
+        which have no positions of generators.
+    is_counted (bool): Whether `n_calls` was counted; else it is the number of updates.
+    RETURNS (list[Callable]): The changes. They cannot fail.
+    RAISES: ValueError if a file of version 1 does not determine a position.
     """
     if Schedule is None:
         return _restore_iterators(optimizer, saved, n_calls, is_counted)
@@ -276,12 +263,12 @@ def _restore_iterators(
     if "iterators" in saved:
         for name in sorted(drawn):
             now = describe_position(optimizer.schedules[name])
-            n_draws = count_between(_in_json(now or {}), saved["iterators"][name])
-            changes.append(partial(_draw, optimizer, name, n_draws or 0))
+            n_values = count_between(_in_json(now or {}), saved["iterators"][name])
+            changes.append(partial(_advance, optimizer, name, n_values or 0))
     elif drawn:
-        n_draws = _find_position(optimizer, saved["values"], drawn, n_calls, is_counted)
+        n_values = _find_position(optimizer, saved["values"], drawn, n_calls, is_counted)
         for name in sorted(drawn):
-            changes.append(partial(_draw, optimizer, name, n_draws))
+            changes.append(partial(_advance, optimizer, name, n_values))
     for name, value in saved["values"].items():
         changes.append(partial(_set_value, optimizer, name, value))
     for name in set(optimizer.schedules) - set(saved["generators"]):
@@ -289,9 +276,9 @@ def _restore_iterators(
     return changes
 
 
-def _draw(optimizer: Any, name: str, n_draws: int) -> None:
-    """As so many calls of step_schedules() do."""
-    for value in islice(optimizer.schedules[name], n_draws):
+def _advance(optimizer: Any, name: str, n_values: int) -> None:
+    """Advance a schedule, as `n_values` calls of `step_schedules()` do."""
+    for value in islice(optimizer.schedules[name], n_values):
         setattr(optimizer, name, value)
 
 
@@ -303,38 +290,41 @@ def _set_value(optimizer: Any, name: str, value: Any) -> None:
 def _find_position(
     optimizer: Any, values: dict[str, Any], names: set[str], n_calls: int, is_counted: bool
 ) -> int:
-    """How often was drawn from generators, for a file of the first version. With a wrapper it
-    is the number of calls. Without one there is only the number of updates: the position is
-    taken if it is the only one with these values, even among several times as many."""
+    """Find the position of generators for a file of version 1. With a wrapper, the position is
+    the number of calls. Without one, only the number of updates is known, and the position must
+    be the only one with the saved values among four times that number."""
     drawn = {}
     for name in names:
         schedule = optimizer.schedules[name]
         if not isinstance(schedule, CountedIterator):
             schedule = CountedIterator(schedule, getattr(optimizer, name))
             optimizer.schedules[name] = schedule
-        n_draws = n_calls if is_counted else 4 * n_calls
-        drawn[name] = [getattr(optimizer, name), *schedule.peek(n_draws)]
+        n_values = n_calls if is_counted else 4 * n_calls
+        drawn[name] = [getattr(optimizer, name), *schedule.peek(n_values)]
     longest = max(len(own) for own in drawn.values())
     positions = [
         position
         for position in range(longest)
-        # One that is exhausted stays at its last value.
+        # An exhausted generator leaves the last value in force.
         if all(own[min(position, len(own) - 1)] == values[name] for name, own in drawn.items())
     ]
     if is_counted:
         positions = [n_calls] if min(n_calls, longest - 1) in positions else []
     if len(positions) != 1:
         raise ValueError(
-            f"The position of the schedules for {sorted(names)} cannot be told from the file, "
-            "which an older thinc_swa wrote: either they are others than those that were "
-            "saved, or step_schedules() was not called once per update"
+            f"The position of the schedules for {sorted(names)} cannot be determined from the "
+            "file, which an older thinc_swa has written: either the schedules differ from the "
+            "saved ones, or step_schedules() was not called once per update"
         )
     return positions[0]
 
 
 def restore_rate(optimizer: Any, saved: dict[str, Any]) -> None:
-    """What can only be set when the wrappers have put their own learning rates into place.
-    Of two that have one, the inner one's schedule may have displaced the outer one's number.
+    """Restore what the wrappers' own learning rates may have overwritten. If two wrappers have
+    one, the schedule of the inner one may have replaced the number of the outer one.
+
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
+    saved (dict[str, Any]): As returned by `describe_schedules`.
     """
     rate = saved["values"]["learn_rate"]
     if Schedule is None:

@@ -1,14 +1,13 @@
-"""Checks of the description of an optimizer's state: whether it has the right form, so that
-nothing can fail any more once it is applied."""
+"""Checks of the form of a saved state, so that restoring it cannot fail halfway."""
 
 from typing import Any
 
 from ..schedules.compat import Schedule
 
-# What can have a schedule.
+# Hyperparameters that can have a schedule.
 SCHEDULED = ("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
-# Attributes that may be None before or after loading, with an example of their other form. All
-# others that are None stay None.
+# State fields that may be None before or after loading, with an example of their other form.
+# All other fields that are None stay None.
 OPTIONAL: dict[str, Any] = {
     "averages": {},
     "start_step": 0,
@@ -16,15 +15,15 @@ OPTIONAL: dict[str, Any] = {
     "_last_score": (0, 0.0),
 }
 
-# Names of arguments and attributes in files of earlier versions, and their names now.
+# Former names of state fields and arguments, in files of version 1.
 RENAMED = {
     "_is_settled": "_is_flushed",
     "_is_stepped": "_uses_step_schedules",
     "lr_decay": "layer_lr_decay",
     "layers": "layer_patterns",
 }
-# Attributes of the step counter that were attributes of the wrapper before version 3, with the
-# values for those that version 1 did not have.
+# State fields that moved from the wrapper to its step counter in version 3, with the values of
+# those that version 1 did not have.
 STEP_COUNTER: dict[str, tuple[str, Any]] = {
     "_n_steps": ("n_steps", 0),
     "_n_calls": ("n_calls", 0),
@@ -40,7 +39,7 @@ STEP_COUNTER: dict[str, tuple[str, Any]] = {
 
 
 def upgrade_names(header: dict[str, Any]) -> None:
-    """Convert the names in a header of version 1 or 2 to those of version 3."""
+    """Convert the names in a header of version 1 or 2 to those of version 3, in place."""
     for level in header["optimizers"]:
         for part in ("arguments", "state"):
             level[part] = {
@@ -79,7 +78,7 @@ def _has_form_of_level(level: Any) -> bool:
 
 
 def has_form_of_schedules(saved: Any) -> bool:
-    """Whether schedules are described as on this Thinc."""
+    """Whether a description of schedules has the form of the installed Thinc version."""
     values = saved.get("values")
     if not isinstance(values, dict) or set(values) != set(SCHEDULED):
         return False
@@ -115,9 +114,9 @@ def has_form_of_schedules(saved: Any) -> bool:
 
 
 def has_form_of(current: Any, saved: Any, *, is_optional: bool = False) -> bool:
-    """Whether a plain value of the state has the form of the one that it replaces.
+    """Whether a saved value has the form of the value that it replaces.
 
-    is_optional (bool): Whether it may be there in one of them and be None in the other.
+    is_optional (bool): Whether one of the two may be None.
     """
     if is_optional and saved is None:
         return True
@@ -178,12 +177,13 @@ def _is_flat(value: Any) -> bool:
 
 
 def _is_drawn(value: Any) -> bool:
-    """The step of a generator, and its value there."""
+    """Whether a value is the step of a generator and its value at that step."""
     return _is_list(value, _is_number) and len(value) == 2 and type(value[0]) is int
 
 
 def _is_drawn_part(value: Any) -> bool:
-    """How many values were drawn from a generator within phases, and the last one, if any."""
+    """Whether a value is the number of values of a generator in phases, and a list with the
+    last one, if any."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -194,7 +194,7 @@ def _is_drawn_part(value: Any) -> bool:
 
 
 def _is_position(value: Any) -> bool:
-    """A position of `generators.py`."""
+    """Whether a value is a position of `iterator_positions.py`."""
     if not isinstance(value, dict):
         return False
     if set(value) != {"schedule", "arguments", "place", "inner"}:
@@ -205,7 +205,7 @@ def _is_position(value: Any) -> bool:
     if not isinstance(value["schedule"], str) or not isinstance(arguments, dict):
         return False
     if value["schedule"] == "generator":
-        is_right = _is_number(arguments.get("first")) and "checksum" in arguments
-        return is_right and _is_count(place)
-    is_right = _is_number(place) or (place is None and value["schedule"] == "compounding")
-    return is_right and (value["inner"] is None or _is_position(value["inner"]))
+        is_valid = _is_number(arguments.get("first")) and "checksum" in arguments
+        return is_valid and _is_count(place)
+    is_valid = _is_number(place) or (place is None and value["schedule"] == "compounding")
+    return is_valid and (value["inner"] is None or _is_position(value["inner"]))

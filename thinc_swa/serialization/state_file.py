@@ -1,8 +1,8 @@
-"""The file of an optimizer's state: safetensors, with checksums of its header and its arrays.
+"""File format of optimizer state: safetensors, with checksums of the header and the arrays.
 
-Arrays are read and checked in pieces that are still in the cache, which takes less time than
-reading them through safetensors without a check. They are written without safetensors, whose
-temporary files would stay in the folder after a kill.
+Arrays are read in chunks that fit into the CPU cache, and each chunk is added to the checksum
+immediately. This is faster than reading through safetensors without a checksum. Arrays are
+written without safetensors, whose temporary files remain in the folder of a killed process.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 
 from ..types import Array
-from .files import replacing
+from .files import atomic_write
 
 FORMAT = "thinc_swa optimizer state"
 FORMAT_VERSION = 3
@@ -23,7 +23,7 @@ FORMAT_VERSION = 3
 # Files of version 1 have no checksums of arrays and no positions of generators.
 READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 
-# By their names in safetensors.
+# The names of NumPy dtypes by their names in safetensors.
 DTYPES = {
     **{"F16": "float16", "F32": "float32", "F64": "float64"},
     **{"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"},
@@ -31,16 +31,17 @@ DTYPES = {
 }
 _FORMAT_DTYPES = {numpy.dtype(dtype): name for name, dtype in DTYPES.items()}
 
-# Bytes of an array that are summed up to 64 bits for its checksum, and bytes that are read at
-# a time, a multiple of it.
+# The number of bytes that are summed to one 64-bit number for the checksum, and the number of
+# bytes per read, a multiple of the former.
 ROW_SIZE = 2048
-PIECE_SIZE = 2**20
+CHUNK_SIZE = 2**20
 
 
 def write_state(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -> None:
     """Write a state file atomically.
 
-    header (dict[str, Any]): What describes the state, for JSON.
+    path (Path): The file, in an existing folder.
+    header (dict[str, Any]): The description of the state, for JSON.
     arrays (dict[str, Array]): NumPy arrays by name, contiguous.
     RAISES: OSError if the file cannot be written.
     """
@@ -52,21 +53,21 @@ def write_state(path: Path, header: dict[str, Any], arrays: dict[str, Array]) ->
         "state": text,
         "checksum": _checksum_of_text(text),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         write_arrays(file, arrays, metadata)
 
 
 def write_arrays(
     file: BinaryIO, arrays: dict[str, Array], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write arrays in the safetensors format, without a copy of them in memory.
+    """Write arrays in the safetensors format without copying them in memory.
 
-    file (BinaryIO): Where to write.
+    file (BinaryIO): The file to write to.
     arrays (dict[str, Array]): NumPy arrays by name, contiguous.
-    metadata (dict[str, str] | None): Further text for the header.
-    RAISES: KeyError if the format has no name for the type of an array.
+    metadata (dict[str, str] | None): Metadata for the header of safetensors.
+    RAISES: KeyError if safetensors does not support the dtype of an array.
     """
-    # With large items first, each is aligned to its size, as safetensors has them.
+    # In descending order of item sizes, every array is aligned, as safetensors requires.
     items = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
@@ -85,12 +86,11 @@ def write_arrays(
 
 
 class StateReader:
-    """A state file that is open. Its header has been checked, its arrays have not been read.
+    """Reader of a state file. The constructor checks the header, `read_arrays` the arrays.
 
-    path (Path): The file.
-    file (FileIO): The same, open, without a buffer.
-    RAISES: ValueError if it is not a state file, is damaged, or has a version that cannot be
-        read.
+    path (Path): The path of the file.
+    file (FileIO): The file, open for unbuffered reading.
+    RAISES: ValueError if it is not a state file, is damaged, or has an unsupported version.
     """
 
     header: dict[str, Any]
@@ -100,33 +100,35 @@ class StateReader:
         self._path = path
         self._file = file
         try:
-            # It checks the form: lengths, names, types, shapes and offsets.
+            # safetensors checks lengths, names, dtypes, shapes and offsets.
             with safe_open(path, framework="numpy") as checked:
                 metadata = checked.metadata() or {}
         except SafetensorError as error:
             raise ValueError(
-                f"{path} is damaged or is no file of safetensors: {error}. Take another one"
+                f"{path} is damaged or is not a safetensors file: {error}. Load another file"
             ) from None
         self._read_metadata(metadata)
-        self._places = self._find_arrays(metadata)
-        found = {name: [place.dtype, place.shape] for name, place in self._places.items()}
+        self._locations = self._find_arrays(metadata)
+        found = {
+            name: [location.dtype, location.shape] for name, location in self._locations.items()
+        }
         expected = self.header.get("arrays")
         if not isinstance(expected, dict) or found != {
             name: entry[:2] if isinstance(entry, list) else None
             for name, entry in expected.items()
         }:
-            raise ValueError(f"{path} is damaged: its arrays are not those of its header")
+            raise ValueError(f"{path} is damaged: its arrays do not match its header")
 
     def _read_metadata(self, metadata: dict[str, str]) -> None:
         path, version = self._path, metadata.get("version", "")
         if metadata.get("format") != FORMAT:
             raise ValueError(
-                f"{path} does not hold an optimizer's state: save_optimizer writes it"
+                f"{path} is not an optimizer state: load a file written by save_optimizer"
             )
         if version not in [str(readable) for readable in READABLE_VERSIONS]:
             raise ValueError(
-                f"{path} has version {version} of the format, but this thinc_swa reads version "
-                f"{FORMAT_VERSION}: install the thinc_swa that wrote it"
+                f"{path} has version {version} of the format, but this thinc_swa reads "
+                f"versions up to {FORMAT_VERSION}: install the thinc_swa that wrote the file"
             )
         self.version = int(version)
         text = metadata.get("state", "")
@@ -134,17 +136,17 @@ class StateReader:
             raise ValueError(f"{path} is damaged: its header does not match its checksum")
         header = json.loads(text)
         if not isinstance(header, dict):
-            raise ValueError(f"{path} is damaged: its header is no description of a state")
+            raise ValueError(f"{path} is damaged: its header does not describe a state")
         self.header = header
 
-    def _find_arrays(self, metadata: dict[str, str]) -> dict[str, "_Place"]:
-        """Where the arrays are in the file, as safetensors' own header says."""
+    def _find_arrays(self, metadata: dict[str, str]) -> dict[str, "_ArrayLocation"]:
+        """Read the locations of the arrays from the header of safetensors."""
         length = int.from_bytes(self._file.read(8), "little")
         entries: dict[str, Any] = json.loads(self._file.read(length))
         if entries.pop("__metadata__") != metadata:
-            raise ValueError(f"{self._path} was replaced while it was read: read it again")
+            raise ValueError(f"{self._path} was replaced while it was read: load it again")
         return {
-            name: _Place(
+            name: _ArrayLocation(
                 DTYPES.get(entry["dtype"], entry["dtype"]),
                 entry["shape"],
                 8 + length + entry["data_offsets"][0],
@@ -153,32 +155,38 @@ class StateReader:
         }
 
     def read_arrays(self) -> dict[str, Array]:
-        """RAISES: ValueError if one does not match its checksum."""
-        return {name: self._read_array(name, place) for name, place in self._places.items()}
+        """Read all arrays.
 
-    def _read_array(self, name: str, place: "_Place") -> Array:
-        array = numpy.empty(place.shape, dtype=place.dtype)
-        self._file.seek(place.offset)
-        # Files of version 1 have none.
+        RETURNS (dict[str, Array]): NumPy arrays by name.
+        RAISES: ValueError if an array does not match its checksum.
+        """
+        return {
+            name: self._read_array(name, location) for name, location in self._locations.items()
+        }
+
+    def _read_array(self, name: str, location: "_ArrayLocation") -> Array:
+        array = numpy.empty(location.shape, dtype=location.dtype)
+        self._file.seek(location.offset)
+        # Files of version 1 have no checksums of arrays.
         expected: str | None = next(iter(self.header["arrays"][name][2:]), None)
         checksum = _Checksum()
         data = _bytes_of(array)
-        for start in range(0, len(data), PIECE_SIZE):
-            piece = data[start : start + PIECE_SIZE]
-            if self._file.readinto(piece.data) != len(piece):
-                raise ValueError(f"{self._path} is damaged: it ends within the array {name}")
+        for start in range(0, len(data), CHUNK_SIZE):
+            chunk = data[start : start + CHUNK_SIZE]
+            if self._file.readinto(chunk.data) != len(chunk):
+                raise ValueError(f"{self._path} is damaged: the array {name} is truncated")
             if expected is not None:
-                checksum.update(piece)
+                checksum.update(chunk)
         if expected is not None and expected != checksum.digest():
             raise ValueError(
-                f"{self._path} is damaged: the array {name} does not match its checksum. Take "
-                "another one"
+                f"{self._path} is damaged: the array {name} does not match its checksum. "
+                "Load another file"
             )
         return array
 
 
-class _Place(NamedTuple):
-    """Where an array is in a file."""
+class _ArrayLocation(NamedTuple):
+    """The dtype, shape and offset in bytes of an array in a file."""
 
     dtype: str
     shape: list[int]
@@ -186,17 +194,20 @@ class _Place(NamedTuple):
 
 
 class _Checksum:
-    """A checksum that is as fast as memory: a hash of the sums of short rows of 64-bit numbers.
+    """A checksum at the speed of memory: a hash of the sums of short rows of 64-bit numbers.
 
-    It finds every change of a single number, and every other change that does not leave the
-    sums of all rows as they were. It protects from damage, not from forgery.
+    It detects every change of a single number, and every other change that changes the sum of a
+    row. It protects against damage, not against forgery.
     """
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
 
     def update(self, data: Array) -> None:
-        """data (Array): Bytes: all, or a multiple of ROW_SIZE of them."""
+        """Add bytes to the checksum.
+
+        data (Array): All bytes of an array, or a multiple of ROW_SIZE of them.
+        """
         whole = len(data) - len(data) % ROW_SIZE
         numbers = data[:whole].view("<u8").reshape(-1, ROW_SIZE // 8)
         self._hash.update(numpy.add.reduce(numbers, axis=1).astype("<u8", copy=False))
@@ -207,13 +218,14 @@ class _Checksum:
 
 
 def _describe(array: Array) -> list[Any]:
+    """The dtype, shape and checksum of an array."""
     checksum = _Checksum()
     checksum.update(_bytes_of(array))
     return [array.dtype.name, list(array.shape), checksum.digest()]
 
 
 def _bytes_of(array: Array) -> Array:
-    """The memory of a contiguous array."""
+    """The memory of a contiguous array as an array of bytes."""
     return array.reshape(-1).view(numpy.uint8)
 
 

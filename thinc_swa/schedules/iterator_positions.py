@@ -1,12 +1,12 @@
-"""Positions of schedules on Thinc 8.3, where an optimizer draws values from iterators.
+"""Positions of schedules on Thinc 8.3, where an optimizer takes values from iterators.
 
-A position is saved if it is known; it is never inferred from the values. It is known of
+A position is never inferred from the values. It is known for
 
-- the schedules of this package, which count;
+- the schedules of this package, which count their steps;
 - lists, whose iterators have an index;
 - Thinc's own schedule functions, whose local variables are their complete state;
-- any other iterator whose draws have been counted from its first value on: a wrapper counts
-  the draws of the optimizer that it wraps.
+- any other iterator whose values have been counted from the first one on. A wrapper counts them
+  for the optimizer that it wraps.
 """
 
 import inspect
@@ -22,12 +22,11 @@ import thinc.schedules
 
 from .compat import Schedule, ScheduleIterator, describe_schedule
 
-# A position in JSON: the name of the schedule, its arguments, a number that grows by one with
-# every draw ("place"), and the position of the schedule inside, if there is one ("inner").
+# A position in JSON: the name of the schedule ("schedule"), its arguments ("arguments"), the
+# counter ("place"), and the position of a nested schedule or None ("inner").
 PositionT = dict[str, Any]
 
-# Thinc's generator functions: the arguments that they leave as they are, and the variable that
-# changes with every draw.
+# Thinc's generator functions: their constant arguments, and the variable that is the counter.
 FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "constant": (("rate",), ""),
     "constant_then": (("rate", "steps"), "i"),
@@ -43,24 +42,24 @@ FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 class CountedIterator(Iterator):  # type: ignore[type-arg]
-    """An iterator whose draws are counted, and that can look ahead.
+    """An iterator that counts the values taken from it, with lookahead.
 
-    iterator (Iterator): Where the values come from.
-    first (float): The value that was drawn from it before.
+    iterator (Iterator): The source of the values.
+    first (float): The value that was taken from the source before.
     """
 
     first: float
-    n_draws: int
+    n_values: int
     checksum: int
 
     def __init__(self, iterator: Iterator, first: float) -> None:  # type: ignore[type-arg]
         self.first = first
-        self.n_draws = 0
-        # Of all values that were counted.
+        self.n_values = 0
+        # The checksum of all counted values.
         self.checksum = 0
         self._iterator = iterator
-        # The position of the iterator, if it is known, and the next values, each with the
-        # position after it.
+        # The position of the source, if known, and the lookahead: values, each with the
+        # position of the source after it.
         self._position = describe_position(iterator)
         self._ahead: deque[tuple[Any, PositionT | None]] = deque()
 
@@ -68,32 +67,35 @@ class CountedIterator(Iterator):  # type: ignore[type-arg]
         if not self._ahead and not self.peek(1):
             raise StopIteration
         value, self._position = self._ahead.popleft()
-        self.n_draws += 1
+        self.n_values += 1
         self.checksum = add_to_checksum(self.checksum, value)
         return value
 
-    def peek(self, n_draws: int) -> list[Any]:
-        """The next values, which can still be drawn afterwards: fewer if it ends before."""
-        for value in islice(self._iterator, max(0, n_draws - len(self._ahead))):
+    def peek(self, n_values: int) -> list[Any]:
+        """The next `n_values` values, or fewer at the end, without taking them."""
+        for value in islice(self._iterator, max(0, n_values - len(self._ahead))):
             self._ahead.append((value, describe_position(self._iterator)))
-        return [value for value, _ in islice(self._ahead, n_draws)]
+        return [value for value, _ in islice(self._ahead, n_values)]
 
     def describe(self) -> PositionT:
+        """The position of the source if known, else the count and checksum of the values."""
         if self._position is not None:
             return self._position
         arguments = {"first": self.first, "checksum": self.checksum}
-        return _position("generator", arguments, self.n_draws)
+        return _position("generator", arguments, self.n_values)
 
 
 def add_to_checksum(checksum: int, value: Any) -> int:
+    """Update a checksum with the value of a schedule."""
     return zlib.crc32(struct.pack("<d", float(value)), checksum)
 
 
-def count_draws(optimizer: Any) -> None:
-    """Count the draws of an optimizer's schedules from now on, where their positions could
-    not be known otherwise. Without updates so far, that is from their first values on.
+def count_values(optimizer: Any) -> None:
+    """Start to count the values of an optimizer's schedules whose positions are not known
+    otherwise. Nothing is done on Thinc 9.1, or if the optimizer has been trained, because the
+    first values would be missing.
 
-    optimizer (Optimizer): An optimizer of Thinc. On Thinc 9.1 this does nothing.
+    optimizer (Optimizer): An optimizer of Thinc, not a wrapper.
     """
     if Schedule is not None or optimizer.nr_update:
         return
@@ -103,9 +105,11 @@ def count_draws(optimizer: Any) -> None:
 
 
 def describe_position(schedule: Any) -> PositionT | None:
-    """The position of a schedule of Thinc 8.3 in JSON, or None if it is not known.
+    """Describe the position of a schedule of Thinc 8.3 in JSON.
 
-    schedule (Iterable): What an optimizer or another schedule draws from.
+    schedule (Iterable): The iterator, list or tuple from which an optimizer or another schedule
+        takes values.
+    RETURNS (PositionT | None): The position, or None if it is not known.
     """
     if isinstance(schedule, ScheduleIterator):
         return _position(schedule.name, describe_schedule(schedule), schedule.position)
@@ -115,7 +119,7 @@ def describe_position(schedule: Any) -> PositionT | None:
         return _position("list", list(schedule), 0)
     if isinstance(schedule, (type(iter([])), type(iter(())))):
         reduced: Any = schedule.__reduce__()
-        # At its end it has let go of the list, and has no index.
+        # An exhausted iterator has no reference to its list, and no index.
         return _position("list", list(reduced[1][0]), reduced[2] if len(reduced) > 2 else 0)
     if inspect.isgenerator(schedule) and schedule.gi_frame is not None:
         for name in FUNCTIONS:
@@ -140,14 +144,14 @@ def _describe_generator(generator: Any, name: str) -> PositionT | None:
         place = variables.get(counter, 0) if is_started else -1
     elif name == "cyclic_triangular":
         place = variables["it"] if is_started else 0
-    elif name == "decaying":  # The first draw leaves the argument t as it is.
+    elif name == "decaying":  # Thinc increments t before each value except the first.
         place = variables["t"] if is_started else variables["t"] - 1
     else:
         place = variables.get(counter)
     inner = None
     if name == "constant_then":
         inner = describe_position(variables["schedule"])
-        if "value" in variables:  # It draws from the other schedule now.
+        if "value" in variables:  # Values come from the nested schedule now.
             place = variables["steps"] - 1
             if isinstance(variables["schedule"], (list, tuple)):
                 return None
@@ -157,10 +161,12 @@ def _describe_generator(generator: Any, name: str) -> PositionT | None:
 
 
 def count_between(before: PositionT, after: PositionT) -> int | None:
-    """How many draws lead from one position to the other, or None if none do, because it is
-    another schedule or the position is further back.
+    """Count the values between two positions.
 
-    before, after (PositionT): Positions, equal where JSON is.
+    before (PositionT): The first position, as read from JSON.
+    after (PositionT): The second position, as read from JSON.
+    RETURNS (int | None): The number of values, or None if the schedules differ or the second
+        position is before the first.
     """
     if before["schedule"] != after["schedule"]:
         return None
@@ -176,25 +182,26 @@ def count_between(before: PositionT, after: PositionT) -> int | None:
     if after["schedule"] == "compounding":
         return _count_compounding(before, after)
     difference = float(after["place"] - before["place"])
-    n_draws = round(difference)
-    if n_draws < 0 or abs(difference - n_draws) > 1e-6:
+    n_values = round(difference)
+    if n_values < 0 or abs(difference - n_values) > 1e-6:
         return None
     if after["inner"] is not None:
         n_inner = count_between(before["inner"], after["inner"])
-        return None if n_inner is None else n_draws + n_inner
-    return n_draws
+        return None if n_inner is None else n_values + n_inner
+    return n_values
 
 
 def _count_compounding(before: PositionT, after: PositionT) -> int | None:
-    """Thinc's `compounding` has no counter, but multiplies a number with every draw."""
+    """Count the values of Thinc's `compounding`, which has no counter: it multiplies the last
+    value."""
     factor: float = after["arguments"]["compound"]
     current: float | None = before["place"]
-    n_draws = 0
+    n_values = 0
     if current is None and after["place"] is not None:
-        current, n_draws = float(after["arguments"]["start"]), 1
+        current, n_values = float(after["arguments"]["start"]), 1
     while current != after["place"]:
         if current is None or current == current * factor:  # Zero or infinite.
             return None
         current *= factor
-        n_draws += 1
-    return n_draws
+        n_values += 1
+    return n_values

@@ -14,6 +14,7 @@ import torch  # noqa: E402
 from reference import assert_close, assert_equal, due, mean, to_numpy  # noqa: E402
 from thinc.api import SGD, Adam, PyTorchShim, PyTorchWrapper, Softmax, chain  # noqa: E402
 from thinc.compat import has_torch_cuda_gpu  # noqa: E402
+from torch_training import N_STEPS, X, Y, make_module, step, weights_of  # noqa: E402
 
 from thinc_swa import (  # noqa: E402
     EMA,
@@ -32,36 +33,15 @@ WRAPPERS = {
     "Lookahead": lambda: Lookahead(Adam(0.1), freq=2, pullback=0.3),
     "Lookahead, then SWA": lambda: SWA(Lookahead(Adam(0.1), freq=2), start_step=2, freq=2),
 }
-N_STEPS = 7
-X = numpy.random.RandomState(0).uniform(-1, 1, (12, 5)).astype("f")
-Y = numpy.eye(3, dtype="f")[numpy.arange(12) % 3]
-
-
-def make_module():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3), torch.nn.Softmax(-1)
-    )
-
-
-def step(model, optimizer):
-    predicted, backprop = model.begin_update(X)
-    backprop((predicted - Y) / len(Y))
-    model.finish_update(optimizer)
-    optimizer.step_schedules()
-
-
-def weights_of(module):
-    return {name: p.detach().numpy().copy() for name, p in module.named_parameters()}
 
 
 def expected_averages(name, history):
-    """Computed in float64 from the weights at the beginning and after every step."""
+    """The averages in float64 from the initial weights and those after every step."""
     history = [{n: a.astype("float64") for n, a in weights.items()} for weights in history]
     if name in ("SWA", "Lookahead, then SWA"):
         return mean([history[step] for step in due(2, 2, N_STEPS)])
     if name == "Lookahead":
-        return history[6]  # The last pullback: fast and slow weights are the same then.
+        return history[6]  # After the last synchronisation fast and slow weights are equal.
     average = history[1] if name == "EMA" else {n: a * 0 for n, a in history[0].items()}
     for t in range(2 if name == "EMA" else 1, N_STEPS + 1):
         decay = 0.8 if name == "EMA" else (1 + t) / (10 + t)
@@ -71,7 +51,7 @@ def expected_averages(name, history):
 
 @pytest.fixture(params=WRAPPERS)
 def trained(request):
-    """A module, its Thinc model, the optimizer, and what the averages must be."""
+    """A module, its Thinc model, the optimizer, and the expected averages."""
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = WRAPPERS[request.param]()
@@ -126,14 +106,14 @@ def test_predictions_with_averages(trained):
         with pytest.raises(RuntimeError, match="no"), context:
             raise RuntimeError("no")
         assert_same_state(module, state)
-    step(model, optimizer)  # Training goes on.
+    step(model, optimizer)
     apply_averages(model, optimizer)
     averages = {name: array for (_, name), array in optimizer.averages.items()}
     numpy.testing.assert_allclose(model.predict(X), predictions(averages), atol=1e-5)
     step(model, optimizer)
 
 
-def test_gradients_and_frozen_parameters_stay(trained):
+def test_gradients_and_requires_grad_are_unchanged(trained):
     module, model, optimizer, _ = trained
     module[0].bias.requires_grad_(False)
     predicted, backprop = model.begin_update(X)
@@ -146,7 +126,7 @@ def test_gradients_and_frozen_parameters_stay(trained):
         assert_same_state(module, state)
 
 
-def test_a_swap_copies_nothing(trained):
+def test_use_params_makes_no_copies(trained):
     module, model, optimizer, _ = trained
     averages = optimizer.averages
     shim = model.shims[0]
@@ -156,7 +136,7 @@ def test_a_swap_copies_nothing(trained):
             assert parameter.data_ptr() == address
 
 
-def test_nothing_inside_use_averages_changes_the_averages(trained):
+def test_changes_of_modules_inside_use_averages_do_not_affect_averages(trained):
     module, model, optimizer, _ = trained
     averages = optimizer.averages
     kept = to_numpy(averages)
@@ -171,8 +151,8 @@ def test_nothing_inside_use_averages_changes_the_averages(trained):
     assert_equal(weights_of(module), before)
 
 
-def test_a_shim_without_a_model():
-    """Thinc allows it, for layers that are loaded later."""
+def test_shim_without_a_model_is_ignored():
+    """Thinc allows it for layers that are loaded later."""
     model = chain(PyTorchWrapper(make_module()), Softmax(3)).initialize(X, Y)
     optimizer = SWA(Adam(0.1), start_step=0)
     step(model, optimizer)
@@ -185,7 +165,7 @@ def test_a_shim_without_a_model():
     update_batch_norm(model, [])
 
 
-def test_among_thinc_layers():
+def test_averages_of_thinc_and_pytorch_layers_in_one_model():
     module = make_module()
     model = chain(PyTorchWrapper(module), Softmax(3)).initialize(X, Y)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -200,7 +180,7 @@ def test_among_thinc_layers():
         assert_close({name: softmax.get_param(name) for name in "Wb"}, mean(thinc_history))
 
 
-def test_subclasses_of_the_shim():
+def test_subclasses_of_the_shim_use_averages():
     class Special(PyTorchShim):
         pass
 
@@ -223,7 +203,7 @@ def test_subclasses_of_the_shim():
         assert_close(weights_of(module), before, rtol=0, atol=0)
 
 
-def test_thincs_string_keys_keep_working():
+def test_string_keys_of_thinc_are_supported():
     OptimizerWrapper(Adam())
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     model = PyTorchWrapper(module)
@@ -240,7 +220,7 @@ def test_thincs_string_keys_keep_working():
         assert torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype
 
 
-def test_tied_parameters():
+def test_tied_parameters_stay_tied():
     module = torch.nn.Sequential(
         torch.nn.Linear(5, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 3)
     )
@@ -255,7 +235,7 @@ def test_tied_parameters():
         assert module[1].weight is module[0].weight
 
 
-def test_lower_precision():
+def test_half_precision_modules_keep_their_dtype():
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -267,7 +247,7 @@ def test_lower_precision():
             assert {p.dtype for p in module.parameters()} == {torch.float16}
 
 
-def test_an_average_of_another_shape():
+def test_average_of_another_shape_is_refused():
     module = make_module()
     model = PyTorchWrapper(module)
     optimizer = SWA(Adam(0.1), start_step=0)
@@ -285,7 +265,7 @@ def test_an_average_of_another_shape():
         assert_same_state(module, state)
 
 
-PRISTINE = """
+CHECK_WITHOUT_FIX = """
 from thinc_swa.models.pytorch_shim import _shim_uses_averages, fix_pytorch_shim
 assert not _shim_uses_averages(), "Thinc uses the averages of PyTorch layers by itself now"
 from thinc.api import Adam
@@ -296,11 +276,11 @@ assert _shim_uses_averages()
 
 
 def test_thinc_still_ignores_averages_of_pytorch_layers():
-    """When this fails, Thinc has mended it, and fix_pytorch_shim can go."""
-    subprocess.run([sys.executable, "-W", "error", "-c", PRISTINE], check=True)
+    """If this fails, Thinc uses the averages, and `fix_pytorch_shim` can be removed."""
+    subprocess.run([sys.executable, "-W", "error", "-c", CHECK_WITHOUT_FIX], check=True)
 
 
-def test_the_probe_draws_no_random_numbers():
+def test_shim_check_uses_no_random_numbers():
     program = (
         "import torch, thinc_swa; from thinc.api import Adam; torch.manual_seed(0)\n"
         "thinc_swa.SWA(Adam()); print(float(torch.rand(1)))"
@@ -310,98 +290,8 @@ def test_the_probe_draws_no_random_numbers():
     assert float(run.stdout) == float(torch.rand(1))
 
 
-# BatchNorm
-
-
-def make_batch_norm_module():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Linear(5, 6),
-        torch.nn.BatchNorm1d(6, momentum=0.3),
-        torch.nn.ReLU(),
-        torch.nn.Linear(6, 4),
-        torch.nn.BatchNorm1d(4, momentum=None),
-        torch.nn.BatchNorm1d(4, track_running_stats=False),
-        torch.nn.Linear(4, 3),
-        torch.nn.Softmax(-1),
-    )
-
-
-BATCHES = [X[:5] * 3, X[5:8] + 1, X[8:]]
-
-
-def test_batch_norm_against_torch():
-    module = make_batch_norm_module()
-    model = PyTorchWrapper(module)
-    optimizer = SWA(Adam(0.1), start_step=0)
-    for _ in range(N_STEPS):
-        step(model, optimizer)
-    parameters = weights_of(module)
-    oracle = make_batch_norm_module()
-    averages = {
-        name: torch.from_numpy(array) for (_, name), array in optimizer.averages.items()
-    }
-    oracle.load_state_dict({**oracle.state_dict(), **averages})
-    torch.optim.swa_utils.update_bn([torch.from_numpy(batch) for batch in BATCHES], oracle)
-
-    module[4].eval()
-    with use_averages(model, optimizer):
-        update_batch_norm(model, iter(BATCHES))
-    for name, tensor in oracle.named_buffers():
-        numpy.testing.assert_allclose(dict(module.named_buffers())[name], tensor, rtol=1e-5)
-    assert_close(weights_of(module), parameters, rtol=0, atol=0)
-    assert (module[1].momentum, module[4].momentum) == (0.3, None)
-    assert module[1].training and not module[4].training
-    assert not module[1]._forward_pre_hooks
-
-    apply_averages(model, optimizer)
-    with torch.no_grad():
-        expected = oracle.eval()(torch.from_numpy(X)).numpy()
-    numpy.testing.assert_allclose(model.predict(X), expected, atol=1e-5)
-
-
-def test_dropout_is_off():
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(5))
-    update_batch_norm(PyTorchWrapper(module), [X])
-    numpy.testing.assert_allclose(module[1].running_mean, X.mean(axis=0), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "batches, message",
-    [
-        ([], "There are no batches"),
-        ([X, X[:, :3]], r"cannot take batch 2 \(ndarray\)"),
-        (["text"], r"cannot take batch 1 \(str\)"),
-    ],
-)
-def test_batch_norm_after_an_error(batches, message):
-    module = make_batch_norm_module()
-    model = PyTorchWrapper(module)
-    step(model, SGD(0.1))
-    module[4].eval()
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        update_batch_norm(model, batches)
-    for name, tensor in module.state_dict().items():
-        assert torch.equal(tensor, before[name])
-    assert (module[1].momentum, module[4].momentum) == (0.3, None)
-    assert module[1].training and not module[4].training
-    assert not module[1]._forward_pre_hooks
-
-
-def test_batch_norm_with_a_progress_bar(capsys, monkeypatch):
-    pytest.importorskip("tqdm")
-    model = PyTorchWrapper(make_batch_norm_module())
-    update_batch_norm(model, BATCHES, progress=True)
-    assert "BatchNorm" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    update_batch_norm(model, BATCHES, progress=True)
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.skipif(not has_torch_cuda_gpu, reason="needs a GPU")
-def test_no_host_copy_on_a_gpu():
+def test_use_averages_makes_no_host_copies_on_a_gpu():
     import cupy
     from thinc.api import CupyOps, use_ops
 
