@@ -25,8 +25,8 @@ def api_pages() -> dict[str, str]:
             found = getattr(sys.modules[module], name)
             if name.startswith("_"):
                 continue
-            identifier = f"{found.__module__}.{found.__qualname__}"
-            pages.setdefault(identifier.split(".")[1], []).append(identifier)
+            # By the public name, so that links to it outlive a move to another module.
+            pages.setdefault(found.__module__.split(".")[1], []).append(f"{module}.{name}")
     return {
         subpackage: _page(subpackage, sorted(identifiers, key=_order))
         for subpackage, identifiers in sorted(pages.items())
