@@ -11,6 +11,7 @@ from .about import __version__
 from .models.averages import apply_averages, use_averages
 from .models.batch_norm import update_batch_norm
 from .models.parameter_paths import register_parameter_paths
+from .optimizers.all_averages import all_averages
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
 from .optimizers.lawa import LAWA
@@ -34,6 +35,7 @@ __all__ = [
     "ParamGroups",
     "SWA",
     "__version__",
+    "all_averages",
     "apply_averages",
     "cosine",
     "forget_missing",

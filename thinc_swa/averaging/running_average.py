@@ -21,7 +21,7 @@ from .finite import SkipCount
 # Of a moving average, the sum of weights grows with every snapshot. The totals are scaled down
 # long before they leave the range of float32.
 MAX_WEIGHT = 2.0**60
-# What a smaller decay would leave is below the precision of any float.
+# A smaller decay leaves less than the precision of any float.
 MIN_DECAY = 2.0**-60
 
 # From this number of snapshots on, an average that changes slowly is interpolated, at several
@@ -39,9 +39,9 @@ def is_due(step: int, start_step: int, freq: int) -> bool:
 class RunningAverage:
     """A weighted average of snapshots of a whole model.
 
-    It keeps one array per parameter, a weighted sum, and the sum of the weights of the
-    snapshots: average = total / weight. So a snapshot is one addition where that is exact; the
-    averages themselves are made when they are read.
+    One array per parameter holds a weighted sum, and `weight` the sum of the weights of the
+    snapshots: average = total / weight. A snapshot is a single addition where that is exact;
+    the averages themselves are computed when they are read.
 
     A long sum in float32 is not exact. Of 100,000 summands of the same size it loses the last
     five digits of each, and where weights stand still or move slowly, all additions round the
@@ -53,11 +53,11 @@ class RunningAverage:
     that size.
 
     A snapshot with non-finite weights is left out as a whole: one NaN or infinity would stay
-    in the sum for good. On the CPU this is known at once. On a GPU a flag there says so, which
-    is only read when the averages or the counts are asked for. For a moving average such a
-    snapshot still counts as time that has passed there.
+    in the sum for good. On the CPU this is known at once. On a GPU it sets a flag in device
+    memory, which is only read with the averages or the counts. A moving average there still
+    counts the snapshot as elapsed time.
 
-    check_finite (bool): Whether to look for non-finite weights.
+    check_finite (bool): Whether to leave out snapshots with non-finite weights.
     """
 
     totals: dict[KeyT, Array]
@@ -84,23 +84,24 @@ class RunningAverage:
         self.reset()
 
     def reset(self) -> None:
-        """Start again from nothing."""
+        """Remove all snapshots."""
         self.totals = {}
         self.weight = 0.0
         # The part of `weight` that a parameter has no summands for yet.
         self.missed = {}
         self._n_averaged = 0
         self._skipped = SkipCount()
-        # Adds what is on the GPU, as long as it is the same arrays.
+        # The prepared launch of the GPU kernel, for as long as the arrays are the same.
         self._launch = None
-        # What was added there since the flags were read, and the sum of weights before that.
+        # The factors of additions on the GPU since the flags were read, and the sum of
+        # weights before them.
         self._unresolved: list[tuple[float, bool]] = []
         self._resolved_weight = 0.0
 
     @property
     def n_taken(self) -> int:
-        """`n_averaged` and the snapshots that a GPU may still leave out. It is never waited
-        for."""
+        """`n_averaged` plus the snapshots of which a GPU has not reported yet whether they
+        were left out. Reading it never waits for the GPU."""
         return self._n_averaged
 
     @property

@@ -38,6 +38,11 @@ class AveragingOptimizer(OptimizerWrapper):
         self._count_step()
         return self._average.n_skipped
 
+    @property
+    def is_passive(self) -> bool:
+        """Whether it never changes the trajectory of the weights."""
+        return True
+
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:
         self._average.add_parameter(key, initial)
 

@@ -153,20 +153,39 @@ class OptimizerWrapper(Optimizer):
         arrays of their own, which later updates leave as they are. Reading them again
         before the next update costs nothing.
         """
-        self._count_step()
-        if self._averages is None:
-            self._averages = self._make_averages()
-        return self._averages or self.optimizer.averages or {}
+        return self.own_averages or self.optimizer.averages or {}
 
     @averages.setter
     def averages(self, averages: dict[KeyT, FloatsXd] | None) -> None:
         self.optimizer.averages = averages
 
-    def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
-        """Called after the first update of a parameter: the first of all, or the first after
-        which its memory is known, since the optimizer was copied, say.
+    @property
+    def own_averages(self) -> dict[KeyT, FloatsXd]:
+        """The averages of this optimizer alone, not those of the optimizer that it wraps."""
+        self._count_step()
+        if self._averages is None:
+            self._averages = self._make_averages()
+        return self._averages
 
-        initial (FloatsXd): A copy of its weights before that update, to be kept if need be.
+    @property
+    def is_passive(self) -> bool:
+        """Whether it never changes the trajectory of the weights: training with it and without
+        it gives the same weights, bit for bit."""
+        return type(self) is OptimizerWrapper
+
+    def add_score(self, score: float) -> None:
+        """Take note of the score of an evaluation, in this and all wrapped optimizers.
+
+        score (float): The score of the raw weights; higher is better.
+        """
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer.add_score(score)
+
+    def _on_new_parameter(self, key: KeyT, initial: Array) -> None:
+        """Called after the first update of a parameter, and after the first one since the
+        optimizer was copied or loaded without knowing the memory of its weights.
+
+        initial (FloatsXd): A copy of its weights before that update, which may be kept.
         """
 
     def _on_update(self, key: KeyT, weights: FloatsXd) -> None:
@@ -185,17 +204,16 @@ class OptimizerWrapper(Optimizer):
         """Called before a step is completed, when schedules still have its values."""
 
     def _on_steps_merged(self) -> None:
-        """Called when all steps so far turn out to be the updates of one: averages are as
-        before the first step again, which will then be completed anew."""
+        """Called when all steps so far turn out to be the updates of one step. Reset the
+        averages: the first step is completed again after this call."""
 
     def _overwrites_after(self, step: int) -> bool:
         """Whether this wrapper overwrites the weights with averages after a step."""
         return False
 
     def _on_overwritten(self, keys: Collection[KeyT]) -> None:
-        """Called when weights have been overwritten with averages from outside, by a wrapper
-        further out or by `apply_averages`: what belongs to the old weights is taken from the
-        new ones.
+        """Called when weights have been overwritten with averages from outside, by an outer
+        wrapper or by `apply_averages`. Replace state that depends on the old weights.
 
         keys (Collection[KeyT]): Their parameters. Some may be unknown here.
         """
@@ -203,8 +221,8 @@ class OptimizerWrapper(Optimizer):
             self.optimizer._on_overwritten(keys)
 
     def _is_frozen(self, key: KeyT) -> bool:
-        """Whether a wrapper further in never updates this parameter. It is only asked about
-        parameters that have not been updated yet."""
+        """Whether an inner wrapper never updates this parameter. Only called for parameters
+        that have not been updated yet."""
         return isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._is_frozen(key)
 
     def _has_schedules(self) -> bool:
@@ -228,7 +246,8 @@ class OptimizerWrapper(Optimizer):
         self._averages = None
 
     def _forget_memory(self, keys: Collection[KeyT]) -> None:
-        """Let the next update of each of these parameters tell where its weights are."""
+        """Drop the references to the weights of these parameters, which their next updates
+        renew."""
         for key in list(keys):
             self._shapes[key] = tuple(self._weights.pop(key).shape)
 
@@ -237,15 +256,14 @@ class OptimizerWrapper(Optimizer):
         return {**self._shapes, **shapes}
 
     def _overwrites_next(self) -> bool:
-        """Whether this or a wrapper further in overwrites the weights after the step that is
-        under way."""
+        """Whether this or an inner wrapper overwrites the weights after the step under way."""
         return self._overwrites_after(self._steps.n_steps + 1) or (
             isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._overwrites_next()
         )
 
     def _forget(self, keys: Collection[KeyT]) -> None:
-        """Drop everything about parameters that the model no longer has. A subclass extends it
-        if it keeps anything by parameter that is not in its `_state`.
+        """Drop the state of parameters that the model no longer has. A subclass extends it
+        if it has state by parameter that is not in its `_state`.
 
         keys (Collection[KeyT]): The parameters. Some may be unknown here.
         """
@@ -289,8 +307,8 @@ class OptimizerWrapper(Optimizer):
             )
         raise ValueError(
             f"Parameter {key} has changed its shape from {expected} to "
-            f"{weights.shape} in the middle of training. Averages of weights of different "
-            "shapes do not exist: make a new optimizer for the resized model"
+            f"{weights.shape} during training. Weights of different shapes cannot be averaged: "
+            "make a new optimizer for the resized model"
         )
 
     def _set_arguments(self, **arguments: Any) -> None:

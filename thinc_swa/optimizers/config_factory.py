@@ -6,13 +6,16 @@ from typing import Any
 
 from thinc.api import Optimizer
 
-from ..validation import is_variable
+from ..validation import UNRESOLVED, is_variable
 from .base import OptimizerWrapper
 from .unresolved import UnresolvedOptimizer
 
 
 def config_factory(
-    cls: type[OptimizerWrapper], *, required: Mapping[str, str] | None = None
+    cls: type[OptimizerWrapper],
+    *,
+    required: Mapping[str, str] | None = None,
+    find_problem: Callable[[Mapping[str, Any]], str | None] | None = None,
 ) -> Callable[..., Optimizer]:
     """Make the function behind a config name: it takes the arguments of a wrapper class, with
     their defaults, and its docstring is that of the class.
@@ -23,6 +26,9 @@ def config_factory(
     cls (type[OptimizerWrapper]): The class.
     required (Mapping[str, str] | None): Arguments that have a default in Python and none in
         a config, each with the reason, which becomes part of the error.
+    find_problem (Callable[[Mapping[str, Any]], str | None] | None): Returns an error message if
+        the optimizer cannot be trained with the arguments where the config is resolved. The
+        function returns an `UnresolvedOptimizer` then too.
     RETURNS (Callable[..., Optimizer]): The function.
     """
     reasons = {} if required is None else required
@@ -33,7 +39,10 @@ def config_factory(
                 raise ValueError(f"{name} is required in a config, {reason}")
         total_steps = arguments.get("total_steps")
         if is_variable(total_steps):
-            return UnresolvedOptimizer(optimizer, total_steps)
+            return UnresolvedOptimizer(optimizer, UNRESOLVED.format(value=total_steps))
+        problem = None if find_problem is None else find_problem(arguments)
+        if problem is not None:
+            return UnresolvedOptimizer(optimizer, problem)
         return cls(optimizer, **arguments)
 
     parameters = []

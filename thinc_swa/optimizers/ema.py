@@ -146,6 +146,11 @@ class EMA(AveragingOptimizer):
         )
         self.optimizer.averages = None
 
+    @property
+    def is_passive(self) -> bool:
+        """Whether it never changes the trajectory of the weights: without overwrite_freq."""
+        return self.overwrite_freq is None
+
     def _on_step(self, step: int) -> None:
         if is_due(step, self.start_step, self.freq):
             self._average.add_snapshot(self._weights, self._decay_of(self._average.n_taken + 1))

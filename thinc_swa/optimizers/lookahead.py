@@ -24,22 +24,22 @@ INNER_STATES = ("keep", "reset", "pullback")
 class Lookahead(OptimizerWrapper):
     """Lookahead (Zhang et al. 2019, arXiv:1907.08610, Algorithm 1).
 
-    The wrapped optimizer updates the weights, here the fast ones. Slow weights start as
-    the weights before the first update. Every `freq` updates of a parameter they move a
-    part of the way to the fast ones, slow += pullback * (fast - slow), and the fast ones
-    go on from there. `averages` are the slow weights.
+    The wrapped optimizer updates the weights, which are the fast weights. The slow weights
+    start as the weights before the first update. Every `freq` updates of a parameter, slow +=
+    pullback * (fast - slow), and the fast weights continue from a copy of the slow ones.
+    `averages` are the slow weights.
 
     It keeps one float32 copy of the parameters (float64 for float64 weights).
 
     optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are dropped.
     freq (int): Updates of a parameter from one pullback to the next (k in the paper).
-    pullback (float): Which part of the way the slow weights go, in (0, 1] (alpha in the
-        paper). With 1.0 this is the wrapped optimizer alone.
-    inner_state (str): What becomes of the wrapped optimizer's moments at a pullback.
-        "keep": nothing. "reset": the moments and the update count of the parameter start
-        afresh, and Adam's bias correction with them. "pullback": the moments are pulled
-        back to slow moments of their own, which costs two more copies of the parameters.
-    end_step (int | float | None): After which step to stop, as a number of steps
+    pullback (float): The fraction of the difference by which the slow weights change, in
+        (0, 1] (alpha in the paper). With 1.0 this is the wrapped optimizer alone.
+    inner_state (str): How to treat the wrapped optimizer's moments at a pullback. "keep"
+        leaves them alone. "reset" sets the moments and the update count of the parameter
+        to zero, which restarts Adam's bias correction. "pullback" interpolates the moments
+        with slow moments of their own, which takes two more copies of the parameters.
+    end_step (int | float | None): The step after which to stop, as a number of steps
         or as a fraction of `total_steps` strictly between 0 and 1. From then on the
         wrapped optimizer runs alone, from the fast weights, and `averages` are its own.
     total_steps (int | None): The length of the training in steps, for fractions.
@@ -92,8 +92,8 @@ class Lookahead(OptimizerWrapper):
         self._slow: dict[KeyT, Array] = {}
         self._slow_moments: dict[str, dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
         if self.inner_state == "pullback":
-            # An optimizer that has trained before brings its moments along. Those of
-            # parameters that it has not seen start from zero, as Thinc's do.
+            # An optimizer that has been trained has moments. Those of other parameters
+            # start from zero, as Thinc's do.
             for key in optimizer.mom1:
                 for name, moment in self._moments(key):
                     self._slow_moments[name][key] = moment.copy()
@@ -125,7 +125,7 @@ class Lookahead(OptimizerWrapper):
         elif key in self._slow:
             pull_back_finite(key, self._slow[key], weights, self.pullback, self._skipped)
         elif is_finite(weights):
-            # They were not when the parameter was first seen.
+            # Non-finite when the parameter was first seen.
             self._slow[key] = as_average(weights, copy=True)
         else:
             self._skipped.skip(key)

@@ -1,4 +1,8 @@
-"""Stochastic weight averaging: the arithmetic mean of the weights along the way."""
+"""Stochastic weight averaging: the arithmetic mean of snapshots of the weights."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from thinc.api import Optimizer
 
@@ -14,36 +18,50 @@ from ..validation import (
 )
 from .averaging_optimizer import AveragingOptimizer
 from .config_factory import config_factory
+from .scores import has_scores
+
+PLATEAU = "plateau"
+NEEDS_SCORES = (
+    'start_step = "plateau" needs evaluation scores, which this training loop does not report '
+    "to the optimizer: train with `thinc-swa train`, or set start_step to a number of steps or "
+    "a fraction of total_steps"
+)
 
 
 class SWA(AveragingOptimizer):
     """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1).
 
-    From `start_step` on it takes a snapshot of the whole model every `freq` steps.
+    From `start_step` on it takes a snapshot of the whole model every `freq` steps, and
     `averages` is the arithmetic mean of the snapshots. The weights at the start are the
-    first of them; with `start_step=0` the first is taken after step `freq`.
+    first snapshot; with `start_step=0` the first one is taken after step `freq`.
 
-    A parameter without a gradient in some steps counts in every snapshot with the value
-    that it had; one that is first seen later, with the value that it had then.
+    A parameter without a gradient in some steps counts in every snapshot with its value at
+    that step. A parameter that is first updated after some snapshots counts in them with its
+    value before that update.
 
     It keeps one float32 copy of the parameters (float64 for float64 weights), and a
     snapshot is one addition.
 
-    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, serve until
+    optimizer (Optimizer): The optimizer to wrap. Its own averages, if any, are used until
         this one starts, and are dropped then.
-    start_step (int | float | None): After which step to start: a number of
-        steps, or a fraction of `total_steps` strictly between 0 and 1. If None, only
-        `start_swa()` starts it.
+    start_step (int | float | str | None): The step after which to start: a number of
+        steps, or a fraction of `total_steps` strictly between 0 and 1. "plateau" starts it
+        when the scores of evaluations no longer improve, by the rule of NT-ASGD (Merity et
+        al. 2018, arXiv:1708.02182, Algorithm 1): a score is lower than the best of all but the
+        last `plateau_evals` before it. `thinc-swa train` and `compare` report the scores; other
+        loops call `add_score()`. If None, only `start_swa()` starts it.
     freq (int): Steps from one snapshot to the next.
     learn_rate (RateT | None): The learning rate from the step after the start on: a
         number, or any Thinc schedule, which then begins at its step 0. If None, the
-        wrapped optimizer's goes on.
-    anneal_steps (int | None): Over how many steps to move from the rate of the step before
-        to a constant `learn_rate`, as PyTorch's SWALR. If None, it jumps.
-    anneal_strategy (str): How to move: "linear" or "cosine".
-    end_step (int | float | None): After which step to stop: the averages are
-        written into the weights, and training goes on from there with the wrapped
-        optimizer alone. A snapshot that is due at that very step still counts.
+        learning rate of the wrapped optimizer is kept.
+    anneal_steps (int | None): The number of steps over which the learning rate changes from
+        that of the step before the start to a constant `learn_rate`, as in PyTorch's SWALR.
+        If None, it changes at once.
+    anneal_strategy (str): The form of that change: "linear" or "cosine".
+    end_step (int | float | None): The step after which to stop: the averages are
+        written into the weights, and training continues from there with the wrapped
+        optimizer alone. A snapshot that is due at this step still counts.
+    plateau_evals (int): The number of evaluations, for "plateau".
     total_steps (int | None): The length of the training in steps, for fractions.
     check_finite (bool): Whether to leave out snapshots with weights that are NaN or infinite,
         which would stay in the mean for good. `n_skipped` counts them.
@@ -60,6 +78,7 @@ class SWA(AveragingOptimizer):
         "_is_ended",
         "_is_called",
         "_awaited",
+        "_scores",
     )
 
     __slots__ = [
@@ -71,18 +90,20 @@ class SWA(AveragingOptimizer):
         "_is_ended",
         "_is_called",
         "_awaited",
+        "_scores",
     ]
 
     def __init__(
         self,
         optimizer: Optimizer,
         *,
-        start_step: StepT | None = None,
+        start_step: StepT | str | None = None,
         freq: int = 1,
         learn_rate: RateT | None = None,
         anneal_steps: int | None = None,
         anneal_strategy: str = "linear",
         end_step: StepT | None = None,
+        plateau_evals: int = 5,
         total_steps: int | None = None,
         check_finite: bool = True,
     ) -> None:
@@ -90,7 +111,18 @@ class SWA(AveragingOptimizer):
         super().__init__(optimizer, RunningAverage(check_finite=check_finite))
         total_steps = check_total_steps(total_steps)
         self.start_step = self.end_step = None
-        if start_step is not None:
+        plateau_evals = check_int("plateau_evals", plateau_evals, minimum=1)
+        # While it waits for a plateau: the best score before the last plateau_evals ones, and
+        # these. None where there are not so many yet.
+        self._scores: list[float | None] = []
+        if start_step == PLATEAU:
+            self._scores = [None] * (plateau_evals + 1)
+        elif isinstance(start_step, str):
+            raise ValueError(
+                "start_step must be an int >= 0 (steps), a float strictly between 0 and 1 (a "
+                f"fraction of total_steps) or {PLATEAU!r}, but was {start_step!r}"
+            )
+        elif start_step is not None:
             self.start_step = check_start_step(start_step, total_steps)
         if end_step is not None:
             self.end_step = check_end_step(end_step, total_steps, self.start_step)
@@ -100,11 +132,12 @@ class SWA(AveragingOptimizer):
         self._is_ended = False
         # Whether start_swa() has started it after the first update.
         self._is_called = False
-        # The parameters whose first snapshot is checked again with their next update: a set, in
-        # a form that can be saved.
+        # The parameters whose first snapshot is taken again at their next update: a set, in a
+        # form that can be saved.
         self._awaited: dict[KeyT, int] = {}
         self._set_arguments(
-            start_step=self.start_step,
+            start_step=PLATEAU if self._scores else self.start_step,
+            plateau_evals=plateau_evals if self._scores else None,
             freq=self.freq,
             **({} if self._learn_rate is None else self._learn_rate.arguments),
             end_step=self.end_step,
@@ -114,11 +147,12 @@ class SWA(AveragingOptimizer):
             self._start()
 
     def start_swa(self) -> None:
-        """Start averaging now, whatever `start_step` is: the weights as they stand are the
-        first snapshot. If averaging has started before, nothing changes.
+        """Start averaging now, whatever `start_step` is: the current weights are the first
+        snapshot. If averaging has already started, nothing changes.
 
         Weights that were replaced since the last update, by `Model.from_bytes` for example,
-        are only seen by the next update. They take the place of the first snapshot then.
+        are unknown to the optimizer until the next update. They replace the first snapshot
+        then.
 
         RAISES: ValueError if `end_step` has been reached.
         """
@@ -141,6 +175,27 @@ class SWA(AveragingOptimizer):
                 self._averages = None
                 self._awaited = dict.fromkeys(self._weights, 1)
                 self._forget_memory(self._awaited)
+
+    @property
+    def is_passive(self) -> bool:
+        """Whether it never changes the trajectory of the weights: without learn_rate and
+        end_step."""
+        return self._learn_rate is None and self.end_step is None
+
+    def add_score(self, score: float) -> None:
+        """Take note of the score of an evaluation, and start averaging if it is a plateau.
+
+        score (float): The score of the raw weights; higher is better. NaN is ignored.
+        """
+        super().add_score(score)
+        if not self._scores or self._is_started or math.isnan(score):
+            return
+        best, oldest, *recent = self._scores
+        if best is not None and score < best:
+            self.start_swa()
+        if oldest is not None:
+            best = oldest if best is None else max(best, oldest)
+        self._scores = [best, *recent, float(score)]
 
     def _start(self) -> None:
         self._is_started = True
@@ -215,8 +270,15 @@ class SWA(AveragingOptimizer):
             self._learn_rate.resume(self.optimizer)
 
 
+def _find_problem(arguments: Mapping[str, Any]) -> str | None:
+    if arguments.get("start_step") == PLATEAU and not has_scores():
+        return NEEDS_SCORES
+    return None
+
+
 make_swa = config_factory(
     SWA,
+    find_problem=_find_problem,
     required={
         "start_step": "which cannot call start_swa(): steps, or a fraction of total_steps"
     },

@@ -1,30 +1,29 @@
-"""What stands for an optimizer whose config has a variable that nobody has filled in."""
+"""Placeholder for an optimizer that cannot be made from its config yet."""
 
 from thinc.api import Optimizer
 from thinc.types import FloatsXd
 
 from ..types import KeyT
-from ..validation import UNRESOLVED
 from .base import OptimizerWrapper
 
 
 class UnresolvedOptimizer(OptimizerWrapper):
-    """Can do anything but train.
+    """Placeholder for an optimizer whose config lacks something: every update is an error.
 
-    spaCy resolves the config as it is written, with its variables, where a pipeline makes an
-    optimizer for itself, and often nobody uses that: after `nlp.initialize()`, in
-    `spacy assemble` and `spacy debug data`. (spaCy 3.8, `Language.create_optimizer`.)
+    spaCy also resolves the config, with its variables as they are written, where a pipeline
+    makes an optimizer that may never be used: after `nlp.initialize()`, in `spacy assemble`
+    and in `spacy debug data` (spaCy 3.8, `Language.create_optimizer`).
 
     optimizer (Optimizer): The optimizer to wrap.
-    total_steps (str): The variable: "${training.max_steps}".
+    message (str): What is missing and what to do: the text of the error.
     """
 
-    __slots__ = ["total_steps"]
+    __slots__ = ["message"]
 
-    def __init__(self, optimizer: Optimizer, total_steps: str) -> None:
+    def __init__(self, optimizer: Optimizer, message: str) -> None:
         super().__init__(optimizer)
-        self.total_steps = total_steps
-        self._arguments = {"total_steps": total_steps}
+        self.message = message
+        self._set_arguments(message=message)
 
     def __call__(
         self,
@@ -34,4 +33,4 @@ class UnresolvedOptimizer(OptimizerWrapper):
         *,
         lr_scale: float = 1.0,
     ) -> tuple[FloatsXd, FloatsXd]:
-        raise ValueError(UNRESOLVED.format(value=self.total_steps))
+        raise ValueError(self.message)

@@ -12,6 +12,7 @@ from ..types import Array, KeyT
 from .schedule_state import schedule_differences
 from .state_checks import has_form_of_schedules
 from .state_fields import any_has_schedules, arguments_of, state_fields
+from .state_file import FORMAT_VERSION
 
 
 def find_differences(
@@ -85,8 +86,8 @@ def _find_other_version(
         return None
     if not isinstance(level, OptimizerWrapper):
         return f"it is from Thinc {header['thinc']}, not {thinc_version}"
-    # Fields added since version 1 keep the values of a new optimizer.
-    if saved_fields < fields and version == 1 and not innermost.nr_update:
+    # Fields added since an earlier version keep the values of a new optimizer.
+    if saved_fields < fields and version < FORMAT_VERSION and not innermost.nr_update:
         return None
     return (
         f"its state of {saved['class']} has {sorted(saved_fields)}, not {sorted(fields)}: it "
