@@ -205,7 +205,8 @@
               `SWA starts after ${start} steps` +
               (isSpacy(task)
                 ? ": with spaCy's default <code>patience</code> of 1,600 every training gets there."
-                : "; make <code>patience</code> longer than that.")
+                : "; make <code>patience</code> longer than that. In <code>thinc-swa train</code>, " +
+                  '<code>start_step = "plateau"</code> finds the start by itself.')
           : "The last quarter is averaged: in the studies, so late a start lost nothing.",
       );
     }
