@@ -108,6 +108,13 @@ def test_a_link_leads_to_its_combination(answers, show, blocks):
     assert len(text_of(browser, "reason")) > 40 and "Replace" in text_of(browser, "todo")
 
 
+@pytest.mark.parametrize("want", ANSWERS["want"])
+def test_the_page_on_the_optimizer_exists(want, show, site):
+    browser = show(f"index.html#want={want}")
+    link = browser.find_element("css selector", ".quickstart-todo a").get_attribute("href")
+    assert (site / urlsplit(link).path.lstrip("/")).is_file()
+
+
 def test_a_link_with_unknown_answers_gives_the_known_ones(show):
     browser = show("index.html#task=thinc&end=never&want=__proto__")
     assert checked(browser) == {**COMBINATIONS[0], "task": "thinc"}
