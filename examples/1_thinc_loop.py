@@ -2,8 +2,8 @@
 
     python examples/1_thinc_loop.py
 
-The loop is the same for all of them. The averages go into the model for the evaluation, by
-Thinc's own `use_params`, and training could go on afterwards with the raw weights.
+The loop is the same for all of them. For the evaluation, Thinc's own `use_params` swaps the
+averages into the model; training could go on afterwards with the raw weights.
 """
 
 from digits import accuracy, load_digits
@@ -18,7 +18,7 @@ digits = load_digits()
 steps_per_epoch = -(-len(digits.train_images) // BATCH_SIZE)
 total_steps = N_EPOCHS * steps_per_epoch
 
-# Thinc's Adam keeps averages of its own by default. With use_averages=False it has none.
+# By default Thinc's Adam keeps averages of its own. With use_averages=False it has none.
 optimizers = {
     "Adam": Adam(0.005, use_averages=False),
     "SWA": SWA(

@@ -1,4 +1,4 @@
-"""Train with Lookahead, and start to average in the middle of training, when you see fit.
+"""Train with Lookahead, and start averaging by a call in the middle of the training.
 
     python examples/2_lookahead_then_swa.py
 

@@ -1,5 +1,5 @@
-"""Choose the optimizer in a config. The package is installed, so its names are known:
-nothing of it is imported here.
+"""Choose the optimizer in a config. The names are found through the entry points of the
+installed package, which is not imported here.
 
     python examples/3_from_config.py
 """

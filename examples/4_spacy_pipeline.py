@@ -1,10 +1,11 @@
-"""Average the weights of a spaCy pipeline, which takes nothing but a config file: this is
-`spacy train` with a corpus made here, of apples to eat and Apples to call with.
+"""Average the weights of a spaCy pipeline with nothing but a config file: `spacy train` with a
+generated corpus of fruits and of brands with the same names.
 
     python examples/4_spacy_pipeline.py
     python examples/4_spacy_pipeline.py --config ema
 
-One training says little: the differences between seeds are as large as those that count.
+One training is not conclusive: the differences between seeds are as large as those between
+optimizers.
 """
 
 import io
@@ -64,8 +65,8 @@ def make_sentence(chooser: random.Random) -> tuple[str, tuple[int, int] | None]:
 def write_corpus(path: Path, n_sentences: int, seed: int, wrong: float = 0.0) -> None:
     """Write sentences with their annotations.
 
-    wrong (float): The fraction of sentences with a wrong annotation, as people make them.
-        Batches with many of them throw the weights about, and their averages less so.
+    wrong (float): The fraction of sentences with a wrong annotation, as in real corpora.
+        Batches with many of them disturb the weights, and their averages less so.
     """
     chooser = random.Random(seed)
     nlp = spacy.blank("en")

@@ -1,11 +1,11 @@
-"""What BatchNorm needs after averaging: statistics that belong to the averaged weights.
+"""Re-estimate the statistics of BatchNorm for averaged weights.
 
     python examples/5_batch_norm.py
 
 A small convolutional network in PyTorch, with SWA at a raised learning rate. BatchNorm keeps
-the mean and the variance of what goes through it while it trains, so they belong to the weights
-of the last steps. Under the averaged weights other values go through it, and the accuracy can
-be far off, until `update_batch_norm` has estimated the statistics anew.
+the running mean and variance of its inputs during training, so they belong to the weights of
+the last steps. With the averaged weights its inputs differ, and the accuracy can be far too low
+until `update_batch_norm` has re-estimated the statistics.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Save in the middle of training, and go on in another process as if nothing had happened.
+"""Save in the middle of a training, and resume it in another process, bit for bit.
 
     python examples/6_save_and_resume.py
 
 The model is saved by Thinc and the optimizer by `save_optimizer`, with the averages, the
-moments and the position of the learning rate. A new process makes both anew, loads them and
-goes on. In the end it has the same weights and averages as a training without a break, bit for
+moments and the position of the learning rate. A new process creates both, loads them and
+resumes. At the end it has the same weights and averages as an uninterrupted training, bit for
 bit.
 """
 
@@ -35,7 +35,7 @@ def make():
 
 def train(model, optimizer, epochs):
     for epoch in epochs:
-        # Batches and dropout are no business of the optimizer: they belong to the epoch.
+        # Batches and dropout are not part of the optimizer's state: each epoch seeds them.
         fix_random_seed(epoch)
         for images, labels in model.ops.multibatch(
             32, digits.train_images, digits.train_labels, shuffle=True

@@ -1,10 +1,11 @@
-"""Other settings for some parameters than for the rest.
+"""Different settings for some parameters.
 
     python examples/7_parameter_groups.py
 
-First everything is trained: without weight decay for the biases, and with smaller learning
-rates for the layers that are further from the output. Then only the last layer goes on, and
-the others are frozen. Groups select by paths, and `register_parameter_paths` makes these known.
+First all layers are trained: without weight decay for the biases, and with smaller learning
+rates for the layers that are further from the output. Then only the last layer is trained, and
+the others are frozen. Groups select parameters by their paths, which
+`register_parameter_paths` registers.
 """
 
 import numpy
@@ -48,7 +49,7 @@ optimizer = ParamGroups(
 print_parameters(optimizer)
 print(f"Accuracy on the test images: {train(optimizer):.2f} %\n")
 
-# A wrapper around keeps no average of what is frozen.
+# A wrapper around it keeps no averages of frozen parameters.
 optimizer = SWA(
     ParamGroups(
         Adam(0.001, use_averages=False),

@@ -1,4 +1,4 @@
-"""Draw every schedule of the package: the picture of the README.
+"""Draw every schedule of the package: the picture of the documentation.
 
 python examples/8_plot_schedules.py [schedules.png]
 """

@@ -1,6 +1,6 @@
-"""What the examples share: the handwritten digits, a training loop, and the accuracy.
+"""Shared by the examples: the handwritten digits, a training loop, and the accuracy.
 
-This is no example itself: run one of the numbered files beside it.
+This is not an example itself: run one of the numbered files beside it.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def load_digits() -> Digits:
 
 
 def initialize(model: Classifier, digits: Digits, seed: int) -> None:
-    """Give the model its sizes and its first weights. The same seed gives the same weights,
-    and later the same batches and the same dropout, whatever the optimizer is."""
+    """Initialize the model. The same seed gives the same weights, and later the same batches
+    and the same dropout, with any optimizer."""
     fix_random_seed(seed)
     model.initialize(X=digits.train_images[:2], Y=digits.train_labels[:2])
 
@@ -44,7 +44,7 @@ def initialize(model: Classifier, digits: Digits, seed: int) -> None:
 def training_steps(
     model: Classifier, optimizer: Optimizer, digits: Digits, *, max_steps: int, batch_size: int
 ) -> Iterator[int]:
-    """Train an initialized model, and yield the number of each step when it is done."""
+    """Train an initialized model, and yield the number of each completed step."""
     step = 0
     while step < max_steps:
         batches = model.ops.multibatch(
@@ -62,6 +62,6 @@ def training_steps(
 
 
 def accuracy(model: Classifier, images: Floats2d, labels: Floats2d) -> float:
-    """Which percentage of the images the model gets right."""
+    """The accuracy on the images, in percent."""
     is_right = model.predict(images).argmax(axis=1) == labels.argmax(axis=1)
     return 100.0 * float(is_right.mean())

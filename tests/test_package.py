@@ -1,7 +1,6 @@
 """The package as a whole: its config names, its documents, its types."""
 
 import inspect
-import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -9,13 +8,12 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
-from helpers import require
 from thinc.api import registry
 
 import thinc_swa
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+
 PREFIX = "thinc_swa."
 
 
@@ -111,58 +109,11 @@ def test_names_with_the_prefix_resolve():
     assert isinstance(optimizer, thinc_swa.SWA)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_readme_has_every_argument_and_its_default(name):
-    (entry_point,) = entry_points(group="thinc_optimizers", name=name)
-    section = README.split(f"### `{name}`")[1].split("\n##")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE))
-    check_rows(rows, entry_point.load())
-
-
-@pytest.mark.parametrize(
-    "heading, group, names",
-    [
-        ("## Schedules", "thinc_schedules", SCHEDULES),
-        ("### `digits.v1` and `npz.v1`", "thinc_datasets", DATASETS),
-    ],
-)
-def test_readme_has_every_argument_of_the_others(heading, group, names):
-    """In one table, with the name in the first row of each."""
-    section = README.split(f"\n{heading}\n")[1].split("\n## ")[0]
-    tables = {}
-    for name, argument, default in re.findall(
-        r"^\| (?:`([\w.]+)` )?\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE
-    ):
-        rows = tables.setdefault(name, {}) if name else rows  # noqa: F821
-        rows[argument] = default
-    assert set(tables) == set(names)
-    for name, rows in tables.items():
-        (entry_point,) = entry_points(group=group, name=name)
-        check_rows(rows, entry_point.load())
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_has_the_name_of_its_function(name):
     """So what a config takes and what Python takes are the same."""
     (entry_point,) = entry_points(group="thinc_schedules", name=name)
     assert entry_point.load() is getattr(thinc_swa, name.removesuffix(".v1"))
-
-
-def check_rows(rows, function):
-    """rows (dict[str, str]): The defaults in the README, by argument."""
-    parameters = inspect.signature(function).parameters
-    assert list(rows) == list(parameters)
-    for argument, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty:
-            assert rows[argument] == "required"
-        else:
-            default = {None: "", True: "`true`", False: "`false`"}.get(
-                parameter.default, f"`{parameter.default!r}`".replace("'", '"')
-            )
-            # 1 and 1.0 equal True in a dict.
-            if type(parameter.default) in (int, float):
-                default = f"`{parameter.default!r}`"
-            assert rows[argument] == default, argument
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,11 +143,3 @@ def test_public_names():
 def test_a_program_with_types():
     program = ROOT / "tests" / "typed_program.py"
     subprocess.run([sys.executable, "-W", "error", str(program)], check=True)
-
-
-def test_readme_code_runs():
-    """The Python quickstart, as it stands."""
-    require("sklearn")
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, cwd=ROOT)

@@ -1036,9 +1036,9 @@ def test_from_a_config():
         }
 
 
-def test_the_config_of_the_readme():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf8")
-    section = readme.split("## Parameter groups")[1].split("\n## ")[0]
+def test_config_of_the_documentation():
+    page = Path(__file__).parents[2] / "docs" / "param_groups.md"
+    section = page.read_text(encoding="utf8")
     config = Config().from_str(
         "[training]\n\n[initialize]\n\n" + section.split("```ini")[1].split("```")[0]
     )

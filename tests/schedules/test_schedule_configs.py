@@ -9,7 +9,7 @@ from thinc.api import Config, registry
 
 from thinc_swa import cosine, one_cycle, one_cycle_momentum, swa_anneal
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf8")
 CONFIGS = {
     "one_cycle.v1": (
         "max_rate = 0.5\ntotal_steps = 20\nwarmup_steps = 0.25",
@@ -159,8 +159,8 @@ def test_phases_as_swa_learn_rate_from_a_config():
     assert values_used_by(optimizer, "learn_rate", len(expected)) == close(expected)
 
 
-def test_readme_config():
-    (text,) = re.findall(r"```ini\n([^`]*phases\.v1.*?)```", README, flags=re.DOTALL)
+def test_config_of_the_documentation():
+    (text,) = re.findall(r"```ini\n([^`]*phases\.v1.*?)```", PAGE, flags=re.DOTALL)
     text = "[training]\nmax_steps = 1000\n\n" + text
     optimizer = registry.resolve(Config().from_str(text))["training"]["optimizer"]
     rates = values_used_by(optimizer, "learn_rate", 1000)

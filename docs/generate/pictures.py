@@ -1,0 +1,207 @@
+"""Pictures of what each optimizer does to one weight, made with the optimizers themselves.
+
+One weight descends a parabola by SGD with noisy gradients. Each picture is an SVG for the light
+and one for the dark scheme.
+
+python docs/generate/pictures.py FOLDER
+"""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from thinc.api import SGD, Optimizer
+from thinc.types import FloatsXd
+
+from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+
+KEY = (1, "W")
+SCHEMES = {
+    "light": {"text": "#37474f", "raw": "#9aa5ab", "first": "#0061a8", "second": "#c45500"},
+    "dark": {"text": "#cfd8dc", "raw": "#78868d", "first": "#5db8ff", "second": "#ffab5c"},
+}
+Colours = dict[str, str]
+
+
+def trace(
+    optimizer: Optimizer,
+    n_steps: int,
+    *,
+    start: float = 3.0,
+    noise: float = 1.0,
+    seed: int = 5,
+) -> tuple[list[float], list[float]]:
+    """Train one weight on the loss w² / 2.
+
+    optimizer (Optimizer): The optimizer.
+    n_steps (int): How many steps.
+    start (float): The weight before the first step.
+    noise (float): The standard deviation of what is added to each gradient.
+    seed (int): Seed of the noise, so that all optimizers get the same one.
+    RETURNS (tuple[list[float], list[float]]): The weight before the first step and after
+        each, and the average after each (the weight itself as long as there is none).
+    """
+    random = numpy.random.default_rng(seed)
+    weights = numpy.array([start], dtype="float32")
+    raw, averages = [start], [start]
+    for _ in range(n_steps):
+        gradient = weights + numpy.float32(random.normal(scale=noise))
+        weights, _ = optimizer(KEY, weights, gradient.astype("float32"))
+        optimizer.step_schedules()
+        raw.append(float(weights[0]))
+        averages.append(float((optimizer.averages or {}).get(KEY, weights)[0]))
+    return raw, averages
+
+
+def sgd() -> Optimizer:
+    return SGD(0.08, grad_clip=0.0, use_averages=False)
+
+
+def draw_swa(axes: Axes, colours: Colours) -> None:
+    n_steps, start, freq = 200, 100, 10
+    raw, averages = trace(SWA(sgd(), start_step=start, freq=freq), n_steps)
+    due = range(start, n_steps + 1, freq)
+    axes.plot(raw, color=colours["raw"], label="raw weight")
+    axes.plot(due, [raw[i] for i in due], "o", ms=4, color=colours["second"], label="snapshots")
+    axes.plot(
+        range(start, n_steps + 1),
+        averages[start:],
+        color=colours["first"],
+        lw=2.2,
+        label="average of the snapshots",
+    )
+    axes.axvline(start, color=colours["text"], lw=0.8, ls=":")
+    axes.annotate("start_step", (start - 2, 2.6), color=colours["text"], ha="right")
+
+
+def draw_ema(axes: Axes, colours: Colours) -> None:
+    n_steps = 200
+    raw, power = trace(EMA(sgd()), n_steps)
+    _, exponential = trace(EMA(sgd(), decay=0.98), n_steps)
+    axes.plot(raw, color=colours["raw"], label="raw weight")
+    axes.plot(exponential, color=colours["second"], lw=2.2, ls="--", label="decay = 0.98")
+    axes.plot(power, color=colours["first"], lw=2.2, label="without settings")
+
+
+def draw_lawa(axes: Axes, colours: Colours) -> None:
+    n_steps, freq, window = 200, 10, 6
+    raw, averages = trace(LAWA(sgd(), window=window, freq=freq), n_steps)
+    due = range(freq, n_steps + 1, freq)
+    axes.plot(raw, color=colours["raw"], label="raw weight")
+    axes.plot(due, [raw[i] for i in due], "o", ms=4, color=colours["second"], label="snapshots")
+    axes.plot(
+        range(freq, n_steps + 1),
+        averages[freq:],
+        color=colours["first"],
+        lw=2.2,
+        label=f"average of the last {window} snapshots",
+    )
+
+
+class Recorder(OptimizerWrapper):
+    """Records the weight after each update, before a wrapper around it changes it."""
+
+    __slots__ = ["values"]
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+        self.values: list[float] = []
+
+    def _on_update(self, key: tuple[int, str], weights: FloatsXd) -> None:
+        self.values.append(float(weights[0]))
+
+
+def draw_lookahead(axes: Axes, colours: Colours) -> None:
+    n_steps, freq = 36, 6
+    recorder = Recorder(sgd())
+    raw, slow = trace(Lookahead(recorder, freq=freq, pullback=0.5), n_steps)
+    # Each step twice: before and after a pullback.
+    steps = [0, *(step for step in range(1, n_steps + 1) for _ in range(2))]
+    pairs = zip(recorder.values, raw[1:], strict=True)
+    fast = [raw[0], *(value for pair in pairs for value in pair)]
+    pullbacks = range(freq, n_steps + 1, freq)
+    axes.plot(steps, fast, color=colours["raw"], label="fast weight")
+    axes.step(
+        range(n_steps + 1),
+        slow,
+        where="post",
+        color=colours["first"],
+        lw=2.2,
+        label="slow weight",
+    )
+    axes.plot(
+        pullbacks,
+        [raw[step] for step in pullbacks],
+        "o",
+        ms=4,
+        color=colours["second"],
+        label="pullback",
+    )
+
+
+def draw_param_groups(axes: Axes, colours: Colours) -> None:
+    n_steps = 80
+    groups = {
+        "no group": [],
+        "lr_scale = 0.2": [{"name": "slow", "params": ["W"], "lr_scale": 0.2}],
+        "frozen": [{"name": "frozen", "params": ["W"], "frozen": True}],
+    }
+    styles = (("first", "-"), ("second", "-"), ("raw", "--"))
+    for (label, group), (colour, line) in zip(groups.items(), styles, strict=True):
+        raw, _ = trace(ParamGroups(sgd(), groups=group), n_steps, noise=0.4)
+        axes.plot(raw, color=colours[colour], ls=line, lw=1.8, label=label)
+
+
+PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
+    "swa": draw_swa,
+    "ema": draw_ema,
+    "lawa": draw_lawa,
+    "lookahead": draw_lookahead,
+    "param_groups": draw_param_groups,
+}
+
+
+def pictures() -> dict[str, bytes]:
+    """RETURNS (dict[str, bytes]): SVG pictures by the names of their files."""
+    return {
+        f"{name}-{scheme}.svg": _draw(draw, colours)
+        for name, draw in PICTURES.items()
+        for scheme, colours in SCHEMES.items()
+    }
+
+
+def _draw(draw: Callable[[Axes, Colours], None], colours: Colours) -> bytes:
+    settings = {
+        "svg.fonttype": "none",
+        # The same picture has the same bytes.
+        "svg.hashsalt": "thinc-swa",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
+            colours["text"],
+        ),
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        draw(axes, colours)
+        axes.set_xlabel("step")
+        axes.set_ylabel("weight")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper right")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures().items():
+        (folder / name).write_bytes(content)
