@@ -14,6 +14,7 @@ from .models.parameter_paths import register_parameter_paths
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
 from .optimizers.lookahead import Lookahead
+from .optimizers.schedule_free import ScheduleFree
 from .optimizers.swa import SWA
 from .param_groups.optimizer import ParamGroups
 from .param_groups.summary import parameter_summary
@@ -30,6 +31,7 @@ __all__ = [
     "OptimizerWrapper",
     "ParamGroups",
     "SWA",
+    "ScheduleFree",
     "__version__",
     "apply_averages",
     "cosine",

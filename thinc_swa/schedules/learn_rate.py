@@ -12,7 +12,7 @@ from typing import Any, Optional
 import thinc.schedules
 from thinc.api import SGD, Optimizer
 
-from ..types import RateT
+from ..types import KeyT, RateT
 from ..validation import check_choice, check_int, check_number
 from .annealing import ANNEAL_STRATEGIES, anneal
 from .compat import DrawnSchedule, Schedule, ScheduleClass, describe_schedule
@@ -215,15 +215,18 @@ def current_rate(optimizer: Any) -> float:
     return current_value(optimizer, "learn_rate")
 
 
-def current_value(optimizer: Any, name: str) -> float:
+def current_value(optimizer: Any, name: str, key: KeyT | None = None) -> float:
     """The same of any hyperparameter that can have a schedule.
 
     name (str): The optimizer's attribute.
+    key (KeyT | None): The parameter that is updated, which schedules of Thinc 9.1 are told. If
+        None, any.
     """
     value = getattr(optimizer, name)
     if Schedule is None:
         return float(value)
-    key = next(iter(optimizer.nr_update), (0, ""))
+    if key is None:
+        key = next(iter(optimizer.nr_update), (0, ""))
     return float(value(optimizer.step, key=key, last_score=optimizer.last_score))
 
 
