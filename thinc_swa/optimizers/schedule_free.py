@@ -27,14 +27,15 @@ from .base import OptimizerWrapper, unwrap
 from .config_factory import config_factory
 
 # Thinc's Adam refuses a `beta1` of 0. This one is 0 in the float32 that it calculates with.
-NO_MOMENTUM: Any = 1e-300 if Schedule is None else thinc.schedules.constant(1e-300)
+TINY = 1e-300
+NO_MOMENTUM: Any = TINY if Schedule is None else thinc.schedules.constant(TINY)
 
 # A running mean in float32 stops where a step is lost in the rounding. Once steps are as short
 # as this, it is kept at several times its size, which then shrinks with every step, so that
 # the rounding errors cancel each other. See `RunningAverage`.
 SHORT_STEP = 1 / 64
 LARGE_SCALE = 4.0
-SMALL_SCALE = 1.5
+SMALL_SCALE = 2.0
 
 
 class _Update(NamedTuple):
@@ -176,9 +177,7 @@ class ScheduleFree(OptimizerWrapper):
             if isinstance(innermost, ParamGroups):
                 scale *= _scale_in(innermost, key)
             innermost = innermost.optimizer
-        momentum = current_value(innermost, "b1", key)
-        if momentum:
-            _check_momentum(momentum)
+        _check_momentum(current_value(innermost, "b1", key))
         if not innermost.use_radam:  # Which ignores it.
             scale *= lr_scale
         rate = current_value(innermost, "learn_rate", key) * scale
@@ -358,7 +357,7 @@ class ScheduleFree(OptimizerWrapper):
 
 
 def _check_momentum(beta1: float) -> None:
-    if beta1:
+    if beta1 > TINY:  # Which is what one around this one has set.
         raise ValueError(
             "ScheduleFree takes the place of momentum, so the wrapped optimizer must have none, "
             f"but its beta1 was {beta1!r}: set beta1 = 0.0 (SGD has 0.0)"
