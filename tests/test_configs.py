@@ -76,15 +76,20 @@ def train(config, digits):
 
 
 def train_by_hand(config, digits):
-    """Train with the innermost optimizer alone; do by hand what the others are for.
+    """Train with the innermost optimizer; do by hand what the others are for.
 
     RETURNS: The weights at the end, and the averages or None.
     """
     *wrappers, innermost = blocks(config)
     settings = {block["@optimizers"]: block for block in wrappers}
-    assert set(settings) <= {"SWA.v1", "EMA.v1", "Lookahead.v1"}
+    assert set(settings) <= {"SWA.v1", "EMA.v1", "Lookahead.v1", "ScheduleFree.v1"}
+    if "ScheduleFree.v1" in settings:
+        assert innermost["beta1"] == 0.0
+        innermost = {**innermost, "beta1": 1e-300}  # Thinc's Adam alone does not take 0.
     resolved = registry.resolve({"model": config["model"], "optimizer": innermost})
-    model = resolved["model"]
+    model, optimizer = resolved["model"], resolved["optimizer"]
+    if "ScheduleFree.v1" in settings:
+        optimizer = PlainScheduleFree(optimizer, settings["ScheduleFree.v1"]["beta"])
     slow, history = [], []
 
     def after_step(step):
@@ -95,11 +100,13 @@ def train_by_hand(config, digits):
             pull_back(step, slow, weights_of(model), settings["Lookahead.v1"])
         history.append(copies(weights_of(model)))
 
-    train_steps(model, resolved["optimizer"], config["training"], digits, after_step)
+    train_steps(model, optimizer, config["training"], digits, after_step)
     if "SWA.v1" in settings:
         averages = arithmetic_mean(history, settings["SWA.v1"])
     elif "EMA.v1" in settings:
         averages = moving_average(history, settings["EMA.v1"])
+    elif "ScheduleFree.v1" in settings:
+        averages = [optimizer.x[node.id, name] for node, name in parameters(model)]
     else:
         averages = slow if "Lookahead.v1" in settings else None
     return weights_of(model), averages
@@ -119,6 +126,27 @@ def pull_back(step, slow, fast, settings):
         for slow_array, fast_array in zip(slow, fast, strict=True):
             slow_array += settings["pullback"] * (fast_array - slow_array)
             fast_array[...] = slow_array
+
+
+class PlainScheduleFree:
+    """Algorithm 1 with a constant learning rate, around an optimizer without momentum."""
+
+    def __init__(self, optimizer, beta):
+        self.optimizer = optimizer
+        self.beta = beta
+        self.z, self.x = {}, {}
+
+    def __call__(self, key, weights, gradient):
+        if key not in self.z:
+            self.z[key] = weights.copy()
+            self.x[key] = weights.astype("float64")
+        self.optimizer(key, self.z[key], gradient)
+        self.x[key] += (self.z[key] - self.x[key]) / self.optimizer.nr_update[key]
+        weights[...] = (1 - self.beta) * self.z[key] + self.beta * self.x[key]
+        return weights, gradient
+
+    def step_schedules(self):
+        self.optimizer.step_schedules()
 
 
 def arithmetic_mean(history, settings):

@@ -34,7 +34,7 @@ from thinc.api import Adam, Config, Optimizer  # noqa: E402
 
 from thinc_swa import SWA, OptimizerWrapper, one_cycle, one_cycle_momentum  # noqa: E402
 
-NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
+NAMES = ["swa", "ema", "lookahead", "lookahead_swa", "schedule_free"]
 GPU_IDS = [-1, 0] if HAS_GPU else [-1]
 
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
@@ -63,6 +63,9 @@ SMALL_SETTINGS = {
     "lookahead_swa": {
         "training.optimizer.freq": 7,
         "training.optimizer.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "schedule_free": {
+        "training.optimizer.optimizer.learn_rate": 0.005,
     },
 }
 START_STEP = round(0.75 * MAX_STEPS)
@@ -104,11 +107,23 @@ def lookahead_swa_of(history, step):
     return lookahead_of(history, step) if step < START_STEP else swa_of(history, step)
 
 
+def schedule_free_of(history, step, beta=0.9):
+    """The averages x that the weights y were made with, in every step: with z such that
+    y = (1 - beta) * z + beta * x, x is the mean of all z. Solved for x."""
+    averages = {name: array.astype("float64") for name, array in history[1].items()}
+    for t in range(2, step + 1):
+        for name, y in history[t].items():
+            others = (1 - beta) * (t - 1) * averages[name]
+            averages[name] = (y + others) / ((1 - beta) * t + beta)
+    return averages
+
+
 AVERAGES = {
     "swa": swa_of,
     "ema": ema_of,
     "lookahead": lookahead_of,
     "lookahead_swa": lookahead_swa_of,
+    "schedule_free": schedule_free_of,
 }
 
 
@@ -425,6 +440,7 @@ def test_registry_finds_the_names(imports, resolve, tmp_path):
         "ema thinc_swa.optimizers.ema EMA",
         "lookahead thinc_swa.optimizers.lookahead Lookahead",
         "lookahead_swa thinc_swa.optimizers.swa SWA",
+        "schedule_free thinc_swa.optimizers.schedule_free ScheduleFree",
     ]
 
 
