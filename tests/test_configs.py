@@ -17,6 +17,8 @@ from digits import initialize, load_digits, training_steps  # noqa: E402
 
 # Not a multiple of Lookahead's freq: its slow weights differ from the fast ones then.
 MAX_STEPS = 260
+# What is calculated by hand is rounded in other places here, and training lets that grow.
+FEW_STEPS = {"schedule_free": 100}
 
 
 def is_thinc_config(path):
@@ -179,7 +181,7 @@ def test_there_are_configs():
 
 @each_config()
 def test_averages_are_those_calculated_by_hand(path, digits):
-    config = load(path)
+    config = load(path, FEW_STEPS.get(path.stem, MAX_STEPS))
     weights, averages, _ = train(config, digits)
     expected_weights, expected_averages = train_by_hand(config, digits)
     assert_close(weights, expected_weights)

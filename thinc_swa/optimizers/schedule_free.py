@@ -59,14 +59,14 @@ class ScheduleFree(OptimizerWrapper):
         c = rate_t² / (rate_1² + ... + rate_t²)
 
     with the learning rates that the wrapped optimizer used. With a constant rate c is 1 / t, as
-    in Algorithm 1, and with a warmup it is what section 4 of the paper proposes. c is 0 as long
-    as all rates were 0.
+    in Algorithm 1; the squares are what the paper has for a warmup. c is 0 as long as all rates
+    were 0.
 
-    It takes the place of a learning rate that decays, and its length need not be known: the
-    average is good to use at any time. Use a constant rate, with a warmup if it is high; the
-    best one is usually larger than for the same optimizer with a schedule, up to ten times for
-    SGD. A rate that decays on top of it makes the average slower. It brings little where
-    training ends before the weights have come near to where they stay.
+    It takes the place of momentum and of a learning rate that decays, and the length of the
+    training need not be known: the averages are good to use at any time. Use a constant rate,
+    with a warmup if it is high. Try higher rates than the wrapped optimizer needs alone. A rate
+    that decays as well only makes training slower. Little is gained where training ends while
+    the weights still move fast, because the average then lags behind them.
 
     The model's own weights are y: evaluate, save and use the averages. BatchNorm statistics
     were taken at y too: call `update_batch_norm` under the averages.
@@ -137,9 +137,7 @@ class ScheduleFree(OptimizerWrapper):
         self._update: _Update | None = None
         # Whether a wrapper further in overwrites z at the end of the step under way.
         self._is_overwriting = False
-        self._set_arguments(
-            beta=self.beta, check_finite=None if self.check_finite else False
-        )
+        self._set_arguments(beta=self.beta, check_finite=None if self.check_finite else False)
         self.optimizer.averages = None
 
     @property
@@ -188,9 +186,7 @@ class ScheduleFree(OptimizerWrapper):
         try:
             if needs_momentum:
                 innermost.b1 = NO_MOMENTUM
-            _, gradient = OptimizerWrapper.__call__(
-                self, key, z, gradient, lr_scale=lr_scale
-            )
+            _, gradient = OptimizerWrapper.__call__(self, key, z, gradient, lr_scale=lr_scale)
         finally:
             self._update = None
             if needs_momentum:
