@@ -79,8 +79,8 @@ class ScheduleFree(OptimizerWrapper):
     is exact for float16 weights.
 
     Other wrappers: inside, they see z, and outside y, so that an average outside is one of y.
-    Weights that are changed by a wrapper outside (the pullback of `Lookahead`) or by hand move x
-    and z by the same difference. Where they are overwritten with averages (`apply_averages`,
+    Where y is changed by a wrapper outside (the pullback of `Lookahead`) or by hand, x and z
+    move by the same difference. Where it is overwritten with averages (`apply_averages`,
     `end_step`, `overwrite_freq`), x and z start again there.
 
     Other implementations: steps are counted for each parameter, and one without a gradient
@@ -125,7 +125,7 @@ class ScheduleFree(OptimizerWrapper):
         self.check_finite = check_bool("check_finite", check_finite)
         _check_momentum(current_value(unwrap(optimizer)[-1], "b1"))
         self._skipped = SkipCount()
-        # The wrapped optimizer's weights. They are also in `_weights`, as far as those are known.
+        # The weights of the wrapped optimizer, which are in `_weights` too.
         self._z: dict[KeyT, Array] = {}
         # The averages are totals / scales.
         self._totals: dict[KeyT, Array] = {}
@@ -316,8 +316,9 @@ class ScheduleFree(OptimizerWrapper):
             weights = self._model_weights.get(key)
             if weights is None:
                 # Its next update begins at the overwritten weights.
-                for by_parameter in (self._z, self._totals, self._scales):
-                    by_parameter.pop(key, None)  # type: ignore[attr-defined]
+                del self._z[key]
+                self._totals.pop(key, None)
+                self._scales.pop(key, None)
                 continue
             self._z[key][...] = weights
             if key in self._totals and (not self.check_finite or is_finite(weights)):
@@ -355,7 +356,7 @@ class ScheduleFree(OptimizerWrapper):
 def _check_momentum(beta1: float) -> None:
     if beta1 > TINY:  # Which is what one around this one has set.
         raise ValueError(
-            "ScheduleFree takes the place of momentum, so the wrapped optimizer must have none, "
+            "ScheduleFree takes the place of momentum: the wrapped optimizer must have none, "
             f"but its beta1 was {beta1!r}: set beta1 = 0.0 (SGD has 0.0)"
         )
 
