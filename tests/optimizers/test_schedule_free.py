@@ -583,6 +583,31 @@ def test_resuming_at_any_step_is_bit_identical(tmp_path):
                     )
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: SWA(inner, start_step=1, end_step=4),
+        lambda inner: EMA(inner, decay=0.5, overwrite_freq=3),
+        lambda inner: ScheduleFree(SWA(inner, start_step=1, end_step=4)),
+    ],
+)
+def test_wrappers_inside_know_z_after_resuming(wrap, tmp_path):
+    """They overwrite it after a step that comes after the break."""
+    model, optimizer = make_model(), ScheduleFree(wrap(sgd(0.1)))
+    train(optimizer, parameters(model), 2)
+    save_optimizer(tmp_path / "optimizer", optimizer, model)
+    other_model, other = make_model(), ScheduleFree(wrap(sgd(0.1)))
+    other_model.from_bytes(model.to_bytes())
+    load_optimizer(tmp_path / "optimizer", other, other_model)
+    # The step that ends with the first call of step_schedules() after the break.
+    for each, its_model in ((optimizer, model), (other, other_model)):
+        each.step_schedules()
+        train(each, parameters(its_model), 4, seed=2)
+    assert other_model.to_bytes() == model.to_bytes()
+    for first, second in zip(optimizer.averages.values(), other.averages.values(), strict=True):
+        numpy.testing.assert_array_equal(first, second)
+
+
 def test_a_pickle_holds_two_copies_and_no_arrays_of_the_model():
     optimizer = ScheduleFree(sgd())
     weights = numpy.ones((50_000,), dtype="f")
