@@ -1,8 +1,24 @@
 """Optimizers that tests wrap, and wrappers of every kind."""
 
+import thinc.schedules
 from thinc.api import Optimizer
 
-from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups, ScheduleFree
+from thinc_swa.optimizers.base import unwrap
+from thinc_swa.schedules.compat import Schedule
+
+
+def without_momentum(optimizer):
+    """The optimizer, whose innermost one has no momentum any more."""
+    innermost = unwrap(optimizer)[-1]
+    if isinstance(innermost, Optimizer):
+        if Schedule is None:
+            innermost.schedules.pop("b1", None)
+            innermost.b1 = 0.0
+        else:
+            innermost.b1 = thinc.schedules.constant(0.0)
+    return optimizer
+
 
 OPTIMIZERS = {
     "OptimizerWrapper": OptimizerWrapper,
@@ -23,6 +39,7 @@ OPTIMIZERS = {
     "ParamGroups": lambda optimizer: ParamGroups(
         optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
     ),
+    "ScheduleFree": lambda optimizer: ScheduleFree(without_momentum(optimizer)),
 }
 
 

@@ -16,6 +16,7 @@ from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
 from .optimizers.lawa import LAWA
 from .optimizers.lookahead import Lookahead
+from .optimizers.schedule_free import ScheduleFree
 from .optimizers.swa import SWA
 from .param_groups.optimizer import ParamGroups
 from .param_groups.summary import parameter_summary
@@ -34,6 +35,7 @@ __all__ = [
     "OptimizerWrapper",
     "ParamGroups",
     "SWA",
+    "ScheduleFree",
     "__version__",
     "all_averages",
     "apply_averages",

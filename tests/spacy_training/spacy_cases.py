@@ -6,7 +6,7 @@ from helpers import HAS_GPU, require
 require("spacy")
 from spacy.training import Corpus  # noqa: E402
 
-NAMES = ["swa", "ema", "lookahead", "lookahead_swa"]
+NAMES = ["swa", "ema", "lawa", "lookahead", "lookahead_swa", "schedule_free"]
 GPU_IDS = [-1, 0] if HAS_GPU else [-1]
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 200
@@ -25,7 +25,10 @@ SMALL_SETTINGS = {
         "training.optimizer.optimizer.learn_rate": 0.005,
     },
     "ema": {
-        "training.optimizer.half_life": 5,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "lawa": {
+        "training.optimizer.freq": 10,
         "training.optimizer.optimizer.learn_rate": 0.005,
     },
     "lookahead": {
@@ -34,6 +37,9 @@ SMALL_SETTINGS = {
     "lookahead_swa": {
         "training.optimizer.freq": 7,
         "training.optimizer.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "schedule_free": {
+        "training.optimizer.optimizer.learn_rate": 0.005,
     },
 }
 START_STEP = round(0.75 * MAX_STEPS)
@@ -50,15 +56,28 @@ def swa_of(history, step, start_step=START_STEP, freq=7):
     }
 
 
-def ema_of(history, step, half_life=5):
-    """The weights after step 1, and from then on a little of every later step's."""
-    decay = 2 ** (-1 / half_life)
-    averages = {name: array.astype("float64") for name, array in history[1].items()}
-    for t in range(2, step + 1):
-        d = min(decay, (1 + t) / (10 + t))
-        for name, array in history[t].items():
-            averages[name] = d * averages[name] + (1 - d) * array
-    return averages
+def ema_of(history, step, gamma=6.937203937601809):
+    """The power-function average with a relative width of 0.1: the weights of step t count in
+    proportion to the integral of time ** gamma from t - 1 to t."""
+    shares = numpy.diff((numpy.arange(step + 1) / step) ** (gamma + 1))
+    return {
+        name: sum(
+            share * weights[name]
+            for share, weights in zip(shares, history[1 : step + 1], strict=True)
+        )
+        for name in history[0]
+    }
+
+
+def lawa_of(history, step, window=6, freq=10):
+    """The mean of the weights after the last `window` times `freq` steps."""
+    if step < freq:
+        return history[step]
+    snapshots = history[freq : step + 1 : freq][-window:]
+    return {
+        name: numpy.mean([snapshot[name].astype("float64") for snapshot in snapshots], axis=0)
+        for name in history[0]
+    }
 
 
 def lookahead_of(history, step, freq=6):
@@ -71,11 +90,24 @@ def lookahead_swa_of(history, step):
     return lookahead_of(history, step) if step < START_STEP else swa_of(history, step)
 
 
+def schedule_free_of(history, step, beta=0.9):
+    """The averages x with which the weights y were made, in every step: with z such that
+    y = (1 - beta) * z + beta * x, x is the mean of all z. Solved for x."""
+    averages = {name: array.astype("float64") for name, array in history[1].items()}
+    for t in range(2, step + 1):
+        for name, y in history[t].items():
+            others = (1 - beta) * (t - 1) * averages[name]
+            averages[name] = (y + others) / ((1 - beta) * t + beta)
+    return averages
+
+
 AVERAGES = {
     "swa": swa_of,
     "ema": ema_of,
+    "lawa": lawa_of,
     "lookahead": lookahead_of,
     "lookahead_swa": lookahead_swa_of,
+    "schedule_free": schedule_free_of,
 }
 
 

@@ -79,7 +79,7 @@ def partly_annotated(docs):
     [
         ("swa", {"start_step": 0, "freq": 1}, lambda history: swa_of(history, 61, 1, 1)),
         ("swa", {"start_step": 0.5, "freq": 4}, lambda history: swa_of(history, 61, 30, 4)),
-        ("ema", {"half_life": 5}, lambda history: ema_of(history, 61)),
+        ("ema", {}, lambda history: ema_of(history, 61)),
     ],
     ids=["swa", "swa from the middle on", "ema"],
 )

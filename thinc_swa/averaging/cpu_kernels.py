@@ -167,6 +167,121 @@ def _copy_finite(out: Array, array: Array) -> bool:
     return False
 
 
+def average_and_blend(
+    weights: Array,
+    z: Array,
+    total: Array,
+    *,
+    factor: float,
+    left: float,
+    scale: float,
+    beta: float,
+    check_finite: bool,
+) -> bool:
+    """total += factor * (z - total), then weights = z + beta * (total / scale - z)
+
+    weights (Array): An array of any shape and floating point dtype, overwritten in place.
+    z (Array): A contiguous array of the same shape.
+    total (Array): A contiguous array of the same shape, changed in place.
+    left (float): What the total is multiplied by where z is left out.
+    scale (float): What the result is divided by for the weights.
+    check_finite (bool): Whether to leave z out where the result is not finite.
+    RETURNS (bool): Whether nothing was left out. NumPy arrays only.
+    """
+    is_all_finite = True
+    dtype = total.dtype.type
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        for weights_block, z_block, total_block, result in _blocks_with_scratch(
+            weights, z, total
+        ):
+            numpy.subtract(z_block, total_block, result)
+            numpy.multiply(result, dtype(factor), result)
+            numpy.add(result, total_block, result)
+            if not check_finite or is_finite_quietly(result):
+                total_block[...] = result
+            else:
+                is_all_finite = False
+                numpy.multiply(total_block, dtype(left), total_block)
+                numpy.copyto(total_block, result, where=numpy.isfinite(result))
+            weights_block[...] = _blend(z_block, total_block, scale, beta, result)
+    return is_all_finite
+
+
+def follow_changes(
+    weights: Array, z: Array, total: Array, *, scale: float, beta: float, check_finite: bool
+) -> bool:
+    """Where the weights are no longer what `average_and_blend` has made of z and the total,
+    move both by the difference, or to the weights if what it made is not finite.
+
+    z (Array): A contiguous array of the shape of the weights, changed in place.
+    total (Array): A contiguous array of the same shape, changed in place.
+    scale (float): What the total is divided by for the average.
+    check_finite (bool): Whether to leave out weights that are NaN or infinite.
+    RETURNS (bool): Whether nothing was left out. NumPy arrays only.
+    """
+    is_all_finite = True
+    dtype = total.dtype.type
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        for weights_block, z_block, total_block, scratch in _blocks_with_scratch(
+            weights, z, total
+        ):
+            _blend(z_block, total_block, scale, beta, scratch)
+            before = scratch.astype(weights_block.dtype, copy=False)
+            if (before == weights_block).all():
+                continue
+            now = weights_block.astype(dtype)
+            is_finite = numpy.isfinite(now)
+            if check_finite and not is_finite.all():
+                is_all_finite = False
+            change = now - before
+            is_move = numpy.isfinite(change)
+            numpy.add(z_block, change, z_block, where=is_move)
+            numpy.add(total_block, dtype(scale) * change, total_block, where=is_move)
+            is_reset = ~is_move & is_finite if check_finite else ~is_move
+            numpy.copyto(z_block, now, where=is_reset)
+            numpy.copyto(total_block, dtype(scale) * now, where=is_reset)
+    return is_all_finite
+
+
+def blend(weights: Array, z: Array, total: Array, *, scale: float, beta: float) -> None:
+    """weights = z + beta * (total / scale - z)
+
+    weights (Array): An array of any shape and floating point dtype, overwritten in place.
+    """
+    if not isinstance(total, numpy.ndarray):
+        load_cupy_kernels().blend(z, total, 1.0 / scale, beta, weights)
+        return
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        for weights_block, z_block, total_block, result in _blocks_with_scratch(
+            weights, z, total
+        ):
+            weights_block[...] = _blend(z_block, total_block, scale, beta, result)
+
+
+def _blend(z: Array, total: Array, scale: float, beta: float, out: Array) -> Array:
+    # Without PyTorch and BLAS: the same bits whenever it is calculated again.
+    dtype = total.dtype.type
+    numpy.multiply(total, dtype(1.0 / scale), out)
+    numpy.subtract(out, z, out)
+    numpy.multiply(out, dtype(beta), out)
+    return numpy.add(out, z, out)
+
+
+def _blocks_with_scratch(
+    weights: Array, z: Array, total: Array
+) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Matching pieces of three arrays, and memory of that size to calculate in. Weights in
+    another memory layout are taken as a whole."""
+    if total.size <= BLOCK_SIZE or not (weights.flags.c_contiguous and z.flags.c_contiguous):
+        yield weights, z, total, numpy.empty_like(total)
+        return
+    arrays = [array.reshape(-1) for array in (weights, z, total)]
+    scratch = _scratch(total.dtype)
+    for start in range(0, total.size, BLOCK_SIZE):
+        first, second, third = (array[start : start + BLOCK_SIZE] for array in arrays)
+        yield first, second, third, scratch[: third.size]
+
+
 def is_finite(array: Array) -> bool:
     """Whether an array has neither NaN nor infinities. On a GPU this waits for the answer."""
     with numpy.errstate(over="ignore", invalid="ignore"):

@@ -65,6 +65,57 @@ pull_back_finite: Any = cupy.ElementwiseKernel(
     "thinc_swa_pull_back_finite",
 )
 
+# Of schedule-free learning. Two kernels that calculate the same must round alike.
+_BLEND = """
+template<typename T> __device__ T thinc_swa_blended(T z, T total, T inverse, T beta) {
+    return z + beta * (total * inverse - z);
+}
+"""
+blend: Any = cupy.ElementwiseKernel(
+    "T z, T total, T inverse, T beta",
+    "W weights",
+    "weights = (W)thinc_swa_blended<T>(z, total, inverse, beta)",
+    "thinc_swa_blend",
+    preamble=_BLEND,
+)
+average_and_blend: Any = cupy.ElementwiseKernel(
+    "T z, T factor, T left, T inverse, T beta, bool check, raw int32 flag",
+    "T total, W weights",
+    """
+    const T result = total + factor * (z - total);
+    if (!check || isfinite((double)result)) {
+        total = result;
+    } else {
+        total *= left;
+        flag[0] = 1;
+    }
+    weights = (W)thinc_swa_blended<T>(z, total, inverse, beta);
+    """,
+    "thinc_swa_average_and_blend",
+    preamble=_BLEND,
+)
+follow_changes: Any = cupy.ElementwiseKernel(
+    "W weights, T scale, T inverse, T beta, bool check, raw int32 flag",
+    "T z, T total",
+    """
+    const W before = (W)thinc_swa_blended<T>(z, total, inverse, beta);
+    if (!(before == weights)) {
+        const T now = (T)weights, change = now - (T)before;
+        const bool is_finite = isfinite((double)now);
+        if (isfinite((double)change)) {
+            z += change;
+            total += scale * change;
+        } else if (is_finite || !check) {
+            z = now;
+            total = scale * now;
+        }
+        if (check && !is_finite) flag[0] = 1;
+    }
+    """,
+    "thinc_swa_follow_changes",
+    preamble=_BLEND,
+)
+
 # Elements that a block of threads goes through: many blocks for each multiprocessor, so that
 # none waits long for the last ones.
 PIECE_SIZE = 16384

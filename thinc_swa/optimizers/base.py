@@ -237,10 +237,12 @@ class OptimizerWrapper(Optimizer):
         """Called before the state is replaced by that of a file."""
 
     def _on_loaded(self, weights: dict[KeyT, FloatsXd]) -> None:
-        """Called when the state has been loaded from a file.
+        """Called when the state has been loaded from a file, for the wrappers further in first.
 
         weights (dict[KeyT, FloatsXd]): The weights of the model, its own arrays.
         """
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer._on_loaded(weights)
         self._weights = {key: weights[key] for key in self._steps.n_updates}
         self._shapes = {}
         self._averages = None

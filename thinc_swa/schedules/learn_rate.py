@@ -12,7 +12,7 @@ from typing import Any, Optional
 import thinc.schedules
 from thinc.api import SGD, Optimizer
 
-from ..types import RateT
+from ..types import KeyT, RateT
 from ..validation import check_choice, check_int, check_number
 from .annealing import ANNEAL_STRATEGIES, anneal
 from .compat import GeneratorSchedule, Schedule, ScheduleClass, describe_schedule
@@ -233,17 +233,20 @@ def current_rate(optimizer: Any) -> float:
     return current_value(optimizer, "learn_rate")
 
 
-def current_value(optimizer: Any, name: str) -> float:
+def current_value(optimizer: Any, name: str, key: KeyT | None = None) -> float:
     """The value of a hyperparameter in the optimizer's next update.
 
     optimizer (Optimizer): Any Thinc optimizer.
     name (str): The name of the attribute, which may have a schedule.
+    key (KeyT | None): The parameter that is updated, which schedules of Thinc 9.1 may depend
+        on. If None, any.
     RETURNS (float): The value.
     """
     value = getattr(optimizer, name)
     if Schedule is None:
         return float(value)
-    key = next(iter(optimizer.nr_update), (0, ""))
+    if key is None:
+        key = next(iter(optimizer.nr_update), (0, ""))
     return float(value(optimizer.step, key=key, last_score=optimizer.last_score))
 
 

@@ -112,9 +112,8 @@ def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
             level._before_load()
     restorer.commit()
     weights = {key: array for key, (_, array) in parameters.items()}
-    for level in reversed(levels):
-        if isinstance(level, OptimizerWrapper):
-            level._on_loaded(weights)
+    if isinstance(optimizer, OptimizerWrapper):
+        optimizer._on_loaded(weights)
     restore_rate(levels[-1], schedules)
     if numbers:
         warnings.warn(
