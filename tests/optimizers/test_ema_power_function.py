@@ -11,8 +11,8 @@ from scalar_runs import averaged, scalar_run
 from thinc.api import SGD, Adam
 
 from thinc_swa import EMA
+from thinc_swa.averaging.power_profiles import MAX_SIGMA_REL, power_exponent
 from thinc_swa.averaging.running_average import RunningAverage
-from thinc_swa.optimizers.ema import MAX_SIGMA_REL, power_exponent
 
 
 def closed_form(snapshots, gamma):

@@ -1,17 +1,17 @@
 """Use of averages as the weights of a model, temporarily or permanently."""
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 from thinc.api import Optimizer
 
-from ..types import Array
+from ..types import Array, KeyT
 from .parameters import ModelT, Parameter, check_average_shape, named_parameters, swapped
 
 
 @contextmanager
-def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
+def use_averages(model: ModelT, optimizer: Optimizer | Mapping[KeyT, Array]) -> Iterator[None]:
     """A context in which the model's weights are the optimizer's averages. Afterwards the
     original weights are restored bit for bit, also after an exception.
 
@@ -24,7 +24,8 @@ def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
     as the original weights.
 
     model (Model | Language): A Thinc model, which may have PyTorch layers, or a pipeline.
-    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    optimizer (Optimizer | Mapping[KeyT, FloatsXd]): Any Thinc optimizer, wrapped or not, or
+        averages by parameter, such as those of `all_averages` or `reconstruct_average`.
     RAISES: TypeError if an argument has the wrong type; ValueError if the optimizer has
         averages but none of them belongs to the model, or if the shapes of an average and its
         parameter differ; RuntimeError if a part of the model is in such a context already.
@@ -34,19 +35,20 @@ def use_averages(model: ModelT, optimizer: Optimizer) -> Iterator[None]:
         yield
 
 
-def apply_averages(model: ModelT, optimizer: Optimizer) -> None:
+def apply_averages(model: ModelT, optimizer: Optimizer | Mapping[KeyT, Array]) -> None:
     """Copy the optimizer's averages into the model's weights, in place. State of the wrappers
     that belongs to the old weights, such as the slow weights of `Lookahead`, is set to the
     averages too. A parameter without an average keeps its weights.
 
     model (Model | Language): A Thinc model, which may have PyTorch layers, or a pipeline.
-    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    optimizer (Optimizer | Mapping[KeyT, FloatsXd]): Any Thinc optimizer, wrapped or not, or
+        averages by parameter, such as those of `all_averages` or `reconstruct_average`.
     RAISES: TypeError if an argument has the wrong type; ValueError if the optimizer has
         averages but none of them belongs to the model, or if the shapes of an average and its
         parameter differ; RuntimeError if a part of the model is in `use_averages`.
     """
     matches = _match(model, optimizer)
-    averages = optimizer.averages or {}
+    averages = _averages_of(optimizer)
     with _reserved([parameter for parameter, _ in matches]):
         for parameter, average in matches:
             parameter.write(average)
@@ -82,13 +84,23 @@ def _reserved(parameters: list[Parameter]) -> Iterator[None]:
             _in_use.difference_update(identities)
 
 
-def _match(model: ModelT, optimizer: Optimizer) -> list[tuple[Parameter, Array]]:
-    """The parameters of the model that have an average, and their averages."""
+def _averages_of(optimizer: Optimizer | Mapping[KeyT, Array]) -> Mapping[KeyT, Array]:
+    if isinstance(optimizer, Mapping):
+        return optimizer
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"Averages are taken from a Thinc Optimizer, but got {type(optimizer).__name__}"
+            "Averages are taken from a Thinc Optimizer or from a dict by parameter, but got "
+            f"{type(optimizer).__name__}"
         )
-    averages = optimizer.averages or {}
+    averages: Mapping[KeyT, Array] = optimizer.averages or {}
+    return averages
+
+
+def _match(
+    model: ModelT, optimizer: Optimizer | Mapping[KeyT, Array]
+) -> list[tuple[Parameter, Array]]:
+    """The parameters of the model that have an average, and their averages."""
+    averages = _averages_of(optimizer)
     matches: list[tuple[Parameter, Array]] = []
     for _, key, parameter in named_parameters(model):
         if key in averages:
@@ -96,7 +108,7 @@ def _match(model: ModelT, optimizer: Optimizer) -> list[tuple[Parameter, Array]]
             matches.append((parameter, averages[key]))
     if averages and not matches:
         raise ValueError(
-            f"The optimizer has averages of {len(averages)} parameters, but none of them "
-            "belongs to this model: pass the model that the optimizer trains"
+            f"There are averages of {len(averages)} parameters, but none of them belongs to "
+            "this model: pass the model that the optimizer trains"
         )
     return matches

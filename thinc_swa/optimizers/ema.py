@@ -3,9 +3,9 @@
 import math
 from typing import ClassVar
 
-import numpy
 from thinc.api import Optimizer
 
+from ..averaging.power_profiles import MAX_SIGMA_REL, power_exponent
 from ..averaging.running_average import RunningAverage, is_due
 from ..types import StepT
 from ..validation import (
@@ -20,8 +20,6 @@ from .config_factory import config_factory
 
 # Used when neither decay nor half_life nor sigma_rel is given.
 DEFAULT_SIGMA_REL = 0.1
-# The width of the arithmetic mean, gamma = 0. A wider average would prefer early weights.
-MAX_SIGMA_REL = 1 / math.sqrt(12)
 
 
 class EMA(AveragingOptimizer):
@@ -169,19 +167,6 @@ class EMA(AveragingOptimizer):
         return self.overwrite_freq is not None and is_due(
             step, self.start_step, self.overwrite_freq
         )
-
-
-def power_exponent(sigma_rel: float) -> float:
-    """The exponent gamma of the power-function average with a relative width.
-
-    sigma_rel (float): The width, in (0, 12 ** -0.5].
-    RETURNS (float): gamma >= 0, from arXiv:2312.02696, section 3.1, solved for gamma.
-    """
-    inverse = sigma_rel**-2
-    roots = numpy.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
-    gamma = float(roots.real.max())
-    # The roots are exact to about 1e-15: exactly 0 is the arithmetic mean.
-    return gamma if gamma > 1e-9 else 0.0
 
 
 def _half_life_decay(half_life: float, freq: int) -> float:

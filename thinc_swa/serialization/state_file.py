@@ -1,4 +1,5 @@
-"""File format of optimizer state: safetensors, with checksums of the header and the arrays.
+"""File format of optimizer state and of snapshots of averages: safetensors, with checksums of
+the header and the arrays.
 
 Arrays are read in chunks that fit into the CPU cache, and each chunk is added to the checksum
 immediately. This is faster than reading through safetensors without a checksum. Arrays are
@@ -23,6 +24,24 @@ FORMAT_VERSION = 3
 # Files of version 1 have no checksums of arrays and no positions of generators.
 READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 
+
+class FileKind(NamedTuple):
+    """What a file of this format contains.
+
+    format (str): The name of the format in the file.
+    versions (tuple[int, ...]): The versions that can be read; the last one is written.
+    content (str): What such a file is, for errors: "an optimizer state".
+    writer (str): The function that writes it.
+    """
+
+    format: str
+    versions: tuple[int, ...]
+    content: str
+    writer: str
+
+
+OPTIMIZER_STATE = FileKind(FORMAT, READABLE_VERSIONS, "an optimizer state", "save_optimizer")
+
 # The names of NumPy dtypes by their names in safetensors.
 DTYPES = {
     **{"F16": "float16", "F32": "float32", "F64": "float64"},
@@ -37,19 +56,25 @@ ROW_SIZE = 2048
 CHUNK_SIZE = 2**20
 
 
-def write_state(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -> None:
+def write_state(
+    path: Path,
+    header: dict[str, Any],
+    arrays: dict[str, Array],
+    kind: FileKind = OPTIMIZER_STATE,
+) -> None:
     """Write a state file atomically.
 
     path (Path): The file, in an existing folder.
     header (dict[str, Any]): The description of the state, for JSON.
     arrays (dict[str, Array]): NumPy arrays by name, contiguous.
+    kind (FileKind): What the file contains.
     RAISES: OSError if the file cannot be written.
     """
     header = {**header, "arrays": {name: _describe(array) for name, array in arrays.items()}}
     text = json.dumps(header, default=float)
     metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
+        "format": kind.format,
+        "version": str(kind.versions[-1]),
         "state": text,
         "checksum": _checksum_of_text(text),
     }
@@ -90,14 +115,16 @@ class StateReader:
 
     path (Path): The path of the file.
     file (FileIO): The file, open for unbuffered reading.
-    RAISES: ValueError if it is not a state file, is damaged, or has an unsupported version.
+    kind (FileKind): What the file must contain.
+    RAISES: ValueError if it is not such a file, is damaged, or has an unsupported version.
     """
 
     header: dict[str, Any]
     version: int
 
-    def __init__(self, path: Path, file: FileIO) -> None:
+    def __init__(self, path: Path, file: FileIO, kind: FileKind = OPTIMIZER_STATE) -> None:
         self._path = path
+        self._kind = kind
         self._file = file
         try:
             # safetensors checks lengths, names, dtypes, shapes and offsets.
@@ -120,15 +147,15 @@ class StateReader:
             raise ValueError(f"{path} is damaged: its arrays do not match its header")
 
     def _read_metadata(self, metadata: dict[str, str]) -> None:
-        path, version = self._path, metadata.get("version", "")
-        if metadata.get("format") != FORMAT:
+        path, version, kind = self._path, metadata.get("version", ""), self._kind
+        if metadata.get("format") != kind.format:
             raise ValueError(
-                f"{path} is not an optimizer state: load a file written by save_optimizer"
+                f"{path} is not {kind.content}: load a file written by {kind.writer}"
             )
-        if version not in [str(readable) for readable in READABLE_VERSIONS]:
+        if version not in [str(readable) for readable in kind.versions]:
             raise ValueError(
                 f"{path} has version {version} of the format, but this thinc_swa reads "
-                f"versions up to {FORMAT_VERSION}: install the thinc_swa that wrote the file"
+                f"versions up to {kind.versions[-1]}: install the thinc_swa that wrote the file"
             )
         self.version = int(version)
         text = metadata.get("state", "")
@@ -160,20 +187,26 @@ class StateReader:
         RETURNS (dict[str, Array]): NumPy arrays by name.
         RAISES: ValueError if an array does not match its checksum.
         """
-        return {
-            name: self._read_array(name, location) for name, location in self._locations.items()
-        }
+        return {name: self.read_array(name, self._file) for name in self._locations}
 
-    def _read_array(self, name: str, location: "_ArrayLocation") -> Array:
+    def read_array(self, name: str, file: FileIO) -> Array:
+        """Read one array.
+
+        name (str): Its name, which must be in `header["arrays"]`.
+        file (FileIO): The file, which may have been opened again.
+        RETURNS (Array): A NumPy array.
+        RAISES: ValueError if it does not match its checksum.
+        """
+        location = self._locations[name]
         array = numpy.empty(location.shape, dtype=location.dtype)
-        self._file.seek(location.offset)
+        file.seek(location.offset)
         # Files of version 1 have no checksums of arrays.
         expected: str | None = next(iter(self.header["arrays"][name][2:]), None)
         checksum = _Checksum()
         data = _bytes_of(array)
         for start in range(0, len(data), CHUNK_SIZE):
             chunk = data[start : start + CHUNK_SIZE]
-            if self._file.readinto(chunk.data) != len(chunk):
+            if file.readinto(chunk.data) != len(chunk):
                 raise ValueError(f"{self._path} is damaged: the array {name} is truncated")
             if expected is not None:
                 checksum.update(chunk)
