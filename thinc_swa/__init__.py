@@ -25,7 +25,9 @@ from .schedules.one_cycle import one_cycle, one_cycle_momentum
 from .schedules.phases import phases
 from .schedules.plots import plot_schedule
 from .schedules.swa_anneal import swa_anneal
+from .serialization.average_snapshots import save_averages
 from .serialization.optimizer_state import load_optimizer, save_optimizer
+from .serialization.reconstruction import reconstruct_average
 from .serialization.removed_parameters import forget_missing
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "one_cycle_momentum",
     "phases",
     "plot_schedule",
+    "reconstruct_average",
+    "save_averages",
     "save_optimizer",
     "swa_anneal",
     "update_batch_norm",

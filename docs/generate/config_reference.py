@@ -16,7 +16,8 @@ REGISTRIES = {
     "thinc_optimizers": ("Optimizers", "@optimizers"),
     "thinc_schedules": ("Schedules", "@schedules"),
     "thinc_datasets": ("Datasets", "@datasets"),
-    "spacy_callbacks": ("Callbacks", "@callbacks"),
+    "thinc_swa_callbacks": ("Training callbacks", "@callbacks"),
+    "spacy_callbacks": ("Callbacks of spaCy", "@callbacks"),
 }
 SEE = re.compile(r"[Ss]ee `(\w+)`")
 AS_THOSE_OF = re.compile(r"As (?:that|those) of `(\w+)`")

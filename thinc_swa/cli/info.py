@@ -55,9 +55,8 @@ def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
     that of the package."""
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
-        owner, _, group = entry_point.group.partition("_")
-        if owner in ("thinc", "spacy"):
-            name = group if owner == "thinc" else f"{group} of spaCy"
+        name = _describe_group(entry_point.group)
+        if name is not None:
             found.setdefault(name, {})[entry_point.name] = entry_point.load()
     return {
         group: sorted(
@@ -70,6 +69,14 @@ def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
         )
         for group, functions in found.items()
     }
+
+
+def _describe_group(group: str) -> str | None:
+    """Registry of a group of entry points; None for other entry points."""
+    if group.startswith(PREFIX.replace(".", "_")):
+        return group.removeprefix(PREFIX.replace(".", "_"))
+    owner, _, name = group.partition("_")
+    return {"thinc": name, "spacy": f"{name} of spaCy"}.get(owner)
 
 
 def installed_versions() -> Iterator[tuple[str, str | None]]:

@@ -149,8 +149,8 @@ def _convert(average: Array, dtype: str, name: str) -> Array:
         converted = numpy.ascontiguousarray(array, dtype=dtype)
     if not numpy.isfinite(converted).all() and numpy.isfinite(array).all():
         raise ValueError(
-            f"The average of parameter {name} has the number {abs(array).max():g}, which is too "
-            f"large for {dtype}" + (": use float32" if dtype == "float16" else "")
+            f"The average of parameter {name} has the number {abs(array).max():g}, which is "
+            f"too large for {dtype}" + (": use float32" if dtype == "float16" else "")
         )
     return converted
 

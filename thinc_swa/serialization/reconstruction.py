@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 from thinc.api import get_array_module
@@ -133,7 +134,7 @@ class StoredAverages:
                 UserWarning,
                 stacklevel=3,
             )
-        # Most parameters are in all snapshots. One that was first updated later is only in some.
+        # A parameter that was first updated later is only in some snapshots.
         combinations = {tuple(range(len(used))): combination}
         averages = {}
         for key, (name, weights) in parameters.items():
@@ -145,7 +146,8 @@ class StoredAverages:
                 (combinations[group],) = _combine(members, [sigma_rel])
             average = _add_up(name, members, combinations[group].coefficients)
             dtype = "float64" if weights.dtype == "float64" else "float32"
-            averages[key] = get_array_module(weights).asarray(average.astype(dtype))
+            xp: Any = get_array_module(weights)  # type: ignore[no-untyped-call]
+            averages[key] = xp.asarray(average.astype(dtype))
         return averages
 
     def _check_step(self, step: int | None) -> int:

@@ -16,6 +16,7 @@ from .callbacks import (
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluation
 from .interface import TrainerInterface
+from .keep_averages import KeepAverages
 from .registries import registry
 from .state import TrainerState
 from .trainer import Trainer, train
@@ -23,6 +24,7 @@ from .trainer import Trainer, train
 __all__ = [
     "Callback",
     "Evaluation",
+    "KeepAverages",
     "ProgressBar",
     "SaveCheckpoints",
     "SaveModels",

@@ -284,6 +284,7 @@ class SaveCheckpoints(Callback):
 
     def on_start(self, trainer: TrainerInterface) -> None:
         check_folder(self._folder, trainer.state)
+        trainer.state.output = self._folder
 
     def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         save_checkpoint(self._folder, trainer)

@@ -10,6 +10,7 @@ from pathlib import Path
 from thinc.api import Config
 
 from ..errors import TrainingWarning, describe_error
+from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
 from .callbacks import Callback, SaveCheckpoints, SaveModels, TrainingLog
 from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
@@ -65,7 +66,11 @@ class TrainingFolder:
                 f"{self.path} contains {', '.join(foreign)}, which thinc-swa has not written: "
                 "move it away, or choose another folder"
             )
-        has_training = present or any(map(find_run, checkpoints(self.path)))
+        has_training = (
+            present
+            or find_snapshots(self.path / AVERAGES)
+            or any(map(find_run, checkpoints(self.path)))
+        )
         if has_training and not (resume or overwrite):
             raise FileExistsError(
                 f"{self.path} already contains a training: resume it, overwrite it, or choose "
@@ -214,6 +219,7 @@ class TrainingFolder:
         for path in checkpoints(self.path):
             if find_run(path) is not None:
                 delete_checkpoint(path)
+        delete_snapshots(self.path / AVERAGES)
         self.write_config()
 
     def write_config(self) -> None:
@@ -221,6 +227,27 @@ class TrainingFolder:
         path = self.path / CONFIG
         if not (path.exists() and self._is_written()):
             replace_text(path, f"{MARKER}\n{self._text}")
+
+
+def load_config(folder: Path) -> Config:
+    """Load the config of the training in an output folder.
+
+    folder (Path): Output folder of `train`.
+    RETURNS (Config): The config, without variables.
+    RAISES: FileNotFoundError if the folder has no training; ValueError if the config is
+        damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}: give the output folder of a training by thinc-swa train"
+        )
+    try:
+        return _read_config(path)
+    except OSError:
+        raise
+    except Exception as error:  # Of any kind: configparser has some of its own.
+        raise ValueError(f"{path} is damaged: {describe_error(error)}") from error
 
 
 _ADVICE = "Move it away to resume the training with a new log"

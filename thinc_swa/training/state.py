@@ -34,6 +34,8 @@ class TrainerState:
         "interrupted" or the argument of `stop`. Not saved.
     error (BaseException | None): Exception that ended the training. Not saved.
     checkpoint (Path | None): Checkpoint that was saved or loaded last. Not saved.
+    output (Path | None): Output folder, which has the checkpoints; None if nothing is saved.
+        Not saved.
     """
 
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -51,6 +53,7 @@ class TrainerState:
     stop_reason: str | None = None
     error: BaseException | None = None
     checkpoint: Path | None = None
+    output: Path | None = None
 
     @property
     def best(self) -> Evaluation | None:
@@ -170,5 +173,5 @@ class TrainerState:
 _SAVED = tuple(
     found.name
     for found in fields(TrainerState)
-    if found.name not in ("total_steps", "stop_reason", "error", "checkpoint")
+    if found.name not in ("total_steps", "stop_reason", "error", "checkpoint", "output")
 )
