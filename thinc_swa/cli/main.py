@@ -12,6 +12,7 @@ from .errors import UsageError, print_error, reports_errors
 from .info import info
 from .overrides import CONTEXT_SETTINGS, spread
 from .params import params
+from .reconstruct import reconstruct
 from .train import train
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 for _command in (train, compare, params):
     app.command(context_settings=CONTEXT_SETTINGS)(reports_errors(_command))
+app.command()(reports_errors(reconstruct))
 app.command()(reports_errors(info))
 
 

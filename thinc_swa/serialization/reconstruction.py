@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from thinc.api import get_array_module
@@ -58,12 +58,31 @@ def reconstruct_average(
         the last one.
     RETURNS (dict[KeyT, FloatsXd]): The averages by parameter, like `optimizer.averages`, on the
         device of the model: for `use_averages`, `apply_averages` and `model.use_params`.
-        Parameters that the training did not average are left out.
+        Parameters that the training did not average are left out. A warning says when the
+        snapshots approximate this width only roughly.
     RAISES: ValueError if sigma_rel is out of range, if there are no snapshots or none of this
         step, if they are damaged or belong to different trainings or to another model; OSError
         if a file cannot be read.
     """
-    return StoredAverages(folder).reconstruct(model, sigma_rel=sigma_rel, step=step)
+    stored = StoredAverages(folder)
+    averages, error = stored.reconstruct(model, sigma_rel=sigma_rel, step=step)
+    if error > LARGE_ERROR:
+        warnings.warn(stored.describe_error(sigma_rel, error), UserWarning, stacklevel=2)
+    return averages
+
+
+class Reconstruction(NamedTuple):
+    """A reconstructed average.
+
+    averages (dict[KeyT, FloatsXd]): The averages by parameter.
+    error (float): The norm of the difference between its profile, the share of each step, and
+        that of the average that would have been kept, relative to the norm of the latter: 0 is
+        exact. Weights usually differ by a fraction of it, relative to their distance from the
+        raw weights.
+    """
+
+    averages: dict[KeyT, FloatsXd]
+    error: float
 
 
 class StoredAverages:
@@ -103,37 +122,23 @@ class StoredAverages:
         """The id of the training."""
         return self.snapshots[0].run_id
 
-    def profile_errors(
-        self, sigma_rels: Sequence[float], *, step: int | None = None
-    ) -> list[float]:
-        """How far the profiles of reconstructed averages are from those of the averages that
-        would have been kept: the norm of the difference, relative to the norm of the latter.
-
-        sigma_rels (Sequence[float]): The widths.
-        step (int | None): As for `reconstruct_average`.
-        RETURNS (list[float]): The error of each width; 0 is exact.
-        RAISES: ValueError if a width or the step is out of range.
-        """
-        used = self._until(self._check_step(step))
-        return [found.error for found in _combine(used, sigma_rels)]
+    def describe_error(self, sigma_rel: float, error: float) -> str:
+        """Say that an average is approximated only roughly, and what to do."""
+        return (
+            f"The average with sigma_rel = {sigma_rel:g} is approximated only roughly by the "
+            f"{len(self.snapshots)} snapshots in {self.folder} (profile error {error:.2g}): "
+            "save more snapshots, or averages of nearer widths (there are "
+            f"{', '.join(f'{width:g}' for width in self.sigma_rels)})"
+        )
 
     def reconstruct(
         self, model: ModelT, *, sigma_rel: float, step: int | None = None
-    ) -> dict[KeyT, FloatsXd]:
+    ) -> "Reconstruction":
         """Reconstruct an average. See `reconstruct_average`."""
-        used = self._until(self._check_step(step))
+        used = self._until(self.check_step(step))
         parameters = parameters_by_key(model)
         self._check_model({name: tuple(array.shape) for name, array in parameters.values()})
-        (combination,) = _combine(used, [sigma_rel])
-        if combination.error > LARGE_ERROR:
-            warnings.warn(
-                f"The average with sigma_rel = {sigma_rel} is approximated only roughly by the "
-                f"{len(used)} snapshots in {self.folder} (relative error of the profile "
-                f"{combination.error:.2g}): save more snapshots, or widths nearer to it "
-                f"(there are {', '.join(f'{width:g}' for width in self.sigma_rels)})",
-                UserWarning,
-                stacklevel=3,
-            )
+        combination = _combine(used, sigma_rel)
         # A parameter that was first updated later is only in some snapshots.
         combinations = {tuple(range(len(used))): combination}
         averages = {}
@@ -143,14 +148,17 @@ class StoredAverages:
             group = tuple(i for i, found in enumerate(used) if name in found.names)
             members = [used[i] for i in group]
             if group not in combinations:
-                (combinations[group],) = _combine(members, [sigma_rel])
+                combinations[group] = _combine(members, sigma_rel)
             average = _add_up(name, members, combinations[group].coefficients)
             dtype = "float64" if weights.dtype == "float64" else "float32"
             xp: Any = get_array_module(weights)  # type: ignore[no-untyped-call]
             averages[key] = xp.asarray(average.astype(dtype))
-        return averages
+        return Reconstruction(averages, combination.error)
 
-    def _check_step(self, step: int | None) -> int:
+    def check_step(self, step: int | None) -> int:
+        """RETURNS (int): The step, by default the last one.
+        RAISES: ValueError if there are no snapshots of it.
+        """
         steps = self.steps
         if step is None:
             return steps[-1]
@@ -210,18 +218,15 @@ def _differences(
             yield f"parameter {name} has the shape {shapes[name]}, there {stored[name]}"
 
 
-def _combine(used: Sequence[AverageSnapshot], sigma_rels: Sequence[float]) -> list[Combination]:
-    """Coefficients of snapshots for averages at the time of the last one."""
-    n_averaged = used[-1].profile.n_averaged
-    widths = [
-        check_number("sigma_rel", width, above=0.0, maximum=MAX_SIGMA_REL)
-        for width in sigma_rels
-    ]
-    return combine_profiles(
+def _combine(used: Sequence[AverageSnapshot], sigma_rel: float) -> Combination:
+    """Coefficients of snapshots for an average at the time of the last one."""
+    width = check_number("sigma_rel", sigma_rel, above=0.0, maximum=MAX_SIGMA_REL)
+    (combination,) = combine_profiles(
         [snapshot.profile for snapshot in used],
-        [Profile(n_averaged, power_exponent(width)) for width in widths],
+        [Profile(used[-1].profile.n_averaged, power_exponent(width))],
         precision=[snapshot.precision for snapshot in used],
     )
+    return combination
 
 
 def _add_up(name: str, used: Sequence[AverageSnapshot], coefficients: Array) -> Array:
