@@ -23,6 +23,7 @@ NEEDS = {
     "8_plot_schedules": ["matplotlib"],
     "7_parameter_groups": ["sklearn"],
     "9_callback": ["sklearn"],
+    "10_ema_width": ["sklearn"],
 }
 
 
@@ -125,6 +126,14 @@ def check_callback(output):
     assert all(float(score) > 95 for score in averages)
 
 
+def check_ema_width(output):
+    assert_good(float(re.search(r"^raw weights +([\d.]+)$", output, re.MULTILINE)[1]), 98.0)
+    scores = re.findall(r"^sigma_rel ([\d.]+) +([\d.]+)$", output, re.MULTILINE)
+    assert [width for width, _ in scores] == ["0.03", "0.05", "0.08", "0.1", "0.15", "0.2"]
+    assert all(float(score) > 95 for _, score in scores)
+    assert 0 < float(re.search(r"^error at 0.15: ([\d.]+) %", output, re.MULTILINE)[1]) < 1
+
+
 CHECKS = {
     "1_thinc_loop": check_thinc_loop,
     "2_lookahead_then_swa": check_lookahead_then_swa,
@@ -133,6 +142,7 @@ CHECKS = {
     "8_plot_schedules": check_plot_schedules,
     "7_parameter_groups": check_parameter_groups,
     "9_callback": check_callback,
+    "10_ema_width": check_ema_width,
 }
 
 

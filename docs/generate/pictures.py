@@ -1,6 +1,7 @@
 """Pictures of what each optimizer does to one weight, made with the optimizers themselves.
 
-One weight descends a parabola by SGD with noisy gradients. Each picture is an SVG for the light
+One weight descends a parabola by SGD with noisy gradients; the picture of reconstructed averages
+shows how they weigh the steps. Each picture is an SVG for the light
 and one for the dark scheme.
 
 python docs/generate/pictures.py FOLDER
@@ -19,6 +20,7 @@ from thinc.api import SGD, Optimizer
 from thinc.types import FloatsXd
 
 from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa.averaging.power_profiles import Profile, combine_profiles, power_exponent
 
 KEY = (1, "W")
 SCHEMES = {
@@ -157,12 +159,47 @@ def draw_param_groups(axes: Axes, colours: Colours) -> None:
         axes.plot(raw, color=colours[colour], ls=line, lw=1.8, label=label)
 
 
+def draw_reconstruction(axes: Axes, colours: Colours) -> None:
+    """Profiles instead of a weight: the share of each step in averages."""
+    n_steps, freq = 200, 20
+    steps = numpy.arange(n_steps + 1)
+    stored = [
+        Profile(step, power_exponent(sigma_rel))
+        for step in range(freq, n_steps + 1, freq)
+        for sigma_rel in (0.05, 0.1)
+    ]
+    wanted = Profile(n_steps, power_exponent(0.15))
+    (found,) = combine_profiles(stored, [wanted], precision=2.0**-24)
+    for i, profile in enumerate(stored):
+        shares = profile.shares(steps)
+        axes.plot(
+            steps[1 : profile.n_averaged + 1],
+            shares[: profile.n_averaged],
+            color=colours["raw"],
+            lw=0.8,
+            label="stored: sigma_rel = 0.05 and 0.1" if i == 0 else None,
+        )
+    axes.plot(
+        steps[1:],
+        wanted.shares(steps),
+        color=colours["first"],
+        lw=3.2,
+        label="wanted: sigma_rel = 0.15",
+    )
+    pairs = zip(found.coefficients, stored, strict=True)
+    combined = sum(factor * profile.shares(steps) for factor, profile in pairs)
+    axes.plot(steps[1:], combined, color=colours["second"], lw=1.4, label="reconstructed")
+    axes.set_ylim(0, 0.12)
+    axes.set_ylabel("share of the step")
+
+
 PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
     "swa": draw_swa,
     "ema": draw_ema,
     "lawa": draw_lawa,
     "lookahead": draw_lookahead,
     "param_groups": draw_param_groups,
+    "reconstruction": draw_reconstruction,
 }
 
 
@@ -192,7 +229,8 @@ def _draw(draw: Callable[[Axes, Colours], None], colours: Colours) -> bytes:
         axes = figure.subplots()
         draw(axes, colours)
         axes.set_xlabel("step")
-        axes.set_ylabel("weight")
+        if not axes.get_ylabel():
+            axes.set_ylabel("weight")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper right")
         buffer = io.BytesIO()

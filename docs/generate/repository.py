@@ -14,7 +14,7 @@ SOURCES = {
     "benchmarks/results": "benchmarks/results",
     "studies": "examples/studies",
 }
-SPELLINGS = {"spacy": "spaCy", "swa": "SWA"}
+SPELLINGS = {"spacy": "spaCy", "swa": "SWA", "ema": "EMA"}
 HIDDEN = re.compile(r"(^|/)(\.|__pycache__)")
 
 
@@ -40,7 +40,8 @@ def examples_page() -> str:
         "clone of the repository: `python examples/1_thinc_loop.py`. Most need scikit-learn "
         'for the digits (`pip install "thinc-swa[cli]"`).\n\n'
     ]
-    for path in sorted((ROOT / "examples").glob("[0-9]*.py")):
+    paths = (ROOT / "examples").glob("[0-9]*.py")
+    for path in sorted(paths, key=lambda path: int(path.stem.partition("_")[0])):
         docstring, code = re.match(
             r'"""(.*?)"""\n+(.*)', path.read_text(encoding="utf8"), re.DOTALL
         ).groups()

@@ -42,20 +42,7 @@ KEEP = """
 freq = 10
 """
 
-BATCH_NORM = """
-[model]
-@layers = "chain.v1"
-
-[model.*.hidden]
-@layers = "tests.batch_norm.v1"
-n_inputs = 3
-n_outputs = 8
-width = 8
-dropout = 0.2
-
-[model.*.output]
-@layers = "Softmax.v1"
-"""
+BATCH_NORM = {"n_inputs": 3, "n_outputs": 8, "width": 8, "dropout": 0.2}
 
 
 @pytest.fixture
@@ -138,10 +125,9 @@ def test_a_rough_approximation_is_a_warning(output, run):
 
 def test_batch_norm_statistics_are_those_of_each_average(tmp_path, run):
     require("torch")
-    text = write_config(tmp_path, optimizer=TWO_WIDTHS, more=KEEP).read_text()
-    before, _, after = text.partition("[model]")
-    text = before + BATCH_NORM + "\n[optimizer]" + after.partition("[optimizer]")[2]
-    (tmp_path / "norm.cfg").write_text(text)
+    config = Config().from_disk(write_config(tmp_path, optimizer=TWO_WIDTHS, more=KEEP))
+    config["model"]["*"]["hidden"] = {"@layers": "tests.batch_norm.v1", **BATCH_NORM}
+    config.to_disk(tmp_path / "norm.cfg")
     code = TESTS / "torch_layers.py"
     assert run(tmp_path, "train", "norm.cfg", "-o", "output", "-c", code).returncode == 0
     result = run(
@@ -248,7 +234,8 @@ def test_snapshots_of_another_training(output, tmp_path, run):
 
 def test_a_config_for_spacy(tmp_path, run):
     (tmp_path / "output").mkdir()
-    Config({"nlp": {"lang": "en"}}).to_disk(tmp_path / "output" / "config.cfg")
+    text = '[nlp]\nlang = "en"\npipeline = []\n'
+    (tmp_path / "output" / "config.cfg").write_text(text)
     result = run(tmp_path, "reconstruct", "output", "--sigma-rel", "0.1")
     assert result.returncode == 1
     assert "is a config for spaCy" in result.stderr

@@ -20,7 +20,7 @@ def drawn():
 
 def test_each_picture_is_drawn_in_both_schemes(drawn):
     names = {name.rpartition("-")[0] for name in drawn}
-    assert names == {"swa", "ema", "lawa", "lookahead", "param_groups"}
+    assert names == {"swa", "ema", "lawa", "lookahead", "param_groups", "reconstruction"}
     assert set(drawn) == {
         f"{name}-{scheme}.svg" for name in names for scheme in ("light", "dark")
     }
@@ -33,6 +33,7 @@ def test_pictures_have_lines_and_labels(drawn):
         "lawa": "average of the last 6",
         "lookahead": "slow",
         "param_groups": "frozen",
+        "reconstruction": "wanted: sigma_rel = 0.15",
     }
     for name, content in drawn.items():
         root = ElementTree.fromstring(content)
