@@ -24,7 +24,7 @@ def make_model(digits):
 
 
 def adam():
-    return Adam(0.005, use_averages=False)
+    return Adam(0.02, use_averages=False)
 
 
 def join(model, weights):

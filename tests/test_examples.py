@@ -127,7 +127,7 @@ def check_callback(output):
 
 
 def check_ema_width(output):
-    assert_good(float(re.search(r"^raw weights +([\d.]+)$", output, re.MULTILINE)[1]), 98.0)
+    assert float(re.search(r"^raw weights +([\d.]+)$", output, re.MULTILINE)[1]) > 95
     scores = re.findall(r"^sigma_rel ([\d.]+) +([\d.]+)$", output, re.MULTILINE)
     assert [width for width, _ in scores] == ["0.03", "0.05", "0.08", "0.1", "0.15", "0.2"]
     assert all(float(score) > 95 for _, score in scores)

@@ -28,6 +28,7 @@ def names_in_setup_cfg(group):
 NAMES = names_in_setup_cfg("thinc_optimizers")
 SCHEDULES = names_in_setup_cfg("thinc_schedules")
 DATASETS = names_in_setup_cfg("thinc_datasets")
+CALLBACKS = names_in_setup_cfg("thinc_swa_callbacks")
 
 FRESH_PROCESS = """
 import sys
@@ -89,6 +90,7 @@ def test_config_names_are_found_without_an_import(name):
         ("thinc_datasets", DATASETS),
         ("thinc_optimizers", NAMES),
         ("thinc_schedules", SCHEDULES),
+        ("thinc_swa_callbacks", CALLBACKS),
     ],
 )
 def test_every_installed_name_is_in_setup_cfg(group, names):

@@ -1,8 +1,8 @@
 """Pictures of what each optimizer does to one weight, made with the optimizers themselves.
 
-One weight descends a parabola by SGD with noisy gradients; the picture of reconstructed averages
-shows how they weigh the steps. Each picture is an SVG for the light
-and one for the dark scheme.
+One weight descends a parabola by SGD with noisy gradients. That of reconstructed averages
+shows how they weigh the steps. Each picture is an SVG for the light scheme and one for the
+dark.
 
 python docs/generate/pictures.py FOLDER
 """
@@ -189,8 +189,10 @@ def draw_reconstruction(axes: Axes, colours: Colours) -> None:
     pairs = zip(found.coefficients, stored, strict=True)
     combined = sum(factor * profile.shares(steps) for factor, profile in pairs)
     axes.plot(steps[1:], combined, color=colours["second"], lw=1.4, label="reconstructed")
-    axes.set_ylim(0, 0.12)
+    axes.set_ylim(0, 0.06)
     axes.set_ylabel("share of the step")
+    # Above: there is no room among the lines.
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
@@ -232,7 +234,8 @@ def _draw(draw: Callable[[Axes, Colours], None], colours: Colours) -> bytes:
         if not axes.get_ylabel():
             axes.set_ylabel("weight")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right")
+        if axes.get_legend() is None:
+            axes.legend(frameon=False, loc="upper right")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()

@@ -340,6 +340,28 @@ def test_pytorch_layers(tmp_path):
     numpy.testing.assert_array_equal(shim._model[0].weight.detach().numpy(), raw)
 
 
+def test_spacy_pipelines(tmp_path):
+    require("spacy")
+    from optimizer_states import make_pipeline
+    from training_cases import train_pipeline
+
+    nlp = make_pipeline()
+    optimizer = EMA(EMA(Adam(0.01), sigma_rel=0.05), sigma_rel=0.1)
+    for step in range(0, 12, 3):
+        train_pipeline(nlp, optimizer, step, step + 3)
+        save_averages(tmp_path, optimizer, nlp)
+    averages = reconstruct_average(tmp_path, make_pipeline(), sigma_rel=0.1)
+    found = reconstruct_average(tmp_path, nlp, sigma_rel=0.1)
+    assert not set(averages) & set(found) and len(averages) == len(found)
+    for key, average in optimizer.averages.items():
+        numpy.testing.assert_array_equal(found[key], average)
+    tagger = dict(nlp.components)["tagger"].model
+    node = next(node for node in tagger.walk() if (node.id, "W") in found)
+    with nlp.use_params(found):
+        numpy.testing.assert_array_equal(node.get_param("W"), found[node.id, "W"])
+    assert not numpy.array_equal(node.get_param("W"), found[node.id, "W"])
+
+
 def test_snapshots_of_a_resumed_training_are_identical(tmp_path):
     def make():
         return EMA(EMA(Adam(0.01), sigma_rel=0.05), sigma_rel=0.1)

@@ -85,8 +85,9 @@ class KeepAverages(Callback):
 
 
 def make_keep_averages(freq: int, dtype: str = "float32") -> KeepAverages:
-    """`keep_averages.v1`: save snapshots of averages for `thinc-swa reconstruct`. See
-    `KeepAverages`.
+    """`keep_averages.v1`: save snapshots of averages during a training.
+
+    See `KeepAverages`.
 
     RETURNS (KeepAverages): The callback.
     """
