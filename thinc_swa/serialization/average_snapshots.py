@@ -2,6 +2,8 @@
 training, from which `reconstruct_average` makes the averages of other widths."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +189,7 @@ class AverageSnapshot:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file, _advising():
             self._reader = StateReader(path, file, KIND)
         header: dict[str, Any] = self._reader.header
         try:
@@ -209,7 +211,9 @@ class AverageSnapshot:
         except (KeyError, TypeError, ValueError, AttributeError):
             is_damaged = True
         if is_damaged:
-            raise ValueError(f"{path} is damaged: its header does not describe a snapshot")
+            raise ValueError(
+                f"{path} is damaged: its header does not describe a snapshot. {_ADVICE}"
+            )
 
     def read(self, name: str) -> Array:
         """Read the average of a parameter.
@@ -218,8 +222,23 @@ class AverageSnapshot:
         RETURNS (Array): A NumPy array.
         RAISES: ValueError if the file is damaged.
         """
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb", buffering=0) as file, _advising():
             return self._reader.read_array(name, file)
+
+
+_ADVICE = "Delete this file: the other snapshots may be enough"
+
+
+@contextmanager
+def _advising() -> Iterator[None]:
+    """Context manager that says what to do about a damaged snapshot."""
+    try:
+        yield
+    except ValueError as error:
+        if "is damaged" not in str(error):
+            raise
+        text = str(error).removesuffix("Load another file").rstrip(". ")
+        raise ValueError(f"{text}. {_ADVICE}") from None
 
 
 def snapshot_folder(folder: str | Path) -> Path:
