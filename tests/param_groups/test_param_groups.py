@@ -400,7 +400,7 @@ def everything(value):
     elif isinstance(value, Optimizer) or type(value).__module__.startswith("thinc_swa"):
         for cls in type(value).__mro__:
             for name in cls.__dict__.get("__slots__", ()):
-                if hasattr(value, name) and name != "_choices":
+                if hasattr(value, name) and name != "choices":
                     yield from everything(getattr(value, name))
 
 
