@@ -127,16 +127,16 @@ class ParamGroups(OptimizerWrapper):
         # because it would read every attribute through a property.
         before: dict[str, Any] = {}
         try:
-            for name in changes:
+            for name, value in changes.items():
                 before[name] = getattr(optimizer, name)
-                setattr(optimizer, name, changes[name])
+                setattr(optimizer, name, value)
             # Faster than super().
             weights, gradient = OptimizerWrapper.__call__(
                 self, key, weights, gradient, lr_scale=scale * lr_scale
             )
         finally:
-            for name in before:
-                setattr(optimizer, name, before[name])
+            for name, value in before.items():
+                setattr(optimizer, name, value)
         if self._selector.unmatched and self._steps.n_updates.get(key, 0) > 1:
             self._selector.warn_if_unmatched()
         return weights, gradient
@@ -155,8 +155,10 @@ class ParamGroups(OptimizerWrapper):
         RAISES: ValueError if a glob requires paths and they are not registered, or if a group
             does not select any parameter of a model with registered paths.
         """
-        selector = self._selector
-        group, layer_scale = selector.choices.get(key) or selector.choose(key)
+        choice = self._selector.choices.get(key)
+        if choice is None:
+            choice = self._selector.choose(key)
+        group, layer_scale = choice
         if group.is_frozen:
             return None
         scale = group.lr_scale
