@@ -125,18 +125,19 @@ class ParamGroups(OptimizerWrapper):
         # Thinc's optimizer reads its settings from its attributes, so they are changed during
         # the call. One optimizer per group that shares the other attributes would be slower,
         # because it would read every attribute through a property.
+        # The loops avoid items(), which is slower for so few settings.
         before: dict[str, Any] = {}
         try:
-            for name, value in changes.items():
+            for name in changes:
                 before[name] = getattr(optimizer, name)
-                setattr(optimizer, name, value)
+                setattr(optimizer, name, changes[name])
             # Faster than super().
             weights, gradient = OptimizerWrapper.__call__(
                 self, key, weights, gradient, lr_scale=scale * lr_scale
             )
         finally:
-            for name, value in before.items():
-                setattr(optimizer, name, value)
+            for name in before:
+                setattr(optimizer, name, before[name])
         if self._selector.unmatched and self._steps.n_updates.get(key, 0) > 1:
             self._selector.warn_if_unmatched()
         return weights, gradient
