@@ -17,6 +17,7 @@ REGISTRIES = {
     "thinc_schedules": ("Schedules", "@schedules"),
     "thinc_datasets": ("Datasets", "@datasets"),
     "spacy_callbacks": ("Callbacks", "@callbacks"),
+    "spacy_loggers": ("Loggers", "@loggers"),
 }
 SEE = re.compile(r"[Ss]ee `(\w+)`")
 AS_THOSE_OF = re.compile(r"As (?:that|those) of `(\w+)`")
@@ -51,7 +52,8 @@ def registered() -> dict[str, dict[str, Callable[..., Any]]]:
     """
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
-        if entry_point.group.partition("_")[0] in ("thinc", "spacy"):
+        owner, _, registry = entry_point.group.partition("_")
+        if owner in ("thinc", "spacy") and registry != "cli":
             found.setdefault(entry_point.group, {})[entry_point.name] = entry_point.load()
     order = [group for group in REGISTRIES if group in found]
     return {

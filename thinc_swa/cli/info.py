@@ -56,7 +56,7 @@ def _registered() -> dict[str, list[tuple[str, Callable[..., Any]]]]:
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
         owner, _, group = entry_point.group.partition("_")
-        if owner in ("thinc", "spacy"):
+        if owner in ("thinc", "spacy") and group != "cli":
             name = group if owner == "thinc" else f"{group} of spaCy"
             found.setdefault(name, {})[entry_point.name] = entry_point.load()
     return {

@@ -21,9 +21,9 @@ def make_console_logger(
     score of the weights that are trained, for which the development corpus is evaluated a
     second time. The training itself does not change.
 
-    progress_bar (str | bool | None): "train" or "eval" for a progress bar of the whole training
-        or up to the next evaluation. As in earlier versions of spaCy's logger, True is "eval".
-        None or False for none.
+    progress_bar (str | bool | None): The kind of progress bar: "train" for the whole training,
+        "eval" up to the next evaluation, None for none. As in earlier versions of spaCy's
+        logger, True is "eval" and False is None.
     console_output (bool): Whether to print the table.
     output_file (str | None): A file for a JSON line for each evaluation.
     RETURNS (Callable): A logger as spaCy defines it.
