@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
-from report import OURS, THINC
+from rows import OURS, THINC
 from updates import KINDS
 
 # The palette of Okabe and Ito, which is safe for colour blindness.

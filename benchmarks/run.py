@@ -17,6 +17,7 @@ import memory
 import report
 import shapes
 import steps
+import targets
 import updates
 from measure import QUICK, Budget, in_own_process
 
@@ -159,7 +160,7 @@ def main():
         results["minutes"] = (time.perf_counter() - start) / 60
         if not arguments.quick and not arguments.only:
             output = output or RESULTS
-    results["targets"] = report.check_targets(results)
+    results["targets"] = targets.check_targets(results)
     text = report.to_markdown(results)
     print("\n" + text)
     if output:

@@ -73,14 +73,16 @@ def state_of(optimizer, model):
                 names.remove("_original")  # It is used only to undo the first step.
             if getattr(value, "_target", None) is not None:
                 names.remove("_source")  # A constant learning rate does not use it.
+            if "choices" in names:
+                names.remove("choices")  # They are a cache.
             add(name, {n: getattr(value, n) for n in names})
         else:
             state[name] = repr(value)
 
     for depth, level in enumerate(levels_of(optimizer)):
         if isinstance(level, OptimizerWrapper):
-            # `_averages` and `_choices` are caches.
-            names = set(level.__getstate__()) - {"optimizer", "_averages", "_choices"}
+            # `_averages` is a cache.
+            names = set(level.__getstate__()) - {"optimizer", "_averages"}
             add(str(depth), {name: getattr(level, name) for name in sorted(names)})
         else:
             add(str(depth), level)

@@ -11,7 +11,7 @@ PACKAGE = Path(thinc_swa.__file__).parent
 CORE = ("averaging", "models", "optimizers", "param_groups", "schedules", "serialization")
 ON_TOP = ("cli", "comparison", "training")
 OPTIONAL = {"cupy", "filelock", "matplotlib", "rich", "scipy", "sklearn", "spacy", "torch"}
-OPTIONAL |= {"tqdm", "typer"}
+OPTIONAL |= {"typer"}
 # Imported only where there are CuPy arrays.
 NEEDS_CUPY = "thinc_swa.averaging.cupy_kernels"
 

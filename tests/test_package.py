@@ -39,7 +39,8 @@ config = Config().from_str('''
 @optimizers = "{name}"
 {arguments}
 [optimizer.optimizer]
-@optimizers = "Adam.v1"
+@optimizers = "SGD.v1"
+learn_rate = 0.1
 ''')
 optimizer = registry.resolve(config)["optimizer"]
 assert isinstance(optimizer, Optimizer), optimizer

@@ -18,6 +18,7 @@ REGISTRIES = {
     "thinc_datasets": ("Datasets", "@datasets"),
     "thinc_swa_callbacks": ("Training callbacks", "@callbacks"),
     "spacy_callbacks": ("Callbacks of spaCy", "@callbacks"),
+    "spacy_loggers": ("Loggers of spaCy", "@loggers"),
 }
 SEE = re.compile(r"[Ss]ee `(\w+)`")
 AS_THOSE_OF = re.compile(r"As (?:that|those) of `(\w+)`")
@@ -52,7 +53,8 @@ def registered() -> dict[str, dict[str, Callable[..., Any]]]:
     """
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for entry_point in distribution(DISTRIBUTION).entry_points:
-        if entry_point.group.partition("_")[0] in ("thinc", "spacy"):
+        owner, _, registry = entry_point.group.partition("_")
+        if owner in ("thinc", "spacy") and registry != "cli":
             found.setdefault(entry_point.group, {})[entry_point.name] = entry_point.load()
     order = [group for group in REGISTRIES if group in found]
     return {

@@ -19,7 +19,15 @@ from matplotlib.figure import Figure
 from thinc.api import SGD, Optimizer
 from thinc.types import FloatsXd
 
-from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups
+from thinc_swa import (
+    EMA,
+    LAWA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    ScheduleFree,
+)
 from thinc_swa.averaging.power_profiles import Profile, combine_profiles, power_exponent
 
 KEY = (1, "W")
@@ -146,6 +154,15 @@ def draw_lookahead(axes: Axes, colours: Colours) -> None:
     )
 
 
+def draw_schedule_free(axes: Axes, colours: Colours) -> None:
+    n_steps = 200
+    recorder = Recorder(sgd())
+    y, x = trace(ScheduleFree(recorder), n_steps)
+    axes.plot([y[0], *recorder.values], color=colours["raw"], label="z: the wrapped optimizer")
+    axes.plot(y, color=colours["second"], lw=1.4, label="y: the model's weight")
+    axes.plot(x, color=colours["first"], lw=2.2, label="x: the average")
+
+
 def draw_param_groups(axes: Axes, colours: Colours) -> None:
     n_steps = 80
     groups = {
@@ -200,6 +217,7 @@ PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
     "ema": draw_ema,
     "lawa": draw_lawa,
     "lookahead": draw_lookahead,
+    "schedule_free": draw_schedule_free,
     "param_groups": draw_param_groups,
     "reconstruction": draw_reconstruction,
 }

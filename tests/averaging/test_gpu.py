@@ -1,4 +1,4 @@
-"""What only a GPU can show: that nothing is left on the host, and that nobody waits."""
+"""Averages and training on a GPU, and the absence of host synchronisations."""
 
 import copy
 import functools
@@ -91,7 +91,7 @@ KERNELS = (
         (synchronise_unchecked, False, len(SHAPES)),
     ],
 )
-def test_an_update_is_few_launches_and_waits_for_nothing(
+def test_updates_need_few_launches_and_no_synchronisation(
     update, check_finite, n_launches, n_before, monkeypatch
 ):
     weights, slow = make_weights(), make_weights()
@@ -99,7 +99,7 @@ def test_an_update_is_few_launches_and_waits_for_nothing(
     skipped = SkipCount()
     skipped.take_flag()
     monkeypatch.setitem(globals(), "SkipCount", lambda: skipped)
-    for _ in range(n_before):  # Kernels are compiled, addresses are known, memory is at hand.
+    for _ in range(n_before):  # Compile kernels, collect addresses, allocate memory.
         update(average, slow, weights)
     launched = []
     for name in KERNELS:
@@ -107,7 +107,7 @@ def test_an_update_is_few_launches_and_waits_for_nothing(
         counted = functools.partial(count_launch, launched, kernel)
         monkeypatch.setattr(cupy_kernels, name, counted)
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        # What waits for the GPU, or copies from it, cannot be recorded: it raises an error.
+        # Synchronisations and copies to the host raise an error during a capture.
         stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
         update(average, slow, weights)
         graph = stream.end_capture()
@@ -124,8 +124,8 @@ def count_launch(launched, kernel, *arguments):
 
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_snapshots_of_all_kinds_of_arrays(decay):
-    """Small and large, more than a piece and not a whole number of them, empty, not contiguous,
-    of other precisions, on the host: as one by one on the CPU."""
+    """The result for small, large, empty, non-contiguous, float16, float64 and host arrays is
+    the same as on the CPU."""
     random = numpy.random.default_rng(0)
     shapes = [(3,), (cupy_kernels.PIECE_SIZE,), (5, cupy_kernels.PIECE_SIZE - 1), (0, 4), ()]
     weights = {
@@ -141,9 +141,9 @@ def test_snapshots_of_all_kinds_of_arrays(decay):
     for step in range(5):
         for array in weights.values():
             array *= 1.5
-        if step == 2:  # Elsewhere from now on.
+        if step == 2:  # Move it to new memory.
             weights[0, "W"] = weights[0, "W"].copy()
-        if step == 3:  # The same memory, another object.
+        if step == 3:  # A new object with the same memory.
             weights[1, "W"] = weights[1, "W"][:]
         on_gpu.add_snapshot(weights, decay)
         on_cpu.add_snapshot({key: as_numpy(array) for key, array in weights.items()}, decay)
@@ -154,8 +154,8 @@ def test_snapshots_of_all_kinds_of_arrays(decay):
 
 @pytest.mark.parametrize("n_before", [1, 5, 100])
 @pytest.mark.parametrize("decay", [None, 0.9])
-def test_snapshots_that_are_not_finite(decay, n_before):
-    """One is left out, in arrays of all kinds. The host hears of it when it asks."""
+def test_non_finite_snapshots_are_left_out_on_a_gpu(decay, n_before):
+    """They are counted when the host reads `n_averaged` or `n_skipped`."""
     random = numpy.random.default_rng(0)
     average, expected = RunningAverage(), RunningAverage()
 
@@ -177,13 +177,13 @@ def test_snapshots_that_are_not_finite(decay, n_before):
     with pytest.warns(RuntimeWarning, match="NaN or infinite"):
         assert (average.n_averaged, average.n_skipped) == (n_before + 2, 1)
     means = {key: as_numpy(array) for key, array in average.averages().items()}
-    # The weight of what comes after a gap in a moving average is a little higher here.
+    # In a moving average, snapshots after a gap have a slightly higher weight than on the CPU.
     tolerance = 2e-6 if decay is None else 0.1
     for key, mean in expected.averages().items():
         numpy.testing.assert_allclose(means[key], mean, atol=tolerance)
 
 
-def test_a_pullback_leaves_out_what_is_not_finite():
+def test_pullback_leaves_out_non_finite_elements():
     slow, fast = cupy.zeros((4,), dtype="f"), cupy.ones((4,), dtype="f")
     fast[2] = numpy.nan
     skipped = SkipCount()
@@ -195,7 +195,7 @@ def test_a_pullback_leaves_out_what_is_not_finite():
     assert skipped.n_skipped == 1
 
 
-def test_other_memory_of_the_same_place_is_not_taken_for_the_old_one():
+def test_another_layout_at_the_same_address_is_detected():
     weights = {(0, "W"): cupy.arange(6, dtype="f").reshape(2, 3)}
     average = RunningAverage()
     average.add_snapshot(weights)
@@ -207,7 +207,7 @@ def test_other_memory_of_the_same_place_is_not_taken_for_the_old_one():
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
-def test_a_copy_adds_to_its_own_arrays(make_copy):
+def test_copies_have_their_own_arrays(make_copy):
     weights = make_weights()
     average = RunningAverage()
     average.add_snapshot(weights)
@@ -221,7 +221,7 @@ def test_a_copy_adds_to_its_own_arrays(make_copy):
         cupy.testing.assert_allclose(copied.averages()[key], array * 5 / 3, rtol=1e-6)
 
 
-def test_nothing_beside_the_arrays_is_changed():
+def test_memory_beside_the_arrays_does_not_change():
     totals, weights = cupy.zeros((20,), dtype="f"), cupy.ones((20,), dtype="f")
     cupy_kernels.AddTogether(
         [totals[:5], totals[7:8], totals[10:15]], [weights[1:6], weights[:1], weights[15:]]
@@ -230,8 +230,8 @@ def test_nothing_beside_the_arrays_is_changed():
     cupy.testing.assert_array_equal(totals, expected)
 
 
-def test_addresses_are_collected_once():
-    """Also where the arrays are new objects in every step, as those of PyTorch are."""
+def test_addresses_are_collected_only_once():
+    """PyTorch's arrays are new objects in every step."""
     weights = make_weights()
     average = RunningAverage()
     average.add_snapshot(weights)
@@ -243,7 +243,7 @@ def test_addresses_are_collected_once():
 
 
 @pytest.mark.parametrize("decay", [None, 0.0])
-def test_the_memory_of_old_averages_is_given_back(decay):
+def test_memory_of_old_averages_is_freed(decay):
     weights = {(0, "W"): cupy.ones((100000,), dtype="f")}
     pool = cupy.get_default_memory_pool()
     used = pool.used_bytes()
@@ -256,7 +256,7 @@ def test_the_memory_of_old_averages_is_given_back(decay):
     assert pool.used_bytes() == used
 
 
-def test_what_waits_would_be_noticed():
+def test_synchronisations_raise_errors_during_a_capture():
     array = cupy.ones((3,), dtype="f")
     with cupy.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
@@ -278,7 +278,7 @@ def make_training(optimizer, is_list=False, **settings):
 
 
 @pytest.mark.parametrize("is_list", [False, True])
-def test_numpy_data_train_a_model_on_the_gpu(is_list):
+def test_training_with_numpy_data_on_the_gpu(is_list):
     training = make_training(thinc_swa.SWA(SGD(0.3), start_step=20, freq=2), is_list)
     training.run()
     assert training.state.evaluations[-1].score > 0.6
@@ -288,21 +288,21 @@ def test_numpy_data_train_a_model_on_the_gpu(is_list):
     assert all(isinstance(array, cupy.ndarray) for array in arrays)
 
 
-def test_a_score_of_losses():
+def test_training_with_the_loss_as_score():
     training = make_training(Adam(0.01), score="loss")
     training.run()
     first, *_, last = training.state.evaluations
     assert last.score > first.score
 
 
-def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
-    """Without dropout, that is: the state of CuPy's generator cannot be had."""
+def test_resume_is_bit_identical_on_the_gpu(tmp_path):
+    """The model has no dropout, because the state of CuPy's generator cannot be saved."""
 
     def make():
         return make_training(thinc_swa.SWA(Adam(0.01), start_step=6, freq=2))
 
-    whole = make()
-    whole.run()
+    uninterrupted = make()
+    uninterrupted.run()
     stopped = make()
     stopped.max_steps = 20
     stopped.run()
@@ -310,10 +310,12 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     resumed = make()
     load_checkpoint(find_checkpoint(tmp_path), resumed)
     resumed.run()
-    assert resumed.state.step == whole.state.step == 40
-    assert resumed.model.to_bytes() == whole.model.to_bytes()
+    assert resumed.state.step == uninterrupted.state.step == 40
+    assert resumed.model.to_bytes() == uninterrupted.model.to_bytes()
     for one, other in zip(
-        resumed.optimizer.averages.values(), whole.optimizer.averages.values(), strict=True
+        resumed.optimizer.averages.values(),
+        uninterrupted.optimizer.averages.values(),
+        strict=True,
     ):
         cupy.testing.assert_array_equal(one, other)
 
@@ -324,7 +326,7 @@ def run(folder, *arguments):
     return result.stdout
 
 
-def test_the_command_line(tmp_path):
+def test_commands_on_the_gpu(tmp_path):
     for package in ("typer", "rich", "matplotlib", "scipy"):
         require(package)
     swa = write_config(tmp_path, "swa", optimizer=SWA)

@@ -1,4 +1,4 @@
-"""The kernels and the running average, against plain arithmetic in float64."""
+"""Kernels and running averages, compared with plain float64 arithmetic."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from thinc_swa.averaging.running_average import RunningAverage
 
 @pytest.fixture(autouse=True, params=["with PyTorch", "without PyTorch"])
 def torch(request, monkeypatch):
-    """The kernels use PyTorch where it is installed."""
+    """Run each test with and without PyTorch, which the kernels use if it is installed."""
     if request.param == "without PyTorch":
         monkeypatch.setattr(cpu_kernels, "torch", None)
     elif cpu_kernels.torch is None:
@@ -37,7 +37,7 @@ SIZES = [0, 1, 5, BLOCK_SIZE, 2 * BLOCK_SIZE + 3, TORCH_WHOLE_SIZE + TORCH_BLOCK
 DTYPES = [("float32", "float32"), ("float32", "float16"), ("float64", "float64")]
 
 
-def arrays(xp, size, dtypes):
+def make_arrays(xp, size, dtypes):
     random = numpy.random.RandomState(0)
     return [xp.asarray(random.uniform(-1, 1, (size,)).astype(dtype)) for dtype in dtypes]
 
@@ -50,7 +50,7 @@ def to_float64(array):
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("factor", [1.0, 0.3, 1e6])
 def test_add_scaled(xp, size, dtypes, factor):
-    total, weights = arrays(xp, size, dtypes)
+    total, weights = make_arrays(xp, size, dtypes)
     expected = to_float64(total) + factor * to_float64(weights)
     unchanged = to_float64(weights)
     add_scaled(total, weights, factor)
@@ -62,7 +62,7 @@ def test_add_scaled(xp, size, dtypes, factor):
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("factor", [1e-5, 0.3, -0.1])
 def test_interpolate(xp, size, dtypes, factor):
-    total, weights = arrays(xp, size, dtypes)
+    total, weights = make_arrays(xp, size, dtypes)
     expected = (1 - factor) * to_float64(total) + factor * to_float64(weights)
     interpolate(total, weights, factor)
     numpy.testing.assert_allclose(to_float64(total), expected, rtol=1e-5, atol=1e-6)
@@ -71,7 +71,7 @@ def test_interpolate(xp, size, dtypes, factor):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtypes", DTYPES)
 def test_scale_to(xp, size, dtypes):
-    total, out = arrays(xp, size, dtypes)
+    total, out = make_arrays(xp, size, dtypes)
     expected = to_float64(total) / 3
     scale_to(out, total, 1 / 3)
     assert out.dtype == dtypes[1]
@@ -83,7 +83,7 @@ def test_scale_to(xp, size, dtypes):
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("pullback", [0.3, 1.0])
 def test_pull_back(xp, size, dtypes, pullback):
-    slow, fast = arrays(xp, size, dtypes)
+    slow, fast = make_arrays(xp, size, dtypes)
     expected = to_float64(slow) + pullback * (to_float64(fast) - to_float64(slow))
     pull_back(slow, fast, pullback)
     assert (slow.dtype, fast.dtype) == dtypes
@@ -96,23 +96,25 @@ def test_pull_back(xp, size, dtypes, pullback):
 @pytest.mark.parametrize("pullback", [0.3, 1.0])
 @pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf, None])
 def test_pull_back_finite(size, dtypes, pullback, value):
-    """Elements that are not finite stay out of the slow weights; all others are pulled back."""
-    slow, fast = arrays(numpy, size, dtypes)
+    """Only finite elements are synchronised; the others do not change the slow weights."""
+    slow, fast = make_arrays(numpy, size, dtypes)
     before = slow.copy()
-    places = sorted({0, size // 2, size - 1}) if value is not None and size else []
-    fast.reshape(-1)[places] = value
+    indices = sorted({0, size // 2, size - 1}) if value is not None and size else []
+    fast.reshape(-1)[indices] = value
     expected = to_float64(slow) + pullback * (to_float64(fast) - to_float64(slow))
-    expected.reshape(-1)[places] = before.reshape(-1)[places]
+    expected.reshape(-1)[indices] = before.reshape(-1)[indices]
     skipped = SkipCount()
     with (
-        pytest.warns(RuntimeWarning, match=r"parameter \(1, 'W'\)") if places else nullcontext()
+        pytest.warns(RuntimeWarning, match=r"parameter \(1, 'W'\)")
+        if indices
+        else nullcontext()
     ):
         pull_back_finite((1, "W"), slow, fast, pullback, skipped)
-    assert skipped.n_skipped == bool(places)
+    assert skipped.n_skipped == bool(indices)
     assert (slow.dtype, fast.dtype) == dtypes
     numpy.testing.assert_allclose(to_float64(slow), expected, rtol=1e-5, atol=1e-6)
     kept = numpy.isfinite(fast)
-    assert kept.sum() == size - len(places)
+    assert kept.sum() == size - len(indices)
     numpy.testing.assert_array_equal(fast[kept], slow.astype(dtypes[1])[kept])
     if pullback == 1.0:
         numpy.testing.assert_array_equal(slow[kept], fast[kept].astype(dtypes[0]))
@@ -137,7 +139,11 @@ def test_arrays_of_any_shape_and_memory_layout(shape):
 
 
 def many_snapshots(n_snapshots, snapshot):
-    """RETURNS (tuple[ndarray, ndarray]): The mean of RunningAverage and that of float64."""
+    """Average many snapshots.
+
+    snapshot (Callable): Maps the index of a snapshot to its weights.
+    RETURNS (tuple[ndarray, ndarray]): The mean of `RunningAverage`, and the mean in float64.
+    """
     average, exact = RunningAverage(), 0.0
     for k in range(n_snapshots):
         weights = snapshot(k).astype("f")
@@ -152,23 +158,23 @@ CENTRES = numpy.random.RandomState(0).uniform(-1, 1, 500)
 @pytest.mark.parametrize(
     "name, snapshot",
     [
-        ("still", lambda k: CENTRES),
-        ("drifting by 1 %", lambda k: CENTRES * (1 + k * 1e-7)),
-        ("moving once, by 2e-4", lambda k: CENTRES * (1 + 2e-4 * (k > 50_000))),
+        ("constant", lambda k: CENTRES),
+        ("drift of 1 %", lambda k: CENTRES * (1 + k * 1e-7)),
+        ("one change of 2e-4", lambda k: CENTRES * (1 + 2e-4 * (k > 50_000))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_mean_of_many_snapshots_is_exact(name, snapshot):
-    """100,000 summands of nearly the same size are the worst case for a sum in float32, where
-    all of them are rounded the same way, and for a running mean, which they do not move."""
+    """Nearly constant weights are the worst case: in a float32 sum all summands are rounded in
+    the same direction, and in a running mean the updates are smaller than the precision."""
     mean, exact = many_snapshots(100_000, snapshot)
     numpy.testing.assert_allclose(mean, exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("noise", [0.001, 0.1])
 def test_the_mean_of_many_snapshots_of_moving_weights(noise):
-    """Roundings are random here. In 24 bits they come to 5e-6 in the root mean square, and to
-    1.6e-5 for one weight in thousands."""
+    """Here the rounding errors are random. With 24 bits their root mean square is 5e-6, and one
+    weight in thousands has an error of 1.6e-5."""
     random = numpy.random.RandomState(1)
     mean, exact = many_snapshots(
         100_000, lambda k: CENTRES * (1 + noise * random.uniform(-1, 1, len(CENTRES)))
@@ -178,8 +184,8 @@ def test_the_mean_of_many_snapshots_of_moving_weights(noise):
     assert error.max() < 2e-5
 
 
-def test_the_mean_of_many_snapshots_of_weights_that_wander():
-    """In a random walk, consecutive roundings are alike. The errors are twice as large."""
+def test_the_mean_of_many_snapshots_of_a_random_walk():
+    """Consecutive rounding errors are similar, so their sum is twice as large."""
     random = numpy.random.RandomState(1)
     steps = iter(CENTRES + 2 + 1e-4 * random.standard_normal((100_000, 500)).cumsum(axis=0))
     mean, exact = many_snapshots(100_000, lambda k: next(steps))
@@ -189,7 +195,7 @@ def test_the_mean_of_many_snapshots_of_weights_that_wander():
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float16"), ("float64", "float64")])
-def test_many_snapshots_of_other_precisions(dtypes):
+def test_the_mean_of_many_snapshots_in_other_precisions(dtypes):
     random = numpy.random.RandomState(0)
     snapshots = [random.uniform(-1, 1, 50).astype(dtypes[1]) for _ in range(300)]
     average = RunningAverage()
@@ -201,12 +207,12 @@ def test_many_snapshots_of_other_precisions(dtypes):
     numpy.testing.assert_allclose(average.averages()[1], expected, atol=tolerance)
 
 
-# Parameters that are not in every snapshot
+# Parameters that are missing in some snapshots
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
-def test_catching_up(decay):
-    """A parameter that was missing counts with the weights that it is seen with."""
+def test_missing_parameters_count_with_their_next_weights(decay):
+    """The snapshots that a parameter missed are made up for when it is next included."""
     random = numpy.random.RandomState(0)
     average, whole = RunningAverage(), RunningAverage()
     still = random.uniform(-1, 1, 5).astype("f")
@@ -215,7 +221,7 @@ def test_catching_up(decay):
         b = random.uniform(-1, 1, 5).astype("f") if k < 3 else still
         whole.add_snapshot({"a": moving, "b": b}, decay)
         if 3 <= k < 200 or 250 <= k < 260:
-            if k in (4, 199, 259):  # It has an average of its own all the time.
+            if k in (4, 199, 259):  # Its average is available all the time.
                 assert set(average.averages()) == {"a", "b"}
                 assert abs(average.averages()["b"]).max() <= 1.01
             average.add_snapshot({"a": moving}, decay)
@@ -232,7 +238,7 @@ def test_catching_up(decay):
 @pytest.mark.parametrize("decay", [None, 0.9])
 @pytest.mark.parametrize("n_before", [0, 1, 5, 200])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_snapshot_that_is_not_finite_is_left_out(value, decay, n_before, dtype):
+def test_non_finite_snapshots_are_left_out(value, decay, n_before, dtype):
     random = numpy.random.RandomState(0)
     average, expected = RunningAverage(), RunningAverage()
 
@@ -258,8 +264,8 @@ def test_a_snapshot_that_is_not_finite_is_left_out(value, decay, n_before, dtype
 @pytest.mark.parametrize("n_before", [3, 100])
 @pytest.mark.parametrize("size", [100, 1_000_000])
 @pytest.mark.parametrize("last", [1.0, numpy.inf])
-def test_a_snapshot_that_is_left_out_changes_nothing(decay, n_before, size, last):
-    """Not one bit, though a diverging training has huge weights before the first infinity."""
+def test_snapshots_that_are_left_out_do_not_change_averages(decay, n_before, size, last):
+    """Compare bits. Diverging weights are huge before they are infinite."""
     random = numpy.random.RandomState(0)
     weights = {1: random.uniform(-1, 1, size).astype("f"), 2: numpy.ones((3,), dtype="f")}
     average = RunningAverage()
@@ -275,22 +281,21 @@ def test_a_snapshot_that_is_left_out_changes_nothing(decay, n_before, size, last
         assert numpy.array_equal(mean, before[key])
 
 
-def test_large_weights_are_finite():
-    """Though their squares are not."""
+def test_finite_weights_with_infinite_squares_are_averaged():
     average = RunningAverage()
     for _ in range(3):
         average.add_snapshot({1: numpy.full((10,), 1e30, dtype="f")})
     assert average.n_averaged == 3 and average.n_skipped == 0
 
 
-def test_without_the_check():
+def test_check_finite_can_be_disabled():
     average = RunningAverage(check_finite=False)
     average.add_snapshot({1: numpy.ones((3,), dtype="f")})
     average.add_snapshot({1: numpy.full((3,), numpy.nan, dtype="f")})
     assert average.n_averaged == 2 and numpy.isnan(average.averages()[1]).all()
 
 
-def test_a_parameter_that_is_first_seen_when_it_is_not_finite():
+def test_parameters_with_non_finite_first_weights():
     average = RunningAverage()
     average.add_snapshot({1: numpy.ones((3,), dtype="f")})
     average.add_parameter(2, numpy.full((3,), numpy.nan, dtype="f"))
@@ -302,7 +307,7 @@ def test_a_parameter_that_is_first_seen_when_it_is_not_finite():
     assert means[1] == pytest.approx(7 / 3) and means[2] == pytest.approx(3)
 
 
-def test_a_moving_average_over_many_rescalings():
+def test_moving_average_with_many_rescalings():
     random = numpy.random.RandomState(0)
     snapshots = [{1: random.uniform(-1, 1, 50).astype("f")} for _ in range(3000)]
     average = RunningAverage()
@@ -333,8 +338,7 @@ def test_updates_make_no_temporary_arrays():
         tracemalloc.stop()
 
 
-def test_cupy_is_not_imported():
-    """Where Thinc does not import it either."""
+def test_works_without_cupy():
     program = (
         "import sys; sys.modules['cupy'] = None\n"
         "import numpy, thinc_swa\n"

@@ -23,7 +23,7 @@ def run(capsys, monkeypatch):
         monkeypatch.setenv("NO_COLOR", "1")
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+            main([str(argument) for argument in arguments], prog_name="thinc-swa")
         return Result(ended.value.code, *capsys.readouterr())
 
     return run

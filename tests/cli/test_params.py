@@ -52,7 +52,7 @@ def test_params_shows_the_paths_that_a_group_could_select(tmp_path, run):
     result = run(tmp_path, "params", path)
     assert result.returncode == 1
     assert "relu/W" in result.stdout
-    assert result.stderr.startswith(f"Error: {path}: Nothing in the model is selected by")
+    assert result.stderr.startswith(f"Error: {path}: No parameter of the model is selected by")
     assert len(result.stderr.splitlines()) == 1
 
 

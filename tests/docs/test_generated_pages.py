@@ -49,7 +49,8 @@ def test_every_name_of_setup_cfg_is_in_the_config_reference():
     assert {"SWA.v1", "cosine.v1", "digits.v1"} <= set(FUNCTIONS)
     # Those with the prefix of the package only where there are no others.
     assert [name for name in FUNCTIONS if name.startswith("thinc_swa.")] == [
-        "thinc_swa.register_parameter_paths.v1"
+        "thinc_swa.register_parameter_paths.v1",
+        "thinc_swa.ConsoleLogger.v1",
     ]
 
 

@@ -20,7 +20,7 @@ def drawn():
 
 def test_each_picture_is_drawn_in_both_schemes(drawn):
     names = {name.rpartition("-")[0] for name in drawn}
-    assert names == {"swa", "ema", "lawa", "lookahead", "param_groups", "reconstruction"}
+    assert names == set(pictures.PICTURES)
     assert set(drawn) == {
         f"{name}-{scheme}.svg" for name in names for scheme in ("light", "dark")
     }
@@ -32,6 +32,7 @@ def test_pictures_have_lines_and_labels(drawn):
         "ema": "without settings",
         "lawa": "average of the last 6",
         "lookahead": "slow",
+        "schedule_free": "the average",
         "param_groups": "frozen",
         "reconstruction": "wanted: sigma_rel = 0.15",
     }

@@ -94,10 +94,10 @@ def test_update_batch_norm_restores_statistics_after_an_error(batches, message):
 
 
 def test_update_batch_norm_with_a_progress_bar(capsys, monkeypatch):
-    pytest.importorskip("tqdm")
+    require("rich")
     model = PyTorchWrapper(make_batch_norm_module())
     update_batch_norm(model, BATCHES, progress=True)
     assert "BatchNorm" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
     update_batch_norm(model, BATCHES, progress=True)
     assert capsys.readouterr().err == ""

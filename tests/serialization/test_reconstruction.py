@@ -493,9 +493,9 @@ def test_damaged_files(tmp_path, damage):
         f"{path.name} is damaged.*[^.]\\. Delete this file: the other snapshots may be eno"
     )
     with pytest.raises(ValueError, match=message):
-        reconstruct_average(tmp_path, model, sigma_rel=0.08)
+        reconstruct_average(tmp_path, model, sigma_rel=0.05)
     path.unlink()
-    assert reconstruct_average(tmp_path, model, sigma_rel=0.08)
+    assert reconstruct_average(tmp_path, model, sigma_rel=0.05)
 
 
 def test_a_file_of_another_kind(tmp_path):

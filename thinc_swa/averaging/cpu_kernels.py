@@ -1,9 +1,8 @@
-"""Array kernels of averages, for the CPU or passed on to CuPy's.
+"""Array kernels of averages for the CPU. CuPy arrays are passed to `cupy_kernels.py`.
 
-The kernels work in place. On the CPU they go through large arrays in blocks that stay in the
-cache. NumPy has no multiply-and-add and needs several passes over a block; PyTorch, where Thinc
-has found it, does it in one, on the same memory. On the GPU each is one launch
-(`cupy_kernels.py`).
+The kernels work in place. On the CPU they process large arrays in blocks that fit into the
+cache. NumPy has no fused multiply-add and requires several passes over a block. PyTorch, if it
+is installed, requires one pass over the same memory. On the GPU each kernel is one launch.
 """
 
 import math
@@ -19,28 +18,29 @@ from ..types import Array
 
 torch: Any = thinc.compat.torch
 
-# In numbers of elements. 32 Ki float32 are 128 KiB: what a kernel works on at a time fits
-# into the second-level cache of one core. Arrays up to this size are taken as they are.
+# In elements. 32 Ki float32 elements are 128 KiB, so the blocks of all arrays of a kernel fit
+# into the second-level cache of one core. Arrays up to this size are not divided.
 BLOCK_SIZE = 32768
 
-# A call of PyTorch costs as much as some thousand elements, so it gets larger blocks: two of
-# them are half of a second-level cache of 1 MiB, today's common size. Larger ones are faster
-# on CPUs with a fast third-level cache (AMD EPYC: 4 %), but much slower elsewhere (Intel Xeon:
-# 22 %). An array of a few blocks is taken as it is.
+# The overhead of a PyTorch call is equivalent to some thousand elements, so its blocks are
+# larger: two of them fill half of a second-level cache of 1 MiB, a common size. Larger blocks
+# are faster on CPUs with a fast third-level cache (AMD EPYC: 4 %), but much slower on others
+# (Intel Xeon: 22 %). Arrays of a few blocks are not divided.
 TORCH_BLOCK_SIZE = 2 * BLOCK_SIZE
 TORCH_WHOLE_SIZE = 16 * TORCH_BLOCK_SIZE
 
 
 def averages_dtype(weights: Array) -> Any:
-    """The dtype of averages of these weights: float32, or float64 for float64."""
+    """The dtype of averages of the given weights: float64 for float64, otherwise float32."""
     return numpy.float64 if weights.dtype == numpy.float64 else numpy.float32
 
 
 def add_scaled(total: Array, weights: Array, factor: float) -> None:
-    """total += factor * weights
+    """Add scaled weights in place: total += factor * weights.
 
     total (Array): A contiguous array of any shape, changed in place.
-    weights (Array): An array of the same shape, of any floating point dtype.
+    weights (Array): An array of the same shape and any floating-point dtype.
+    factor (float): The factor.
     """
     if not isinstance(total, numpy.ndarray):
         load_cupy_kernels().add_scaled(weights, factor, total)
@@ -60,10 +60,11 @@ def add_scaled(total: Array, weights: Array, factor: float) -> None:
 
 
 def interpolate(total: Array, weights: Array, factor: float) -> None:
-    """total += factor * (weights - total)
+    """Interpolate in place: total += factor * (weights - total).
 
     total (Array): A contiguous array of any shape, changed in place.
-    weights (Array): An array of the same shape, of any floating point dtype.
+    weights (Array): An array of the same shape and any floating-point dtype.
+    factor (float): The factor.
     """
     if not isinstance(total, numpy.ndarray):
         load_cupy_kernels().interpolate(weights, factor, total)
@@ -82,9 +83,11 @@ def interpolate(total: Array, weights: Array, factor: float) -> None:
 
 
 def scale_to(out: Array, total: Array, factor: float) -> None:
-    """out = factor * total
+    """Write a scaled array to another one: out = factor * total.
 
-    out (Array): An array of the same shape, overwritten in place.
+    out (Array): An array of the same shape and any floating-point dtype, overwritten.
+    total (Array): The array.
+    factor (float): The factor.
     """
     if not isinstance(total, numpy.ndarray):
         load_cupy_kernels().scale_to(total, factor, out)
@@ -93,13 +96,15 @@ def scale_to(out: Array, total: Array, factor: float) -> None:
 
 
 def pull_back(slow: Array, fast: Array, pullback: float) -> None:
-    """slow += pullback * (fast - slow), then fast = slow
+    """Synchronise slow and fast weights in place: slow += pullback * (fast - slow), then
+    fast = slow.
 
     slow (Array): A contiguous array of any shape, changed in place.
-    fast (Array): An array of the same shape, changed in place.
+    fast (Array): An array of the same shape and any floating-point dtype, changed in place.
+    pullback (float): The factor, in (0, 1].
     """
     if pullback == 1.0:
-        # Exactly, not up to rounding: a pullback of 1 is the wrapped optimizer alone.
+        # Without rounding, so that the result equals that of the wrapped optimizer alone.
         slow[...] = fast
     elif not isinstance(slow, numpy.ndarray):
         load_cupy_kernels().pull_back(pullback, slow, fast)
@@ -111,12 +116,12 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
             torch.from_numpy(slow).lerp_(torch.from_numpy(fast), pullback)
             fast[...] = slow
         else:
-            # NumPy cuts and copies in less time.
+            # NumPy is faster at dividing and copying.
             for slow_block, fast_block in _blocks(slow, fast, TORCH_BLOCK_SIZE):
                 torch.from_numpy(slow_block).lerp_(torch.from_numpy(fast_block), pullback)
                 fast_block[...] = slow_block
     else:
-        # In the memory of the fast weights, which are overwritten anyway.
+        # The fast weights serve as a temporary array, because they are overwritten anyway.
         pullback = slow.dtype.type(pullback)
         for slow_block, fast_block in _blocks(slow, fast):
             numpy.subtract(fast_block, slow_block, fast_block)
@@ -126,10 +131,13 @@ def pull_back(slow: Array, fast: Array, pullback: float) -> None:
 
 
 def pull_back_finite(slow: Array, fast: Array, pullback: float) -> bool:
-    """pull_back, but slow stays as it is where fast is NaN or infinite, or where the result
-    is not in the range of its dtype. NumPy arrays only.
+    """Synchronise slow and fast weights as `pull_back`, except for slow elements whose result
+    would be NaN or infinite. For NumPy arrays only.
 
-    RETURNS (bool): Whether there were no such elements.
+    slow (Array): A contiguous array of any shape, changed in place.
+    fast (Array): An array of the same shape and any floating-point dtype, changed in place.
+    pullback (float): The factor, in (0, 1].
+    RETURNS (bool): Whether all results were finite.
     """
     is_all_finite = True
     with numpy.errstate(over="ignore", invalid="ignore"):
@@ -141,8 +149,8 @@ def pull_back_finite(slow: Array, fast: Array, pullback: float) -> bool:
             is_all_finite = _copy_finite(slow, result)
             fast[...] = result
             return is_all_finite
-        # In the memory of the fast weights, which are overwritten anyway: so there are the old
-        # slow weights until the result has been checked, while it is in the cache.
+        # The fast weights serve as a temporary array, so that the slow weights are preserved
+        # until the result is checked, while it is in the cache.
         has_torch, size = _has_torch_for(fast), BLOCK_SIZE
         if has_torch:
             size = slow.size if slow.size <= TORCH_WHOLE_SIZE else TORCH_BLOCK_SIZE
@@ -283,21 +291,21 @@ def _blocks_with_scratch(
 
 
 def is_finite(array: Array) -> bool:
-    """Whether an array has neither NaN nor infinities. On a GPU this waits for the answer."""
+    """Whether all elements of an array are finite. Synchronises with the GPU."""
     with numpy.errstate(over="ignore", invalid="ignore"):
         return is_finite_quietly(array)
 
 
 def is_finite_quietly(array: Array) -> bool:
-    # To be called where NumPy's warnings are off: turning them off takes as long as a small
-    # array.
+    """Whether all elements of an array are finite, for callers that have disabled NumPy's
+    warnings: disabling them takes as long as the check of a small array."""
     if not isinstance(array, numpy.ndarray):
         return bool(load_cupy_kernels().is_finite(array))
     if array.flags.c_contiguous and array.dtype != numpy.float16:
-        # BLAS is several times as fast as numpy.isfinite. A product with NaN or infinity is
-        # not finite. Others can be infinite too, so that only the answer "finite" counts. One
-        # half with the other takes less time than the squares of all; they share the element
-        # in the middle of an odd number.
+        # BLAS is several times as fast as numpy.isfinite. The dot product of the two halves,
+        # which share the middle element of an odd number, is not finite if an element is not.
+        # It can also overflow, so only a finite product is conclusive. The dot product of the
+        # whole array with itself would be slower.
         flat = array.reshape(-1)
         half = (flat.size + 1) // 2
         if math.isfinite(flat[:half].dot(flat[flat.size - half :])):
@@ -306,21 +314,21 @@ def is_finite_quietly(array: Array) -> bool:
 
 
 def _has_torch_for(array: Array) -> bool:
-    # Other memory layouts PyTorch refuses in part, and it warns of what is read-only.
+    # PyTorch does not support all other memory layouts, and warns of read-only arrays.
     return bool(torch is not None and array.flags.c_contiguous and array.flags.writeable)
 
 
 def _blocks(
     first: Array, second: Array, size: int = BLOCK_SIZE
 ) -> Iterator[tuple[Array, Array]]:
-    """Matching pieces of two arrays of the same size: as they are if they are small, else
-    flattened."""
+    """Iterate over the blocks of two arrays of the same size. Blocks are flattened, except for
+    arrays of a single block."""
     if first.size <= size:
         yield first, second
         return
     first, second = first.reshape(-1), second.reshape(-1)
     whole = first.size - first.size % size
-    # Rows of a matrix are faster to come by than slices.
+    # Iteration over the rows of a matrix is faster than slicing.
     rows = (first[:whole].reshape(-1, size), second[:whole].reshape(-1, size))
     yield from zip(*rows, strict=True)
     if whole < first.size:
@@ -328,8 +336,8 @@ def _blocks(
 
 
 def _scratch(dtype: Any) -> Array:
-    """A block to calculate in. Allocating one for each call would cost as much as the
-    calculation, for the operating system hands out its memory page by page."""
+    """Get a temporary block. Allocating it in each call would take as long as the calculation,
+    because the operating system maps new memory page by page."""
     blocks: dict[str, Array] = _per_thread.__dict__
     if dtype.name not in blocks:
         blocks[dtype.name] = numpy.empty(BLOCK_SIZE, dtype=dtype)
@@ -341,20 +349,24 @@ _per_thread = threading.local()
 
 @cache
 def load_cupy_kernels() -> Any:
+    """Import `cupy_kernels`, only where a CuPy array exists."""
     from . import cupy_kernels
 
     return cupy_kernels
 
 
 def as_average(array: Array, *, copy: bool = False) -> Array:
-    """Contiguous and in the dtype of averages.
+    """Convert an array to a contiguous array with the dtype of averages.
 
-    copy (bool): Whether it must be a copy, even if the array is like that already.
+    array (Array): The array.
+    copy (bool): Whether to copy the array even if no conversion is required.
+    RETURNS (Array): The converted array.
     """
     return array.astype(averages_dtype(array), order="C", copy=copy)
 
 
 def empty_like(array: Array) -> Array:
+    """Make an uninitialized array with the shape, dtype and library of another one."""
     if isinstance(array, numpy.ndarray):
         return numpy.empty_like(array)
     import cupy
@@ -363,6 +375,7 @@ def empty_like(array: Array) -> Array:
 
 
 def zeros_like(array: Array) -> Array:
+    """Make an array of zeros with the shape, dtype and library of another one."""
     zeros = empty_like(array)
     zeros[...] = 0
     return zeros

@@ -1,7 +1,6 @@
-"""The kernels of `averaging.py` for CuPy. Imported by whoever passes a CuPy array.
+"""Array kernels of averages for CuPy, loaded by `cpu_kernels.py` for the first CuPy array.
 
-None of them copies anything to the host or waits for the GPU, but `is_finite` and
-`Flags.read`, whose answers are for the host.
+Only `is_finite` and `Flags.read` copy data to the host and synchronise with the GPU.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ interpolate: Any = cupy.ElementwiseKernel(
     "total += factor * ((T)weights - total)",
     "thinc_swa_interpolate",
 )
-# The same, but only if a flag is not set, and a kernel that sets it.
+# The same kernels, which do nothing if a flag is set, and a kernel that sets it.
 _add_scaled_unless: Any = cupy.ElementwiseKernel(
     "W weights, T factor, raw int32 flag",
     "T total",
@@ -50,7 +49,7 @@ pull_back: Any = cupy.ElementwiseKernel(
     "slow += pullback * ((T)fast - slow); fast = (W)slow",
     "thinc_swa_pull_back",
 )
-# The same, but what is not finite stays as it is, and sets a flag.
+# The same kernel, except that elements that are not finite are left alone and set a flag.
 pull_back_finite: Any = cupy.ElementwiseKernel(
     "T pullback",
     "T slow, W fast, raw int32 flag",
@@ -116,8 +115,8 @@ follow_changes: Any = cupy.ElementwiseKernel(
     preamble=_BLEND,
 )
 
-# Elements that a block of threads goes through: many blocks for each multiprocessor, so that
-# none waits long for the last ones.
+# The number of elements per block of threads. Small pieces make many blocks per multiprocessor,
+# which balances their load.
 PIECE_SIZE = 16384
 N_THREADS = 512
 _KERNELS: Any = cupy.RawModule(
@@ -125,14 +124,14 @@ _KERNELS: Any = cupy.RawModule(
     extern "C" __global__ void thinc_swa_add_in_pieces(
         const long long* pieces, const float factor, const float shrinkage, const int* flag
     ) {
-        // Another launch has found weights that are not finite: nothing is added at all.
+        // A previous launch found weights that are not finite.
         if (flag != 0 && *flag != 0) return;
         const long long* piece = pieces + 3 * (long long)blockIdx.x;
         float* total = (float*)piece[0];
         const float* weights = (const float*)piece[1];
         const int size = (int)piece[2];
-        // All loads of a round come before its stores, which the compiler, who does not know
-        // that the arrays are apart, would not dare: so several are under way at a time.
+        // All loads of an iteration come before its stores, so that several are in flight. The
+        // compiler cannot reorder them, because the arrays might overlap.
         float sums[4], summands[4];
         for (int start = threadIdx.x; start < size; start += 4 * blockDim.x) {
             #pragma unroll
@@ -161,10 +160,10 @@ _KERNELS: Any = cupy.RawModule(
         const int size = (int)piece[2];
         bool is_finite = true;
         for (int i = threadIdx.x; i < size; i += blockDim.x) {
-            // NaN and infinities have all bits of the exponent set.
+            // All bits of the exponent are set in NaN and infinities.
             is_finite = is_finite && (weights[i] & 0x7f800000u) != 0x7f800000u;
         }
-        // Every thread that writes writes the same.
+        // The race is harmless, because all threads write the same value.
         if (!is_finite) *flag = 1;
     }
     """
@@ -174,15 +173,15 @@ _find_non_finite_in_pieces: Any = _KERNELS.get_function("thinc_swa_find_non_fini
 
 
 def is_finite(array: Array) -> bool:
-    """Whether there are neither NaN nor infinities. Waits for the GPU."""
+    """Whether all elements of an array are finite. Synchronises with the GPU."""
     return bool(cupy.isfinite(array).all().item())
 
 
 class Flags:
-    """Whether snapshots had weights that are not finite: a flag on the GPU for each, which
-    nobody waits for until they are read.
+    """Flags on the GPU for snapshots with weights that are not finite, which are read later to
+    avoid a synchronisation per snapshot.
 
-    size (int): How many snapshots fit in before they have to be read.
+    size (int): The maximum number of flags before they must be read.
     """
 
     def __init__(self, size: int = 4096) -> None:
@@ -191,16 +190,23 @@ class Flags:
 
     @property
     def is_full(self) -> bool:
+        """Whether `read` must be called before the next `take`."""
         full: bool = self._n_taken == self._flags.size
         return full
 
     def take(self) -> Array:
-        """The flag of the next snapshot, which is not set yet."""
+        """Get the flag of the next snapshot, initially 0.
+
+        RETURNS (Array): A view of shape (1,) and dtype int32.
+        """
         self._n_taken += 1
         return self._flags[self._n_taken - 1 : self._n_taken]
 
     def read(self) -> list[bool]:
-        """The flags that were taken, which are forgotten then. Waits for the GPU."""
+        """Read the flags that were taken, and reset them. Synchronises with the GPU.
+
+        RETURNS (list[bool]): The flags, in the order of `take`.
+        """
         taken = self._flags[: self._n_taken]
         flags = [bool(flag) for flag in taken.get()] if self._n_taken else []
         taken[...] = 0
@@ -209,16 +215,15 @@ class Flags:
 
 
 class AddTogether:
-    """`add_scaled` or `interpolate` for the same arrays again and again, in one launch for all
-    of them. A model has hundreds of arrays, and a fast GPU adds most of them in less time than
-    a launch takes.
+    """Repeated `add_scaled` or `interpolate` of the same arrays, in one launch for all. A model
+    has hundreds of arrays, most of which take a GPU less time than a launch.
 
-    totals (Sequence[Array]): What is added to.
-    weights (Sequence[Array]): What is added, in the same order and the same shapes.
+    totals (Sequence[Array]): The arrays to add to.
+    weights (Sequence[Array]): The arrays to add, in the same order and with the same shapes.
     """
 
     def __init__(self, totals: Sequence[Array], weights: Sequence[Array]) -> None:
-        # Keeps them from being freed, for the GPU knows them by their addresses.
+        # References keep the arrays alive, because the table has only their addresses.
         self._arrays = [*totals, *weights]
         self._others: list[tuple[Array, Array]] = []
         device_id = cupy.cuda.Device().id
@@ -238,9 +243,9 @@ class AddTogether:
         self._pieces = cupy.asarray(table)
 
     def takes(self, totals: Sequence[Array], weights: Sequence[Array]) -> bool:
-        """Whether it was made for these arrays: the same memory, not equal numbers."""
+        """Whether the given arrays have the memory and layout of those of this object."""
         arrays = [*totals, *weights]
-        # PyTorch's weights come in new array objects in every step.
+        # PyTorch's weights are new array objects in every step.
         return len(arrays) == len(self._arrays) and all(
             one is other or _layout(one) == _layout(other)
             for one, other in zip(arrays, self._arrays, strict=True)
@@ -249,9 +254,10 @@ class AddTogether:
     def __call__(self, factor: float, shrinks: bool = False, flag: Array | None = None) -> None:
         """Add factor * weights to the totals.
 
-        shrinks (bool): Whether the totals are multiplied by 1 - factor before.
-        flag (Array | None): Of `Flags`. With it the weights are checked first: if any of
-            them is not finite, it is set, and nothing is added.
+        factor (float): The factor.
+        shrinks (bool): Whether to multiply the totals by 1 - factor before.
+        flag (Array | None): A flag of `Flags`, or None to add without a check. If any weight is
+            not finite, the flag is set and nothing is added.
         """
         grid, block = (self._n_pieces,), (N_THREADS,)
         if flag is not None:
@@ -276,7 +282,14 @@ def _layout(array: Array) -> tuple[Any, ...]:
 
 
 def _split(total: int, weights: int, size: int) -> Any:
-    """RETURNS (numpy.ndarray): Rows of two addresses and a size, for one array."""
+    """Split a pair of arrays into pieces.
+
+    total (int): The address of the total.
+    weights (int): The address of the weights.
+    size (int): The number of elements.
+    RETURNS (numpy.ndarray): A row for each piece: the two addresses and the size. Shape
+        (n_pieces, 3), dtype int64.
+    """
     starts = numpy.arange(0, size, PIECE_SIZE, dtype="int64")
     sizes = numpy.minimum(size - starts, PIECE_SIZE)
     return numpy.stack([total + 4 * starts, weights + 4 * starts, sizes], axis=1)

@@ -1,4 +1,4 @@
-"""Leave weights that are NaN or infinite out of averages, and count how often."""
+"""Detection of weights that are NaN or infinite, which are left out of averages."""
 
 import warnings
 from typing import Any
@@ -12,14 +12,14 @@ from . import cpu_kernels
 def pull_back_finite(
     key: KeyT, slow: Array, fast: Array, pullback: float, skipped: "SkipCount"
 ) -> None:
-    """Pull back a parameter, except for elements of the fast weights that are NaN or infinite.
-    If there are any, it is counted.
+    """Synchronise the slow and fast weights of a parameter, except for elements of the fast
+    weights that are NaN or infinite.
 
-    key (KeyT): The parameter.
+    key (KeyT): The key of the parameter, for the warning.
     slow (Array): Its slow weights, contiguous and of any shape, changed in place.
     fast (Array): Its fast weights, of the same shape, changed in place.
-    pullback (float): The part of the way that the slow weights go.
-    skipped (SkipCount): The counter.
+    pullback (float): The factor for the update of the slow weights, in (0, 1].
+    skipped (SkipCount): The counter, which is incremented if there are such elements.
     """
     if isinstance(slow, numpy.ndarray):
         if not cpu_kernels.pull_back_finite(slow, fast, pullback):
@@ -31,9 +31,10 @@ def pull_back_finite(
 
 
 class SkipCount:
-    """Counts what was left out because of weights that are not finite, and warns once.
+    """Count snapshots or pullbacks that left out weights that are not finite, and warn once.
 
-    A GPU raises flags, which are only read when the host wants to know.
+    On a GPU they set flags, which are read only when the count is required, to avoid
+    synchronisations.
     """
 
     n_skipped: int
@@ -56,7 +57,11 @@ class SkipCount:
             setattr(self, name, value)
 
     def skip(self, key: KeyT | None, n_times: int = 1) -> None:
-        """Count, and warn if it is the first time."""
+        """Increment the count, and warn at the first call.
+
+        key (KeyT | None): The key of the parameter, if known.
+        n_times (int): The increment.
+        """
         self.n_skipped += n_times
         if not self._is_warned:
             self._is_warned = True
@@ -70,24 +75,27 @@ class SkipCount:
             )
 
     def take_flag(self) -> Array:
-        """A flag on the GPU, to be set there if something is left out."""
+        """Get a flag on the GPU, to be set there if weights are left out."""
         if self._flags is None:
             self._flags = cpu_kernels.load_cupy_kernels().Flags()
         return self._flags.take()
 
     @property
     def is_full(self) -> bool:
-        """Whether `resolve` must come before the next flag."""
+        """Whether `resolve` must be called before the next `take_flag`."""
         return self._flags is not None and bool(self._flags.is_full)
 
     def resolve(self) -> list[bool]:
-        """Read the flags that were taken since the last time, and count those that are set."""
+        """Read and reset the flags, and count those that are set. Synchronises with the GPU.
+
+        RETURNS (list[bool]): The flags, in the order of `take_flag`.
+        """
         flags: list[bool] = [] if self._flags is None else self._flags.read()
         if any(flags):
             self.skip(None, sum(flags))
         return flags
 
     def free(self) -> None:
-        """Give back the memory of the flags."""
+        """Free the memory of the flags."""
         self.resolve()
         self._flags = None

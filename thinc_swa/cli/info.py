@@ -76,6 +76,8 @@ def _describe_group(group: str) -> str | None:
     if group.startswith(PREFIX.replace(".", "_")):
         return group.removeprefix(PREFIX.replace(".", "_"))
     owner, _, name = group.partition("_")
+    if name == "cli":
+        return None
     return {"thinc": name, "spacy": f"{name} of spaCy"}.get(owner)
 
 

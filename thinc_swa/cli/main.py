@@ -28,10 +28,11 @@ app.command()(reports_errors(reconstruct))
 app.command()(reports_errors(info))
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], prog_name: str) -> None:
     """Run a command, and exit.
 
     arguments (Sequence[str]): Command-line arguments without the name of the program.
+    prog_name (str): The name of the program, for help and errors.
     """
     prepare_streams()
     try:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     except UsageError as error:
         print_error(str(error))
         sys.exit(2)
-    app(args=arguments, prog_name="thinc-swa")
+    app(args=arguments, prog_name=prog_name)
 
 
 def prepare_streams() -> None:

@@ -29,7 +29,7 @@ def update_batch_norm(
     model (Model | Language): A Thinc model or a spaCy pipeline.
     batches (Iterable[Any]): Inputs of `model.predict`; for a spaCy pipeline, lists of texts or
         Docs.
-    progress (bool): Show a progress bar, if tqdm is installed.
+    progress (bool): Show a progress bar, if rich is installed.
     exclude (Sequence[str]): The names of pipeline components that keep their statistics, for
         example frozen components.
     RAISES: TypeError if the model has the wrong type; ValueError if there are no batches, or if
@@ -127,10 +127,10 @@ def _switch_to_training_mode(layer: Any, inputs: Any) -> None:
 
 
 def _with_progress(batches: Iterable[Any]) -> Iterable[Any]:
-    """Show a progress bar while iterating, if tqdm is installed."""
+    """Show a progress bar while iterating, if rich is installed."""
     try:
-        from tqdm import tqdm
+        from rich.console import Console
+        from rich.progress import track
     except ImportError:
         return batches
-    progress: Iterable[Any] = tqdm(batches, desc="BatchNorm", unit="batch")
-    return progress
+    return track(batches, description="BatchNorm", console=Console(stderr=True))

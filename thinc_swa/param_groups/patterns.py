@@ -1,4 +1,4 @@
-"""Globs: patterns that select parameters by their paths."""
+"""Glob patterns that select parameters by their paths."""
 
 import re
 from re import Match, Pattern
@@ -11,17 +11,29 @@ NUMBER = r"(?P<number>\d+)"
 
 
 class Glob(NamedTuple):
-    """A pattern for paths: "*" is anything, "?" one character, "[ab]" one of these, "[!ab]"
-    none of these, "#" a whole number."""
+    """A pattern for paths: "*" matches any characters, "?" one character, "[ab]" one of the
+    characters in brackets, "[!ab]" any other character, and "#" a whole number.
+
+    text (str): The glob.
+    regex (Pattern[str]): The equivalent regular expression.
+    """
 
     text: str
     regex: Pattern[str]
 
     @classmethod
     def make(cls, argument: str, text: Any) -> "Glob":
+        """Make a glob from its text.
+
+        argument (str): The name of the argument that contains it, for errors.
+        text (str): The text.
+        RAISES: ValueError if it is not a valid glob.
+        """
         if not isinstance(text, str) or not text:
-            raise ValueError(f"{argument} must be a list of globs, but has {text!r} in it")
-        # What stands between the stars. Several stars in a row are one.
+            raise ValueError(
+                f"{argument} must be a list of non-empty strings, but contains {text!r}"
+            )
+        # The segments between stars. Consecutive stars are the same as one.
         segments = [""]
         for part in re.findall(r"\[!.[^\]]*\]|\[[^!][^\]]*\]|\*+|.", text, flags=re.DOTALL):
             if part[0] == "*":
@@ -29,52 +41,67 @@ class Glob(NamedTuple):
             else:
                 segments[-1] += _translate(part)
         if text.count("#") > 1 and sum(segment.count(NUMBER) for segment in segments) > 1:
-            raise ValueError(f"A glob can have one #, but in {argument} there is {text!r}")
+            raise ValueError(f"{argument}: a glob can contain one #, but was {text!r}")
         try:
             regex = re.compile(_join(segments), flags=re.DOTALL)
         except re.error as error:
-            raise ValueError(f"{argument} has {text!r} in it, no glob: {error}") from None
+            raise ValueError(f"{argument}: {text!r} is not a valid glob: {error}") from None
         return cls(text, regex)
 
     @property
     def has_number(self) -> bool:
+        """Whether the glob contains "#"."""
         return "number" in self.regex.groupindex
 
     def match(self, key: KeyT, path: str) -> Match[str] | None:
-        """RETURNS (Match | None): Of the path, or of the parameter's own name. Its group
-        "number" is what "#" stands for: the first number from the left."""
+        """Match a parameter by its path or its name.
+
+        key (KeyT): The key of the parameter, which contains the name.
+        path (str): The path.
+        RETURNS (Match | None): The match, or None. Its group "number" is the number that "#"
+            matches: the leftmost one.
+        """
         return self.regex.fullmatch(path) or self.regex.fullmatch(key[1])
 
 
 def _translate(part: str) -> str:
-    """A part of a glob as a regular expression: one character, or some in brackets."""
+    """Translate a part of a glob, a character or a bracket expression, to a regular
+    expression."""
     if len(part) == 1:
         return {"?": ".", "#": NUMBER}.get(part) or re.escape(part)
     negation = "^" if part[1] == "!" else ""
-    # Two of some characters side by side mean something to Python, or will one day.
+    # In a character set, Python reserves some doubled characters for set operations.
     doubled = r"([\\\[\]^&~|]|-(?=-))"
     characters = re.sub(doubled, r"\\\1", part[1 + len(negation) : -1])
     return f"[{negation}{characters}]"
 
 
 def _join(segments: list[str]) -> str:
-    """A regular expression for segments with a star between each two. It takes time that grows
-    with the product of the lengths of glob and path, not with a power of the number of stars:
-    all of a segment that is found first is kept, as in Python's fnmatch. Only a segment with a
-    number may be tried in several places."""
+    """Join the regular expressions of segments with stars between them.
+
+    The time of a match is proportional to the product of the lengths of glob and path, not
+    exponential in the number of stars: as in Python's fnmatch, the first place where a segment
+    matches is final. Only a segment with a number is tried in several places.
+    """
     first, *others = segments
     parts = [first]
     for index, segment in enumerate(others, 1):
         if index == len(others) or NUMBER in segment:
             parts.append(".*?" + segment)
         else:
-            # An atomic group, which Python has from 3.11 on.
+            # The same as an atomic group, which Python supports only from 3.11 on.
             parts.append(f"(?=(?P<s{index}>.*?{segment}))(?P=s{index})")
     return "".join(parts)
 
 
 def check_globs(argument: str, texts: object) -> list[Glob]:
-    """A list with at least one glob."""
+    """Check that an argument is a non-empty list of globs.
+
+    argument (str): The name of the argument, for errors.
+    texts (Sequence[str]): The texts of the globs.
+    RETURNS (list[Glob]): The globs.
+    RAISES: ValueError if it is not a list, is empty, or contains an invalid glob.
+    """
     if not isinstance(texts, (list, tuple)) or not texts:
-        raise ValueError(f"{argument} must be a list of globs, but was {texts!r}")
+        raise ValueError(f"{argument} must be a non-empty list of globs, but was {texts!r}")
     return [Glob.make(argument, text) for text in texts]
