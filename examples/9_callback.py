@@ -7,6 +7,8 @@ step and every evaluation. This one calls `start_swa()`.
 
 In a config, a registered callback has a section of its own:
 
+    [callbacks]
+
     [callbacks.start]
     @callbacks = "start_on_plateau.v1"
     patience = 3

@@ -10,6 +10,8 @@ import pytest
 from helpers import require
 from thinc.api import Config, Optimizer, registry
 
+from thinc_swa.training import registry as training_registry
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -30,6 +32,8 @@ def each_page_with(language):
 @each_page_with("ini")
 def test_every_config_makes_an_optimizer(path):
     for text in blocks(path, "ini"):
+        if "@optimizers" not in text:
+            continue  # See test_other_names_in_configs_are_registered.
         # Where a block is a part of a config, the rest of it that matters.
         more = "" if "\n[training]\n" in text else "[training]\nmax_steps = 1000\n\n"
         more += "[initialize]\n\n" if "[initialize." in text else ""
@@ -37,6 +41,19 @@ def test_every_config_makes_an_optimizer(path):
         section = config if "optimizer" in config else config["training"]
         optimizer = registry.resolve({"optimizer": section["optimizer"]})["optimizer"]
         assert isinstance(optimizer, Optimizer)
+
+
+@each_page_with("ini")
+def test_other_names_in_configs_are_registered(path):
+    require("spacy")
+    from spacy import registry as spacy_registry
+
+    registries = (registry, spacy_registry, training_registry)
+    for text in blocks(path, "ini"):
+        for kind, name in re.findall(r'^@(\w+) = "([^"]+)"', text, flags=re.MULTILINE):
+            assert any(hasattr(each, kind) and each.has(kind, name) for each in registries), (
+                name
+            )
 
 
 @each_page_with("python")

@@ -28,7 +28,7 @@ app.command()(reports_errors(reconstruct))
 app.command()(reports_errors(info))
 
 
-def main(arguments: Sequence[str], prog_name: str) -> None:
+def main(arguments: Sequence[str], prog_name: str = "thinc-swa") -> None:
     """Run a command, and exit.
 
     arguments (Sequence[str]): Command-line arguments without the name of the program.

@@ -10,7 +10,7 @@ from spacy.cli._util import app
 from ..__main__ import main
 
 
-@app.command(
+@app.command(  # type: ignore[untyped-decorator, unused-ignore]
     "swa",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     # Its own help and that of its commands.
