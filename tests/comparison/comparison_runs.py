@@ -11,9 +11,9 @@ def prepare(
     return make_runs(entries, n_seeds=n_seeds, output=folder, code=code, overwrite=overwrite)
 
 
-def compare(folder, paths, *, n_jobs=1, watch=lambda runs: None, **settings):
+def compare(folder, paths, *, n_jobs=1, is_shared=True, watch=lambda runs: None, **settings):
     runs = prepare(folder, paths, **settings)
-    train_runs(runs, n_jobs=n_jobs, watch=watch)
+    train_runs(runs, n_jobs=n_jobs, is_shared=is_shared, watch=watch)
     return runs
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed
@@ -45,6 +45,8 @@ from .state import TrainerState
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 # Default number of batches for the BatchNorm statistics of averages.
 BATCH_NORM_BATCHES = 50
+
+TrainerT = TypeVar("TrainerT", bound="Trainer")
 
 
 class Trainer:
@@ -133,13 +135,13 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls,
+        cls: type[TrainerT],
         config: Config,
         callbacks: Sequence[Callback] = (),
         *,
         code: Path | None = None,
         output: Path | None = None,
-    ) -> "Trainer":
+    ) -> TrainerT:
         """Make a trainer from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
 
