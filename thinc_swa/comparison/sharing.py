@@ -46,7 +46,7 @@ class Nesting:
         """Whether averages of Thinc's own belong to the entry, at least at first: the wrappers
         that never use them drop them at once."""
         return self.use_averages is not False and all(
-            wrapper["@optimizers"] in KEEPING for wrapper in self.wrappers
+            _name(wrapper) in KEEPING for wrapper in self.wrappers
         )
 
     @property
@@ -75,8 +75,13 @@ def take_apart(section: Any) -> Nesting:
 def _is_passive(section: Any) -> bool:
     if not isinstance(section, dict) or not isinstance(section.get("optimizer"), dict):
         return False
-    name = section.get("@optimizers")
+    name = _name(section)
     return name in PASSIVE and all(section.get(setting) is None for setting in PASSIVE[name])
+
+
+def _name(section: dict[str, Any]) -> str:
+    # All names also work with this prefix.
+    return str(section.get("@optimizers")).removeprefix("thinc_swa.")
 
 
 def sharing_key(config: Config) -> str:
