@@ -19,3 +19,17 @@ def compare(folder, paths, *, n_jobs=1, is_shared=True, watch=lambda runs: None,
 
 def results_of(runs):
     return {(run.name, run.seed): run.evaluations for run in runs}
+
+
+def results_without_times(runs):
+    """Everything that the logs of runs have but times."""
+    return {
+        (run.name, run.seed): (
+            run.state,
+            run.error,
+            run.evaluations,
+            [run.records[-1].get(name) for name in ("reason", "n_steps")],
+            run.data,
+        )
+        for run in runs
+    }

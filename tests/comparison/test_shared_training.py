@@ -4,7 +4,7 @@ own, bit for bit."""
 import json
 
 import pytest
-from comparison_runs import compare, prepare
+from comparison_runs import compare, prepare, results_without_times
 from thinc.api import Config
 from tiny import write_config
 
@@ -62,20 +62,6 @@ def write(folder, optimizers, **settings):
     return [write_config(folder, name, text, **settings) for name, text in optimizers.items()]
 
 
-def results(runs):
-    """All results but times."""
-    return {
-        (run.name, run.seed): (
-            run.state,
-            run.error,
-            run.evaluations,
-            [run.records[-1].get(name) for name in ("reason", "n_steps")],
-            run.data,
-        )
-        for run in runs
-    }
-
-
 def n_trainings(runs):
     """Number of trainings that were needed for complete runs."""
     return sum(1.0 / run.records[-1]["n_shared"] for run in runs)
@@ -95,7 +81,7 @@ def test_shared_trainings_have_the_results_of_single_ones(tmp_path, optimizers, 
     paths = write(tmp_path, optimizers, score="loss", **settings)
     shared = compare(tmp_path / "shared", paths, n_seeds=1)
     single = compare(tmp_path / "single", paths, n_seeds=1, is_shared=False)
-    assert results(shared) == results(single)
+    assert results_without_times(shared) == results_without_times(single)
     assert all(run.state == "done" for run in shared)
     assert {run.records[-1]["n_shared"] for run in shared} == {len(optimizers)}
     assert {run.records[-1]["n_shared"] for run in single} == {1}
@@ -133,7 +119,7 @@ def test_missing_runs_are_trained_with_the_results_of_all(tmp_path):
     before = log.stat().st_mtime_ns
     runs = compare(tmp_path / "output", paths, n_jobs=2)
     assert log.stat().st_mtime_ns == before
-    assert results(runs) == results(whole)
+    assert results_without_times(runs) == results_without_times(whole)
     n_shared = {(run.name, run.seed): run.records[-1]["n_shared"] for run in runs}
     assert n_shared == {
         ("adam", 1): 2,
@@ -155,7 +141,7 @@ def test_an_incomplete_log_of_one_entry_is_repeated_alone(tmp_path):
     runs = prepare(tmp_path / "output", paths, n_seeds=1)
     assert [[run.name for run in group] for group in group_runs(runs)] == [["ema"]]
     train_runs(runs)
-    assert results(runs) == results(first)
+    assert results_without_times(runs) == results_without_times(first)
 
 
 # Failures
@@ -226,7 +212,7 @@ def test_averages_that_diverge_end_their_entry_only(tmp_path):
     assert shared[1].state == "failed" and shared[0].records[-1]["n_shared"] == 2
     assert len(shared[0].evaluations) == 6 and len(shared[1].evaluations) == 3
     single = compare(tmp_path / "single", paths, n_seeds=1, code=code, is_shared=False)
-    assert results(shared) == results(single)
+    assert results_without_times(shared) == results_without_times(single)
 
 
 @pytest.mark.slow
@@ -234,5 +220,5 @@ def test_sharing_is_compatible_with_parallel_runs(tmp_path):
     paths = write(tmp_path, {"adam": ADAM, **SLOW, "ema": EMA})
     one = compare(tmp_path / "one", paths, is_shared=False)
     runs = compare(tmp_path / "two", paths, n_jobs=3)
-    assert results(one) == results(runs)
+    assert results_without_times(one) == results_without_times(runs)
     assert round(n_trainings(runs)) == 4

@@ -58,6 +58,8 @@ class Job:
     code (str | None): A Python file that registers what the config names.
     only_dataset (bool): Log the fingerprint of the dataset instead of training.
     shared (tuple[SharedRun, ...]): Further runs with the same `sharing_key`.
+    n_cores (int): Number of cores that the process may use for further processes and for
+        itself.
     """
 
     config: str
@@ -67,6 +69,7 @@ class Job:
     code: str | None = None
     only_dataset: bool = False
     shared: tuple[SharedRun, ...] = ()
+    n_cores: int = 1
 
 
 class Executor(Protocol):

@@ -138,7 +138,11 @@ def _train(job: dict[str, Any], texts: list[str], logs: list[Any]) -> None:
     elif len(logs) == 1:
         train_config(configs[0], logs[0], gpu_id=job["gpu_id"])
     else:
-        train_shared(list(zip(configs, logs, strict=True)), gpu_id=job["gpu_id"])
+        train_shared(
+            list(zip(configs, logs, strict=True)),
+            gpu_id=job["gpu_id"],
+            n_cores=job["n_cores"],
+        )
 
 
 # A server process with all imports, from which the processes of the runs are forked (Linux)

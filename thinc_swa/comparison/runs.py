@@ -336,13 +336,14 @@ def train_runs(
         for name in THREADS:
             environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
     waiting = group_runs(runs, is_shared=is_shared)
-    jobs = [_make_job(group, gpu_id) for group in waiting]
+    n_cores = max(_count_cores() // max(min(n_jobs, len(waiting)), 1), 1)
+    jobs = [_make_job(group, gpu_id, n_cores) for group in waiting]
     working: dict[str, list[Run]] = {}
     executor = make_executor(jobs, environment=environment)
     try:
         while waiting or working:
             while waiting and len(working) < n_jobs:
-                group = _start(executor, waiting.pop(0), gpu_id)
+                group = _start(executor, waiting.pop(0), gpu_id, n_cores)
                 if group:
                     working[str(group[0].folder)] = group
                 watch(runs)
@@ -378,7 +379,7 @@ def group_runs(runs: Sequence[Run], *, is_shared: bool = True) -> list[list[Run]
     return list(groups.values())
 
 
-def _make_job(group: Sequence[Run], gpu_id: int) -> Job:
+def _make_job(group: Sequence[Run], gpu_id: int, n_cores: int) -> Job:
     first, *others = group
     return Job(
         first.text,
@@ -387,10 +388,18 @@ def _make_job(group: Sequence[Run], gpu_id: int) -> Job:
         gpu_id,
         None if first.code is None else str(first.code),
         shared=tuple(SharedRun(run.text, run.inputs, str(run.folder)) for run in others),
+        n_cores=n_cores,
     )
 
 
-def _start(executor: Executor, group: Sequence[Run], gpu_id: int) -> list[Run]:
+def _count_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start(executor: Executor, group: Sequence[Run], gpu_id: int, n_cores: int) -> list[Run]:
     """Start the training of a group. RETURNS (list[Run]): The runs that were started. The
     others have failed."""
     started = []
@@ -404,7 +413,7 @@ def _start(executor: Executor, group: Sequence[Run], gpu_id: int) -> list[Run]:
             started.append(run)
     try:
         if started:
-            executor.start(_make_job(started, gpu_id))
+            executor.start(_make_job(started, gpu_id, n_cores))
     except OSError as error:
         for run in started:
             run.fail(describe_error(error))

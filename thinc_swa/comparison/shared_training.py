@@ -6,6 +6,8 @@ Each entry gets the log that a training of its own would have written.
 import dataclasses
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from thinc.api import Config, Optimizer, registry
@@ -27,6 +29,7 @@ from ..training.logs import Log
 from ..training.state import TrainerState
 from ..training.trainer import Trainer
 from .entry_boundary import EntryOptimizer, HiddenAverages, make_boundary, split_entries
+from .forked_call import ForkedCall, can_fork
 from .recording import (
     Progress,
     SpacyRecorder,
@@ -40,13 +43,17 @@ from .recording import (
 from .sharing import BOUNDARY, Nesting, nest, take_apart
 
 
-def train_shared(entries: Sequence[tuple[Config, Log]], *, gpu_id: int = -1) -> None:
+def train_shared(
+    entries: Sequence[tuple[Config, Log]], *, gpu_id: int = -1, n_cores: int = 1
+) -> None:
     """Train entries with the same `sharing_key` once.
 
     entries (Sequence[tuple[Config, Log]]): Config of each entry, with its seed, interpolated;
         and its log for records of evaluations, of the progress between them, and of the end or
         the divergence of its averages.
     gpu_id (int): GPU id; -1 for the CPU.
+    n_cores (int): Number of cores: more than one lets spaCy's averages be evaluated beside the
+        training.
     RAISES: Any error of the training, which no log has then.
     """
     config = entries[0][0].copy()
@@ -54,7 +61,7 @@ def train_shared(entries: Sequence[tuple[Config, Log]], *, gpu_id: int = -1) -> 
     optimizer_section(config)["optimizer"] = nest(nestings)
     logs = [log for _, log in entries]
     if is_spacy_config(config):
-        _train_spacy(config, nestings, logs, gpu_id)
+        _train_spacy(config, nestings, logs, gpu_id=gpu_id, n_cores=n_cores)
     else:
         _train_thinc(config, nestings, logs)
 
@@ -145,8 +152,8 @@ class _EntryRecorder:
     @property
     def best_step(self) -> int:
         """Step of the highest score in spaCy's loop, the first of several."""
-        # As in the loop, also where scores are NaN.
-        return -max(self._results)[1]
+        # As in the loop, also where scores are NaN. It evaluates after the first step.
+        return -max(self._results)[1] if self._results else 0
 
     def add(self, evaluation: Evaluation) -> None:
         """Record an evaluation. Scores that are not finite end the entry."""
@@ -251,44 +258,96 @@ class _AllComplete(Exception):
     """Ends spaCy's loop when all entries are complete."""
 
 
+@dataclass
+class _Pending:
+    """Evaluation whose averages may still be evaluated by another process.
+
+    call (ForkedCall | None): The process.
+    scores (dict[str, tuple[float, float]]): Scores of averages by their places in the nesting,
+        as in spaCy's loop and with the BatchNorm statistics of the averages.
+    entries (list[tuple[_EntryRecorder, str | None, Evaluation]]): Each entry, the place of its
+        averages, and its evaluation without the score of these.
+    """
+
+    call: ForkedCall | None
+    scores: dict[str, tuple[float, float]]
+    entries: list[tuple[_EntryRecorder, str | None, Evaluation]]
+
+    def record(self) -> None:
+        """Record the evaluation of each entry. Waits for the scores."""
+        if self.call is not None:
+            call, self.call = self.call, None
+            self.scores = call.result()
+        for entry, place, evaluation in self.entries:
+            if entry.is_over:
+                continue
+            score = evaluation.raw
+            if place is not None:
+                score, averages = self.scores[place]
+                evaluation = dataclasses.replace(evaluation, averages=averages)
+            entry.add_result(score, evaluation.step)
+            entry.add(evaluation)
+
+
 class _SharedSpacyRecorder(SpacyRecorder):
-    """Recorder of spaCy's training loop for several entries.
+    """Recorder of spaCy's training loop for several entries. The loop evaluates the raw
+    weights. Averages are evaluated by forked processes, beside the training, if there are cores
+    for them.
 
     config (Config): The config that spaCy trains, without early stopping.
     n_batches (int): As for `SpacyRecorder`.
     recorders (_Recorders): Recorders of the entries.
     patience (int): Steps without a better score of an entry after which it ends.
+    n_cores (int): Number of cores for this training.
     """
 
     def __init__(
-        self, config: Config, n_batches: int, recorders: _Recorders, patience: int
+        self,
+        config: Config,
+        n_batches: int,
+        recorders: _Recorders,
+        *,
+        patience: int,
+        n_cores: int,
     ) -> None:
         super().__init__(config, recorders.open_logs, n_batches)
         self._recorders = recorders
         self._patience = patience
+        self._n_cores = n_cores
+        # Evaluations that are not recorded yet, in their order.
+        self._pending: list[_Pending] = []
 
     def make_optimizer(self, optimizer: Optimizer) -> Optimizer:
         self._recorders.set_optimizer(optimizer)
         self.optimizer = optimizer
-        # The loop evaluates the raw weights.
         return HiddenAverages(optimizer)
 
     def log_evaluations(self, info: dict[str, Any]) -> None:
         raw = float(info["score"])
-        scores = {
-            place: self._evaluate_averages(level.averages)
-            for place, level in self._recorders.averaging().items()
-        }
-        for entry in self._recorders.unfinished:
-            place = self._recorders.place(entry.optimizer.averaging)
-            by_spacy, averages = (raw, None) if place is None else scores[place]
-            entry.add_result(by_spacy, info["step"])
-            entry.add(
+        averaging = self._recorders.averaging()
+
+        def evaluate_all() -> dict[str, tuple[float, float]]:
+            return {
+                place: self._evaluate_averages(level.averages)
+                for place, level in averaging.items()
+            }
+
+        entries = [
+            (
+                entry,
+                self._recorders.place(entry.optimizer.averaging),
                 self.make_evaluation(
-                    info, raw=raw, averages=averages, n_averaged=entry.optimizer.n_averaged
-                )
+                    info, raw=raw, averages=None, n_averaged=entry.optimizer.n_averaged
+                ),
             )
-        self._recorders.update()
+            for entry in self._recorders.unfinished
+        ]
+        if averaging and self._n_cores > 1 and can_fork(self.nlp):
+            # One core trains.
+            self._record(max_pending=self._n_cores - 2)
+            self._pending.append(_Pending(ForkedCall(evaluate_all), {}, entries))
+        else:
+            self._pending.append(_Pending(None, evaluate_all(), entries))
         report_score(self.optimizer, raw)
 
     def _evaluate_averages(self, averages: Any) -> tuple[float, float]:
@@ -300,16 +359,54 @@ class _SharedSpacyRecorder(SpacyRecorder):
             return score, self.renew_score(averages, score)
 
     def end_step(self) -> None:
-        for entry in self._recorders.unfinished:
-            if self._patience and self.step - entry.best_step >= self._patience:
-                entry.end(**self.results)
-        self._recorders.update()
+        self._record(max_pending=len(self._pending))
+        entries = self._recorders.unfinished
+        if self._patience and any(self._has_waited(entry) for entry in entries):
+            # The evaluations that are not recorded yet decide.
+            self._record()
+            for entry in self._recorders.unfinished:
+                if self._has_waited(entry):
+                    entry.end(**self.results)
+            self._recorders.update()
         if not self._recorders.unfinished:
             raise _AllComplete
 
+    def _has_waited(self, entry: _EntryRecorder) -> bool:
+        """Whether an entry has no better score within `patience`, as far as is known."""
+        return self.step - entry.best_step >= self._patience
+
+    def _record(self, max_pending: int = 0) -> None:
+        """Record evaluations, and wait for those that are pending.
+
+        max_pending (int): Number of those to leave to other processes if they take longer.
+        """
+        pending = self._pending
+        while pending and (
+            len(pending) > max_pending or pending[0].call is None or pending[0].call.is_done()
+        ):
+            pending.pop(0).record()
+            self._recorders.update()
+
+    def finish(self) -> None:
+        """Record the end of all entries."""
+        self._record()
+        for entry in self._recorders.unfinished:
+            entry.end(**self.results)
+
+    def close(self) -> None:
+        """Kill all processes."""
+        for pending in self._pending:
+            if pending.call is not None:
+                pending.call.cancel()
+
 
 def _train_spacy(
-    config: Config, nestings: Sequence[Nesting], logs: Sequence[Log], gpu_id: int
+    config: Config,
+    nestings: Sequence[Nesting],
+    logs: Sequence[Log],
+    *,
+    gpu_id: int,
+    n_cores: int,
 ) -> None:
     check_spacy()
     from spacy.util import registry as spacy_registry
@@ -319,11 +416,12 @@ def _train_spacy(
     # Each entry has its own scores.
     patience = config["training"]["patience"]
     config["training"]["patience"] = 0
-    recorders = _Recorders(nestings, logs)
-    recorder = _SharedSpacyRecorder(config, n_batches, recorders, patience)
+    recorder = _SharedSpacyRecorder(
+        config, n_batches, _Recorders(nestings, logs), patience=patience, n_cores=n_cores
+    )
     try:
-        run_spacy_loop(config, recorder, gpu_id)
-    except _AllComplete:
-        return
-    for entry in recorders.unfinished:
-        entry.end(**recorder.results)
+        with suppress(_AllComplete):
+            run_spacy_loop(config, recorder, gpu_id)
+        recorder.finish()
+    finally:
+        recorder.close()
