@@ -43,7 +43,7 @@ def make_run(name, seed_index, scores, *, raw=None, state="done", error=None, ms
     if error is not None:
         run.records.append({"type": "error", "error": error})
     elif state == "done":
-        run.records.append({"type": "end", "seconds_per_step": ms / 1000})
+        run.records.append({"type": "end", "seconds_per_step": ms / 1000, "n_shared": 1})
     return run
 
 

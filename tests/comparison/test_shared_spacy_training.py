@@ -28,10 +28,35 @@ def make_encoder(width: int):
     return model
 """
 
+# The second evaluation after a step fails: that of the averages or of the raw weights.
+FRAGILE = """
+from spacy.util import registry
+from spacy.training import Corpus
 
-def make_optimizers():
+EVALUATIONS = [0]
+
+@registry.readers("fragile_dev.v1")
+def make_reader(path: str):
+    def read(nlp):
+        EVALUATIONS.append(0)
+        if len(EVALUATIONS) > 2:
+            raise RuntimeError("a second evaluation")
+        return Corpus(path)(nlp)
+
+    return read
+
+@registry.callbacks("fragile_update.v1")
+def make_before_update():
+    def before_update(nlp, info):
+        del EVALUATIONS[1:]
+
+    return before_update
+"""
+
+
+def make_optimizers(learn_rate):
     config = Config().from_disk(CONFIGS / "ema.cfg", interpolate=False)
-    adam = {**config["training"]["optimizer"]["optimizer"], "learn_rate": 0.01}
+    adam = {**config["training"]["optimizer"]["optimizer"], "learn_rate": learn_rate}
     return {
         "adam": adam,
         "thinc": {**adam, "use_averages": True},
@@ -49,10 +74,10 @@ def make_optimizers():
 
 @pytest.fixture
 def write(tmp_path):
-    def write(*names, encoder=None, **settings):
+    def write(*names, encoder=None, learn_rate=0.003, is_fragile=False, **settings):
         train, dev = write_corpus(tmp_path, 80, 40, get_records=generate_records)
         paths = []
-        optimizers = make_optimizers()
+        optimizers = make_optimizers(learn_rate)
         for name in names or optimizers:
             config = Config().from_disk(CONFIGS / "ema.cfg", interpolate=False)
             config["paths"].update(train=str(train), dev=str(dev))
@@ -66,6 +91,10 @@ def write(tmp_path):
             components["ner"]["model"]["tok2vec"]["width"] = 16
             config["training"].update(max_steps=40, eval_frequency=8, dropout=0.3)
             config["training"].update(settings, optimizer=optimizers[name])
+            if is_fragile:
+                reader = {"@readers": "fragile_dev.v1", "path": str(dev)}
+                config["corpora"]["dev"] = reader
+                config["training"]["before_update"] = {"@callbacks": "fragile_update.v1"}
             config.to_disk(tmp_path / f"{name}.cfg")
             paths.append(tmp_path / f"{name}.cfg")
         return paths
@@ -77,7 +106,11 @@ def set_cores(monkeypatch, n_cores):
     monkeypatch.setattr("thinc_swa.comparison.runs._count_cores", lambda: n_cores)
 
 
-@pytest.mark.parametrize("settings", [{}, {"patience": 11, "max_steps": 400}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"patience": 11, "max_steps": 400, "learn_rate": 0.01}],
+    ids=["max_steps", "patience"],
+)
 def test_shared_trainings_have_the_results_of_single_ones(
     tmp_path, write, monkeypatch, settings
 ):
@@ -98,9 +131,9 @@ def test_shared_trainings_have_the_results_of_single_ones(
     else:
         assert n_steps == {40}
         last = {name: found[-1] for name, found in scores.items()}
-        assert len(set(last.values())) > 3
+        middle = {name: found[-2] for name, found in scores.items()}
+        assert len({*last.values(), *middle.values()}) > 4
         assert scores["swa"][:3] == [None] * 3 and scores["swa"][-1] is not None
-        assert any(score is not None for score in scores["plateau"])
 
 
 def test_averages_have_batch_norm_statistics_of_their_own(tmp_path, write, monkeypatch):
@@ -116,10 +149,32 @@ def test_averages_have_batch_norm_statistics_of_their_own(tmp_path, write, monke
     assert {run.records[-1]["n_shared"] for run in shared} == {3}
 
 
-def test_a_plateau_starts_an_average_in_spacys_loop(tmp_path, write):
-    (run,) = compare(tmp_path / "output", write("plateau"), n_seeds=1)
+def test_a_plateau_starts_an_average_in_spacys_loop(tmp_path, write, monkeypatch):
+    # Scores do not only rise.
+    paths = write("adam", "plateau", learn_rate=0.2, max_steps=80)
+    _, run = single = compare(tmp_path / "single", paths, n_seeds=1, is_shared=False)
     raw = [e["raw"] for e in run.evaluations]
     start = next(i for i, score in enumerate(raw) if i > 1 and score < max(raw[: i - 1]))
+    assert start < len(raw) - 1
     # It was evaluated before it has started.
     assert [e["n_averaged"] for e in run.evaluations][: start + 1] == [0] * (start + 1)
     assert all(e["n_averaged"] for e in run.evaluations[start + 1 :])
+    assert [e["averages"] is None for e in run.evaluations] == [
+        i <= start for i in range(len(raw))
+    ]
+    set_cores(monkeypatch, 2)
+    shared = compare(tmp_path / "shared", paths, n_seeds=1)
+    assert results_without_times(shared) == results_without_times(single)
+
+
+def test_an_error_in_an_evaluation_beside_the_training_is_that_of_its_entry(
+    tmp_path, write, monkeypatch
+):
+    """Each entry is trained alone then."""
+    code = tmp_path / "code.py"
+    code.write_text(FRAGILE)
+    paths = write("adam", "ema", is_fragile=True)
+    set_cores(monkeypatch, 2)
+    adam, ema = compare(tmp_path / "output", paths, n_seeds=1, code=code)
+    assert (adam.state, adam.records[-1]["n_shared"]) == ("done", 1)
+    assert ema.state == "failed" and ema.error == "RuntimeError: a second evaluation"

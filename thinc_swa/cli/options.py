@@ -44,6 +44,14 @@ SaveAllT = Annotated[
         help="Also save a model with each of the averages, if the optimizer has several.",
     ),
 ]
+NoSharingT = Annotated[
+    bool,
+    typer.Option(
+        "--no-sharing",
+        help="Train each config on its own, also if it differs from another one only in "
+        "averages.",
+    ),
+]
 CodeT = Annotated[
     Path | None,
     typer.Option(
