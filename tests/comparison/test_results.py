@@ -122,6 +122,15 @@ def test_incomplete_runs_are_ignored():
     assert swa.difference == pytest.approx(0.1)
 
 
+def test_times_of_shared_trainings_are_marked():
+    shared = make_run("swa", 0, [0.5, 0.6], ms=2.0)
+    shared.records[-1]["n_shared"] = 3
+    adam, swa = summarize([ADAM[0], shared])
+    assert (adam.n_shared, swa.n_shared) == (0, 1)
+    rows = table([adam, swa], "accuracy")
+    assert [row[-2] for row in rows] == ["ms/step", "3", "2 (shared)"]
+
+
 def test_results_without_complete_runs():
     failed = [make_run(n, 0, [], state="failed", error="no") for n in ("adam", "swa")]
     adam, swa = summarize(failed)
