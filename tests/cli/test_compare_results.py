@@ -98,6 +98,35 @@ def test_compare_one_config_with_several_optimizers(tmp_path, run):
     assert [summary["name"] for summary in content["summaries"]] == ["adam", "swa", "sgd"]
 
 
+def test_entries_that_are_averages_of_one_training_are_trained_once(tmp_path, run):
+    write_config(tmp_path, "adam", ADAM)
+    inner = ADAM.replace("[optimizer", "[optimizer.optimizer")
+    for name in ("EMA", "LAWA"):
+        optimizer = f'[optimizer]\n@optimizers = "{name}.v1"\n{inner}'
+        write_config(tmp_path, name.lower(), optimizer)
+    command = ("compare", "adam.cfg", "ema.cfg", "lawa.cfg", "--seeds", "2")
+    first = run(tmp_path, *command)
+    assert first.returncode == 0, first.stderr
+    line, *others = first.stdout.splitlines()
+    assert line == (
+        "ema and lawa are averages of the same training as adam: trained once per seed"
+    )
+    # The same line once, and marked in the table.
+    assert line not in others
+    summaries = json.loads((tmp_path / "comparison" / "results.json").read_text())["summaries"]
+    assert [summary["n_shared"] for summary in summaries] == [2, 2, 2]
+    assert (tmp_path / "comparison" / "results.md").read_text().count(" (shared) |") == 3
+    # Nothing is left to train.
+    again = run(tmp_path, *command, "--no-sharing").stdout.splitlines()
+    assert line not in again and not any(", seed " in line for line in again)
+    alone = run(tmp_path, *command, "--no-sharing", "--overwrite").stdout.splitlines()
+    assert alone[0].startswith("adam, seed 1: ")
+    content = json.loads((tmp_path / "comparison" / "results.json").read_text())
+    assert [summary["n_shared"] for summary in content["summaries"]] == [0, 0, 0]
+    assert [s["score"] for s in content["summaries"]] == [s["score"] for s in summaries]
+    assert " (shared) |" not in (tmp_path / "comparison" / "results.md").read_text()
+
+
 @pytest.mark.slow
 def test_threads_per_process_are_limited(tmp_path):
     code = """
@@ -181,10 +210,12 @@ def test_compare_the_configs_of_the_digits(tmp_path, run):
     assert result.returncode == 0, result.stderr
     content = json.loads((tmp_path / "comparison" / "results.json").read_text())
     found = {summary["name"]: summary for summary in content["summaries"]}
-    assert list(found) == ["adam", "ema", "lookahead", "lookahead_swa", "swa"]
+    assert list(found) == [path.stem for path in paths]
     assert all(summary["score"] > 0.9 for summary in found.values())
-    # These two do not change the training.
-    assert found["swa"]["raw"] == found["ema"]["raw"] == found["adam"]["raw"]
+    # These do not change the training.
+    averages = ("adam", "ema", "lawa", "swa")
+    assert len({found[name]["raw"] for name in averages}) == 1
+    assert all(summary["n_shared"] == (name in averages) for name, summary in found.items())
     # After step 1500 and then every 10 steps to 2000, and at every step.
     assert (found["swa"]["n_averaged"], found["ema"]["n_averaged"]) == (51, 2000)
 

@@ -198,7 +198,7 @@ def test_predictions_for_batch_norm_do_not_see_annotations_of_earlier_ones(run, 
 
 
 def test_pipelines_without_batch_norm_are_not_evaluated_again(run, monkeypatch):
-    monkeypatch.setattr("thinc_swa.comparison.recording._SpacyRecorder._read_sample", None)
+    monkeypatch.setattr("thinc_swa.comparison.recording.SpacyRecorder._read_sample", None)
     watched, records = run("spacy.MaxoutWindowEncoder.v2", change=_as_spacys)
     n_with_averages = len([r for r in records if r["averages"] is not None])
     assert len(watched.evaluated) == len(records) + n_with_averages

@@ -43,7 +43,7 @@ def make_run(name, seed_index, scores, *, raw=None, state="done", error=None, ms
     if error is not None:
         run.records.append({"type": "error", "error": error})
     elif state == "done":
-        run.records.append({"type": "end", "seconds_per_step": ms / 1000})
+        run.records.append({"type": "end", "seconds_per_step": ms / 1000, "n_shared": 1})
     return run
 
 
@@ -120,6 +120,15 @@ def test_incomplete_runs_are_ignored():
     assert swa.score == pytest.approx(0.6)
     # Only seeds that the baseline has too are paired.
     assert swa.difference == pytest.approx(0.1)
+
+
+def test_times_of_shared_trainings_are_marked():
+    shared = make_run("swa", 0, [0.5, 0.6], ms=2.0)
+    shared.records[-1]["n_shared"] = 3
+    adam, swa = summarize([ADAM[0], shared])
+    assert (adam.n_shared, swa.n_shared) == (0, 1)
+    rows = table([adam, swa], "accuracy")
+    assert [row[-2] for row in rows] == ["ms/step", "3", "2 (shared)"]
 
 
 def test_results_without_complete_runs():

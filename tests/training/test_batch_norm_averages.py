@@ -157,7 +157,6 @@ class UseAverages(Callback):
 def test_a_model_without_batch_norm_reads_no_data_for_it(monkeypatch):
     trainer = make_trainer(SWA(Adam(0.01), start_step=0, freq=1))
     monkeypatch.setattr(trainer, "_batch_norm_data", None)
-    monkeypatch.setattr("thinc_swa.training.trainer.keeping_random_state", None)
     trainer.run()
     assert trainer.state.evaluations[-1].averages is not None
 

@@ -244,7 +244,7 @@ def test_schedules_get_the_scores():
         pytest.skip("new in Thinc 9")
     trainer = make_trainer(SWA(optimizer, start_step=5))
     trainer.run()
-    assert optimizer.last_score == (20, trainer.state.evaluations[-1].score)
+    assert optimizer.last_score == (20, trainer.state.evaluations[-1].raw)
 
 
 def test_the_seed_is_set_before_layers_are_made(tmp_path):

@@ -28,11 +28,12 @@ from ..comparison.results import (
     to_csv,
     to_json,
 )
-from ..comparison.runs import Run, make_runs, train_runs
+from ..comparison.runs import Run, group_runs, make_runs, train_runs
+from ..comparison.sharing import describe_sharing
 from ..errors import describe_error
 from ..escaping import for_encoding, printable
 from ..serialization.files import replace_text
-from ..training.configs import score_of
+from ..training.configs import score_of, with_seed
 from ..training.evaluation import format_score
 from ..training.locks import lock_folder
 from .errors import UsageError, print_error
@@ -45,6 +46,7 @@ from .options import (
     DebugT,
     GpuT,
     JobsT,
+    NoSharingT,
     OptimizersT,
     RepeatT,
     SeedsT,
@@ -68,6 +70,7 @@ def compare(
     jobs: JobsT = 1,
     output: ComparisonOutputT = Path("comparison"),
     overwrite: RepeatT = False,
+    no_sharing: NoSharingT = False,
     code: CodeT = None,
     gpu_id: GpuT = -1,
     debug: DebugT = False,
@@ -76,6 +79,9 @@ def compare(
 
     The configs are all for Thinc or all for spaCy. The first one is the baseline. To override
     settings in all of them, use options such as --paths.train corpus/train.spacy.
+
+    Configs that differ only in averages which never change the weights, such as EMA.v1, are
+    trained once per seed.
 
     Complete runs in the output directory are reused if config, data, code and versions are the
     same.
@@ -92,6 +98,7 @@ def compare(
                 n_jobs=jobs,
                 output=output,
                 overwrite=overwrite,
+                is_shared=not no_sharing,
                 code=code,
                 gpu_id=gpu_id,
                 overrides=overrides,
@@ -105,6 +112,7 @@ def _compare(
     n_jobs: int,
     output: Path,
     overwrite: bool,
+    is_shared: bool,
     code: Path | None,
     gpu_id: int,
     overrides: dict[str, Any],
@@ -122,10 +130,12 @@ def _compare(
     console = _console()
     for line in describe_outdated(runs):
         _print(console, line)
+    for line in _describe_sharing(entries, runs) if is_shared else ():
+        _print(console, line)
     errors: list[str] = []
     try:
         with _progress(console, score) as watch:
-            train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, watch=watch)
+            train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, is_shared=is_shared, watch=watch)
     finally:
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
@@ -152,6 +162,14 @@ def _compare(
             print_error(line)
     if errors:
         raise typer.Exit(1)
+
+
+def _describe_sharing(entries: Sequence[Entry], runs: Sequence[Run]) -> Iterator[str]:
+    """Describe the trainings for several entries, a line for each set of entries."""
+    groups = [tuple(run.name for run in group) for group in group_runs(runs)]
+    for names in dict.fromkeys(group for group in groups if len(group) > 1):
+        configs = {entry.name: with_seed(entry.config, 0) for entry in entries}
+        yield describe_sharing((name, configs[name]) for name in names)
 
 
 def _console() -> Console:

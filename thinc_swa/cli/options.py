@@ -37,6 +37,21 @@ OverwriteT = Annotated[
     bool, typer.Option("--overwrite", help="Overwrite the training in the output directory.")
 ]
 RepeatT = Annotated[bool, typer.Option("--overwrite", help="Repeat runs that are complete.")]
+SaveAllT = Annotated[
+    bool,
+    typer.Option(
+        "--save-all",
+        help="Also save a model with each of the averages, if the optimizer has several.",
+    ),
+]
+NoSharingT = Annotated[
+    bool,
+    typer.Option(
+        "--no-sharing",
+        help="Train each config on its own, also if it differs from another one only in "
+        "averages.",
+    ),
+]
 CodeT = Annotated[
     Path | None,
     typer.Option(

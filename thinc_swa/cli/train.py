@@ -10,7 +10,18 @@ from ..training.configs import is_spacy_config, prepare_process, read_config
 from ..training.evaluation import format_score
 from ..training.trainer import train as train_config
 from .errors import INTERRUPTED, UsageError, printing_warnings
-from .options import CodeT, ConfigT, DebugT, GpuT, OutputT, OverwriteT, ResumeT, SeedT, TrustT
+from .options import (
+    CodeT,
+    ConfigT,
+    DebugT,
+    GpuT,
+    OutputT,
+    OverwriteT,
+    ResumeT,
+    SaveAllT,
+    SeedT,
+    TrustT,
+)
 from .overrides import config_and_overrides
 
 
@@ -24,6 +35,7 @@ def train(
     code: CodeT = None,
     gpu_id: GpuT = -1,
     trust: TrustT = False,
+    save_all: SaveAllT = False,
     debug: DebugT = False,
 ) -> None:
     """Train a Thinc model from a config file.
@@ -36,8 +48,8 @@ def train(
     """
     name, overrides = config_and_overrides(config, context.args)
     path = Path(name)
-    if output is None and (resume or overwrite):
-        raise UsageError("--resume and --overwrite require --output")
+    if output is None and (resume or overwrite or save_all):
+        raise UsageError("--resume, --overwrite and --save-all require --output")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     settings = read_config(path, overrides)
@@ -61,6 +73,7 @@ def train(
             source=path,
             code=code,
             trust=trust,
+            save_all=save_all,
         )
     state = trainer.state
     if state.best is not None:

@@ -27,10 +27,24 @@ GRACE = 1.0
 # Modules that the runs import: always, and if a config contains the text. Each import takes a
 # second or more.
 MODULES = (
-    ("", ["thinc_swa.comparison.recording"]),
+    ("", ["thinc_swa.comparison.shared_training"]),
     ("[nlp]", ["spacy"]),
     ("digits.v1", ["sklearn.datasets", "sklearn.model_selection"]),
 )
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """Description of a further run of a job, which is trained together with the first one.
+
+    config (str): The config, with its seed, interpolated.
+    inputs (dict[str, str]): Fingerprints of what the config depends on, for the log.
+    folder (str): An existing folder for the log.
+    """
+
+    config: str
+    inputs: dict[str, str]
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,9 @@ class Job:
     gpu_id (int): GPU id; -1 for the CPU.
     code (str | None): A Python file that registers what the config names.
     only_dataset (bool): Log the fingerprint of the dataset instead of training.
+    shared (tuple[SharedRun, ...]): Further runs with the same `sharing_key`.
+    n_cores (int): Number of cores that the process may use for further processes and for
+        itself.
     """
 
     config: str
@@ -51,6 +68,8 @@ class Job:
     gpu_id: int = -1
     code: str | None = None
     only_dataset: bool = False
+    shared: tuple[SharedRun, ...] = ()
+    n_cores: int = 1
 
 
 class Executor(Protocol):

@@ -13,6 +13,7 @@ import numpy
 from thinc.api import Config, Optimizer
 
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
+from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from ..training.callbacks import Callback
 from ..training.checkpoints import keeping_random_state
@@ -36,19 +37,19 @@ def train_config(config: Config, log: Log, *, gpu_id: int = -1) -> None:
     gpu_id (int): GPU id; -1 for the CPU.
     """
     if is_spacy_config(config):
-        _run_spacy(config, log, gpu_id)
+        train_spacy(config, log, gpu_id)
     else:
-        _run_thinc(config, log)
+        train_thinc(config, log)
 
 
-class _Progress:
+class Progress:
     """Progress records of a run.
 
-    log (Log): The log.
+    logs (list[Log]): The logs, from which those of complete entries may be removed.
     """
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, logs: list[Log]) -> None:
+        self._logs = logs
         self._start = self._last = time.monotonic()
 
     def update(self, step: int, total_steps: int) -> None:
@@ -61,8 +62,9 @@ class _Progress:
         interval = min(max(0.01 * (now - self._start), MIN_INTERVAL), MAX_INTERVAL)
         if now - self._last >= interval:
             self._last = now
-            self._log.write("progress", step=step, total_steps=total_steps)
-            self._log.flush()
+            for log in self._logs:
+                log.write("progress", step=step, total_steps=total_steps)
+                log.flush()
 
 
 class _Recorder(Callback):
@@ -73,31 +75,33 @@ class _Recorder(Callback):
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._progress = _Progress(log)
+        self._progress = Progress([log])
 
     def on_step(self, trainer: TrainerInterface) -> None:
         self._progress.update(trainer.state.step, trainer.state.total_steps or 0)
 
     def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
-        _log_evaluation(self._log, evaluation)
-        if _has_diverged(evaluation):
+        log_evaluation(self._log, evaluation)
+        if has_diverged(evaluation):
             trainer.stop("diverged")
 
 
-def _has_diverged(evaluation: Evaluation) -> bool:
+def has_diverged(evaluation: Evaluation) -> bool:
     """Whether a score is NaN or infinite, and cannot be compared."""
     return not (math.isfinite(evaluation.raw) and math.isfinite(evaluation.score))
 
 
-def _raise_if_diverged(evaluation: Evaluation) -> None:
-    if _has_diverged(evaluation):
+def raise_if_diverged(evaluation: Evaluation) -> None:
+    """RAISES: ValueError if the training has diverged."""
+    if has_diverged(evaluation):
         raise ValueError(
             f"The training has diverged: the score after step {evaluation.step} is "
             f"{evaluation.score}, that of the raw weights {evaluation.raw}"
         )
 
 
-def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
+def log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    """Log an evaluation of a run."""
     log.write(
         "evaluation",
         step=evaluation.step,
@@ -113,36 +117,67 @@ def _log_evaluation(log: Log, evaluation: Evaluation) -> None:
 
 def log_dataset(config: Config, log: Log) -> None:
     """Log the fingerprint of the dataset of a Thinc config, loaded as for a training."""
-    _log_dataset(log, Trainer.from_config(config))
+    log_data(log, Trainer.from_config(config))
 
 
-def _log_dataset(log: Log, trainer: Trainer) -> None:
+def log_data(log: Log, trainer: Trainer) -> None:
+    """Log the fingerprint of the dataset of a trainer."""
     log.write("dataset", content=describe_dataset(trainer.dataset))
     log.flush()
 
 
-def _run_thinc(config: Config, log: Log) -> None:
+def train_thinc(config: Config, log: Log) -> None:
     trainer = Trainer.from_config(config, [_Recorder(log)])
-    _log_dataset(log, trainer)
+    log_data(log, trainer)
     trainer.run()
     state = trainer.state
-    _raise_if_diverged(state.evaluations[-1])
-    log.write(
-        "end",
-        n_records=log.n_records,
+    raise_if_diverged(state.evaluations[-1])
+    log_end(
+        log,
         reason=state.stop_reason,
         n_steps=state.step,
         seconds_per_step=state.seconds / state.step,
     )
 
 
-def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
+def log_end(
+    log: Log, *, reason: str | None, n_steps: int, seconds_per_step: float, n_shared: int = 1
+) -> None:
+    """Log the end of a run.
+
+    reason (str | None): Why it ended.
+    n_steps (int): Number of steps.
+    seconds_per_step (float): Mean duration of a step.
+    n_shared (int): Number of entries that this training was for.
+    """
+    log.write(
+        "end",
+        n_records=log.n_records,
+        reason=reason,
+        n_steps=n_steps,
+        seconds_per_step=seconds_per_step,
+        n_shared=n_shared,
+    )
+
+
+def train_spacy(config: Config, log: Log, gpu_id: int) -> None:
     check_spacy()
+    recorder = SpacyRecorder(config, [log], take_batch_norm_batches(config))
+    run_spacy_loop(config, recorder, gpu_id)
+    log_end(log, **recorder.results)
+
+
+def run_spacy_loop(config: Config, recorder: "SpacyRecorder", gpu_id: int) -> None:
+    """Train a config with the loop of `spacy train`.
+
+    config (Config): The config, whose optimizer and logger are replaced.
+    recorder (SpacyRecorder): The recorder.
+    gpu_id (int): GPU id; -1 for the CPU.
+    """
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train
     from spacy.util import registry
 
-    recorder = _SpacyRecorder(config, log, take_batch_norm_batches(config))
     # Registered in this process only; the config with these names is not saved.
     registry.optimizers("thinc_swa.recorded.v1")(recorder.make_optimizer)
     registry.loggers("thinc_swa.recorder.v1")(lambda: recorder.set_up)
@@ -152,35 +187,29 @@ def _run_spacy(config: Config, log: Log, gpu_id: int) -> None:
         "optimizer": settings["optimizer"],
     }
     settings["logger"] = {"@loggers": "thinc_swa.recorder.v1"}
-    nlp = init_nlp(config, use_gpu=gpu_id)
-    train(nlp, None, use_gpu=gpu_id, stdout=io.StringIO(), stderr=io.StringIO())
-    log.write(
-        "end",
-        n_records=log.n_records,
-        reason="max_steps" if recorder.step == settings["max_steps"] else "other",
-        n_steps=recorder.step,
-        seconds_per_step=recorder.seconds / max(recorder.n_timed, 1),
-    )
+    with scores_are_reported():
+        nlp = init_nlp(config, use_gpu=gpu_id)
+        train(nlp, None, use_gpu=gpu_id, stdout=io.StringIO(), stderr=io.StringIO())
 
 
-class _SpacyRecorder:
+class SpacyRecorder:
     """Recorder of spaCy's training loop, which it uses as its logger.
 
     config (Config): The config that spaCy trains.
-    log (Log): The log.
+    logs (list[Log]): The log, or those of all entries of the training.
     n_batches (int): Number of training batches for the BatchNorm statistics of the averages; 0
         to use those of the raw weights, as spaCy does.
     """
 
-    def __init__(self, config: Config, log: Log, n_batches: int) -> None:
+    def __init__(self, config: Config, logs: list[Log], n_batches: int) -> None:
         self._config = config
         self._n_batches = n_batches
         # The batches, read when they are first needed.
         self._sample: list[list[Any]] = []
-        self._nlp: Any = None
-        self._log = log
-        self._progress = _Progress(log)
-        self._optimizer: Any = None
+        self.nlp: Any = None
+        self._logs = logs
+        self._progress = Progress(logs)
+        self.optimizer: Any = None
         self._evaluate: Any = None
         self._last_time: float | None = None
         # Learning rate of the current step.
@@ -190,21 +219,32 @@ class _SpacyRecorder:
         self.seconds = 0.0
         self.n_timed = 0
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """Arguments of `log_end`, as of the current step."""
+        max_steps = self._config["training"]["max_steps"]
+        return {
+            "reason": "max_steps" if self.step == max_steps else "other",
+            "n_steps": self.step,
+            "seconds_per_step": self.seconds / max(self.n_timed, 1),
+        }
+
     def make_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        self._optimizer = optimizer
+        """Make the optimizer of spaCy's loop from that of the config."""
+        self.optimizer = optimizer
         return optimizer
 
     def set_up(self, nlp: Any, stdout: Any, stderr: Any) -> tuple[Any, Any]:
         from spacy.training.loop import create_evaluation_callback
         from spacy.util import resolve_dot_names
 
-        self._nlp = nlp
+        self.nlp = nlp
         # With spaCy's defaults for what the config leaves out.
         self._config = nlp.config.interpolate()
         settings = self._config["training"]
         (corpus,) = resolve_dot_names(self._config, [settings["dev_corpus"]])
         self._evaluate = create_evaluation_callback(nlp, corpus, settings["score_weights"])
-        self._learn_rate = current_rate(self._optimizer)
+        self._learn_rate = current_rate(self.optimizer)
         self._last_time = time.perf_counter()
         return self._log_step, lambda: None
 
@@ -216,53 +256,85 @@ class _SpacyRecorder:
             self.n_timed += 1
         else:
             self.step = info["step"]
-            self._log_evaluation(info)
+            self.log_evaluations(info)
         self._progress.update(self.step, self._config["training"]["max_steps"])
-        self._learn_rate = current_rate(self._optimizer)
+        self._learn_rate = current_rate(self.optimizer)
+        self.end_step()
         self._last_time = time.perf_counter()
 
-    def _log_evaluation(self, info: dict[str, Any]) -> None:
+    def end_step(self) -> None:
+        """Called after each step."""
+
+    def log_evaluations(self, info: dict[str, Any]) -> None:
+        """Log an evaluation of spaCy's loop.
+
+        info (dict[str, Any]): As spaCy gives it to its loggers.
+        """
         raw, averages = float(info["score"]), None
-        if self._optimizer.averages:
+        if self.optimizer.averages:
             # The score is that of the averages; the model has its raw weights again.
             averages = raw
             with keeping_random_state():
-                raw = float(self._evaluate()[0])
-                if self._n_batches:
-                    averages = self._evaluate_averages(averages)
-        evaluation = Evaluation(
+                raw = self.evaluate()
+                averages = self.renew_score(self.optimizer.averages, averages)
+        evaluation = self.make_evaluation(
+            info, raw=raw, averages=averages, n_averaged=count_snapshots(self.optimizer)
+        )
+        log_evaluation(self._logs[0], evaluation)
+        raise_if_diverged(evaluation)
+        report_score(self.optimizer, raw)
+
+    def make_evaluation(
+        self,
+        info: dict[str, Any],
+        *,
+        raw: float,
+        averages: float | None,
+        n_averaged: int | None,
+    ) -> Evaluation:
+        """Make the result of an evaluation.
+
+        info (dict[str, Any]): As spaCy gives it to its loggers.
+        raw (float): Score of the raw weights.
+        averages (float | None): Score of the averages.
+        n_averaged (int | None): Snapshots in the averages.
+        """
+        return Evaluation(
             step=info["step"],
             epoch=info["epoch"],
             loss=float(sum(info["losses"].values())),
             learn_rate=self._learn_rate,
-            n_averaged=count_snapshots(self._optimizer),
+            n_averaged=n_averaged,
             raw=raw,
             averages=averages,
         )
-        _log_evaluation(self._log, evaluation)
-        _raise_if_diverged(evaluation)
 
-    def _evaluate_averages(self, score: float) -> float:
-        """Evaluate the averages with BatchNorm statistics of their own. Weights and statistics
-        are restored bit for bit.
+    def evaluate(self) -> float:
+        """Score of the current weights."""
+        return float(self._evaluate()[0])
 
-        score (float): Score of the averages with the statistics of the raw weights.
+    def renew_score(self, averages: Any, score: float) -> float:
+        """Evaluate averages with BatchNorm statistics of their own. Weights and statistics are
+        restored bit for bit.
+
+        averages (dict[KeyT, FloatsXd]): The averages.
+        score (float): Their score with the statistics of the raw weights.
         RETURNS (float): Score with their own; without BatchNorm layers the same.
         """
         frozen = self._config["training"]["frozen_components"]
-        raw = get_batch_norm(self._nlp, exclude=frozen)
+        raw = get_batch_norm(self.nlp, exclude=frozen) if self._n_batches else []
         if not raw:
             return score
         self._sample = self._sample or self._read_sample()
         try:
             # As in spaCy's loop.
-            with self._nlp.use_params(self._optimizer.averages):
+            with self.nlp.use_params(averages):
                 # Copies, because predictions add annotations to Docs.
                 batches = ([doc.copy() for doc in batch] for batch in self._sample)
-                update_batch_norm(self._nlp, batches, exclude=frozen)
-                return float(self._evaluate()[0])
+                update_batch_norm(self.nlp, batches, exclude=frozen)
+                return self.evaluate()
         finally:
-            set_batch_norm(self._nlp, raw, exclude=frozen)
+            set_batch_norm(self.nlp, raw, exclude=frozen)
 
     def _read_sample(self) -> list[list[Any]]:
         """Batches of training Docs. The random sample is always the same, so that differences
@@ -277,7 +349,7 @@ class _SpacyRecorder:
         # Augmenters and batchers draw from these generators.
         random.seed(settings["seed"])
         numpy.random.seed(settings["seed"])
-        examples = corpus(self._nlp)
+        examples = corpus(self.nlp)
         if settings["max_epochs"] >= 0:  # Otherwise it is streamed and may be infinite.
             examples = list(examples)
             random.shuffle(examples)

@@ -44,6 +44,8 @@ class Summary:
     n_reached (int): Number of runs that reach it.
     n_averaged (int | None): Snapshots in the averages at the end.
     seconds_per_step (float | None): Median over the runs, without evaluations.
+    n_shared (int): Number of runs that were trained together with runs of other entries. Their
+        steps include the time of the averages of all these entries.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Summary:
     n_reached: int
     n_averaged: int | None
     seconds_per_step: float | None
+    n_shared: int
 
 
 def summarize(runs: Sequence[Run]) -> list[Summary]:
@@ -118,6 +121,7 @@ def _summarize(name: str, runs: Sequence[Run], baseline: dict[int, Run]) -> Summ
         n_reached=len(steps),
         n_averaged=last[-1]["n_averaged"] if last else None,
         seconds_per_step=_median([run.records[-1]["seconds_per_step"] for run in own]),
+        n_shared=sum(run.records[-1]["n_shared"] > 1 for run in own),
     )
 
 
@@ -202,7 +206,9 @@ def _row(summary: Summary, score: str) -> list[str]:
 
     low, high = summary.difference_low, summary.difference_high
     runs = str(summary.n_runs)
-    reached = "-"
+    reached = time = "-"
+    if summary.seconds_per_step is not None:
+        time = f"{1e3 * summary.seconds_per_step:.3g}{' (shared)' if summary.n_shared else ''}"
     if summary.steps_to_baseline is not None:
         reached = f"{summary.steps_to_baseline:.0f}"
         if summary.n_reached < summary.n_runs:
@@ -215,7 +221,7 @@ def _row(summary: Summary, score: str) -> list[str]:
         "-" if low is None else f"{number(low, '+')} to {number(high, '+')}",
         number(summary.swing),
         reached,
-        "-" if summary.seconds_per_step is None else f"{1e3 * summary.seconds_per_step:.3g}",
+        time,
         f"{runs}, {summary.n_failed} failed" if summary.n_failed else runs,
     ]
 
@@ -320,7 +326,8 @@ are any, else of the raw weights. Difference to baseline: the mean paired differ
 seeds, with its 95 % confidence interval (Student's t). Swing: the mean absolute change of the
 score from one evaluation to the next, over the last quarter of the training. Steps to baseline:
 the median number of steps until the score reaches the final score of the baseline with the same
-seed. ms/step: milliseconds per step, without evaluations.""",
+seed. ms/step: milliseconds per step, without evaluations; "shared" is the time of a training
+with the averages of several entries.""",
         "![Learning curves](learning_curves.png)",
         "![Final scores](final_scores.png)",
         "\n".join(failures),

@@ -96,6 +96,11 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "averages": _is_number_or_none,
         "score": _is_number_or_none,
     },
-    "end": {"n_records": _is_count, "n_steps": _is_count, "seconds_per_step": _is_number},
+    "end": {
+        "n_records": _is_count,
+        "n_steps": _is_count,
+        "seconds_per_step": _is_number,
+        "n_shared": _is_count,
+    },
     "error": {"error": _is_text},
 }

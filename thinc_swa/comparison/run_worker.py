@@ -63,7 +63,8 @@ def end_with_parent() -> None:
 
 
 def run_job(job: dict[str, Any]) -> int:
-    """Train the run of a job. Errors are written to its log.
+    """Train the run of a job, and those that share its training. Errors are written to its log.
+    A training for several runs is repeated for each run after an error, so it is not logged.
 
     job (dict[str, Any]): See `executors.Job`.
     RETURNS (int): The exit code.
@@ -77,18 +78,28 @@ def run_job(job: dict[str, Any]) -> int:
 
     from thinc_swa.training.logs import Log
 
-    log = Log(Path(job["folder"], LOG))
+    runs = [job, *job["shared"]]
+    for run in job["shared"]:
+        # Not all file systems have links.
+        with suppress(OSError):
+            os.link(os.path.join(job["folder"], OUTPUT), os.path.join(run["folder"], OUTPUT))
+    logs = [Log(Path(run["folder"], LOG)) for run in runs]
     try:
-        log.write("start", config=job["config"], inputs=job["inputs"])
-        log.flush()
+        for run, log in zip(runs, logs, strict=True):
+            log.write("start", config=run["config"], inputs=run["inputs"])
+            log.flush()
         try:
-            _train(job, log)
+            _train(job, [run["config"] for run in runs], logs)
         except Exception as error:
             from thinc_swa.errors import describe_error
 
             text = traceback.format_exc()
-            log.write("error", error=describe_error(error), traceback=text)
-        log.close()
+            if len(logs) == 1:
+                logs[0].write("error", error=describe_error(error), traceback=text)
+            else:
+                sys.stderr.write(text)
+        for log in logs:
+            log.close()
     except OSError:
         # If the disk is full, this fails too.
         with suppress(OSError):
@@ -110,21 +121,28 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _train(job: dict[str, Any], log: Any) -> None:
+def _train(job: dict[str, Any], texts: list[str], logs: list[Any]) -> None:
     from pathlib import Path
 
     from thinc.api import Config
 
     from thinc_swa.comparison.recording import log_dataset, train_config
+    from thinc_swa.comparison.shared_training import train_shared
     from thinc_swa.training.configs import prepare_process
 
     code = None if job["code"] is None else Path(job["code"])
     prepare_process(job["gpu_id"], code)
-    config = Config().from_str(job["config"])
+    configs = [Config().from_str(text) for text in texts]
     if job["only_dataset"]:
-        log_dataset(config, log)
+        log_dataset(configs[0], logs[0])
+    elif len(logs) == 1:
+        train_config(configs[0], logs[0], gpu_id=job["gpu_id"])
     else:
-        train_config(config, log, gpu_id=job["gpu_id"])
+        train_shared(
+            list(zip(configs, logs, strict=True)),
+            gpu_id=job["gpu_id"],
+            n_cores=job["n_cores"],
+        )
 
 
 # A server process with all imports, from which the processes of the runs are forked (Linux)

@@ -20,10 +20,11 @@ from ..training.fingerprints import describe_inputs, describe_settings, differen
 from ..training.logs import Log, Record, read_log
 from ..validation import check_int
 from .entries import Entry
-from .executors import Executor, Job, make_executor
+from .executors import Executor, Job, SharedRun, make_executor
 from .folders import check_folder, prepare_folder
 from .run_logs import read_run_log
 from .run_worker import CANNOT_WRITE, LOG
+from .sharing import sharing_key
 
 # Seconds between reads of the logs.
 REPORT_INTERVAL = 0.2
@@ -48,6 +49,7 @@ class Run:
     inputs (dict[str, str]): Fingerprints of what the config depends on.
     code (Path | None): A Python file that registers what the config names.
     dataset (str | None): The section [dataset] as JSON; None for spaCy configs.
+    sharing_key (str): Runs with the same key can share a training.
     state (str): "waiting", "running", "done" or "failed".
     outdated (str | None): Reason why a complete run in the folder is not used.
     records (list[Record]): Records of the log that have been read.
@@ -61,6 +63,7 @@ class Run:
     inputs: dict[str, str] = field(default_factory=dict)
     code: Path | None = None
     dataset: str | None = None
+    sharing_key: str = ""
     state: str = "waiting"
     outdated: str | None = None
     records: list[Record] = field(default_factory=list)
@@ -232,7 +235,8 @@ def make_runs(
             folder = output / "runs" / folder_name(entry.name) / f"seed-{seed}"
             dataset = None if is_spacy_config(config) else json.dumps(config.get("dataset"))
             inputs = dict(known[key])
-            runs.append(Run(entry.name, i, seed, text, folder, inputs, code, dataset))
+            shared = sharing_key(config)
+            runs.append(Run(entry.name, i, seed, text, folder, inputs, code, dataset, shared))
     if not overwrite:
         for run in runs:
             run.read()
@@ -314,13 +318,16 @@ def train_runs(
     *,
     n_jobs: int = 1,
     gpu_id: int = -1,
+    is_shared: bool = True,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
-    """Train the runs that are not done. A run that fails does not affect the others.
+    """Train the runs that are not done. A run that fails does not affect the others: if the
+    training of several runs fails, they are trained one by one.
 
     runs (Sequence[Run]): All runs, whose states are updated.
     n_jobs (int): Number of parallel processes.
     gpu_id (int): GPU id; -1 for the CPU.
+    is_shared (bool): Train runs once that differ only in averages: see `group_runs`.
     watch (Callable): Called with the runs several times a second, to show the progress.
     """
     check_int("jobs", n_jobs, minimum=1)
@@ -328,51 +335,111 @@ def train_runs(
     if n_jobs > 1:
         for name in THREADS:
             environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
-    waiting = [run for run in runs if run.state != "done"]
-    jobs = {
-        str(run.folder): Job(
-            run.text,
-            run.inputs,
-            str(run.folder),
-            gpu_id,
-            None if run.code is None else str(run.code),
-        )
-        for run in waiting
-    }
-    working: dict[str, Run] = {}
-    executor = make_executor(list(jobs.values()), environment=environment)
+    waiting = group_runs(runs, is_shared=is_shared)
+    n_cores = max(_count_cores() // max(min(n_jobs, len(waiting)), 1), 1)
+    jobs = [_make_job(group, gpu_id, n_cores) for group in waiting]
+    working: dict[str, list[Run]] = {}
+    executor = make_executor(jobs, environment=environment)
     try:
         while waiting or working:
             while waiting and len(working) < n_jobs:
-                run = waiting.pop(0)
-                if _start(executor, run, jobs[str(run.folder)]):
-                    working[str(run.folder)] = run
+                group = _start(executor, waiting.pop(0), gpu_id, n_cores)
+                if group:
+                    working[str(group[0].folder)] = group
                 watch(runs)
             if working:
                 for folder, exit_code in executor.poll(REPORT_INTERVAL).items():
-                    _finish(working.pop(folder), exit_code)
-            for run in working.values():
-                run.follow()
+                    waiting[:0] = _finish(working.pop(folder), exit_code)
+            for group in working.values():
+                for run in group:
+                    run.follow()
             watch(runs)
     finally:
         executor.close()
-        for run in working.values():
-            run.state = "waiting"
+        for group in working.values():
+            for run in group:
+                run.read()
+                if run.state != "done":
+                    run.state = "waiting"
 
 
-def _start(executor: Executor, run: Run, job: Job) -> bool:
-    """Start a run. RETURNS (bool): Whether it was started; otherwise it has failed."""
-    run.state, run.records, run._n_bytes = "running", [], 0
+def group_runs(runs: Sequence[Run], *, is_shared: bool = True) -> list[list[Run]]:
+    """Group the runs that are not done by their trainings: runs with the same seed whose
+    configs differ only in averages have one training.
+
+    runs (Sequence[Run]): All runs.
+    is_shared (bool): Otherwise each run is a group.
+    RETURNS (list[list[Run]]): The groups, in the order of their first runs.
+    """
+    groups: dict[object, list[Run]] = {}
+    for run in runs:
+        if run.state != "done":
+            key = (run.seed_index, run.sharing_key) if is_shared else str(run.folder)
+            groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def _make_job(group: Sequence[Run], gpu_id: int, n_cores: int) -> Job:
+    first, *others = group
+    return Job(
+        first.text,
+        first.inputs,
+        str(first.folder),
+        gpu_id,
+        None if first.code is None else str(first.code),
+        shared=tuple(SharedRun(run.text, run.inputs, str(run.folder)) for run in others),
+        n_cores=n_cores,
+    )
+
+
+def _count_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start(executor: Executor, group: Sequence[Run], gpu_id: int, n_cores: int) -> list[Run]:
+    """Start the training of a group. RETURNS (list[Run]): The runs that were started. The
+    others have failed."""
+    started = []
+    for run in group:
+        run.state, run.records, run._n_bytes = "running", [], 0
+        try:
+            prepare_folder(run.folder)
+        except OSError as error:
+            run.fail(describe_error(error))
+        else:
+            started.append(run)
     try:
-        prepare_folder(run.folder)
-        executor.start(job)
+        if started:
+            executor.start(_make_job(started, gpu_id, n_cores))
     except OSError as error:
-        run.fail(describe_error(error))
-        return False
-    return True
+        for run in started:
+            run.fail(describe_error(error))
+        return []
+    return started
 
 
-def _finish(run: Run, exit_code: int) -> None:
+def _finish(group: Sequence[Run], exit_code: int) -> list[list[Run]]:
+    """Read the results of a training that has ended.
+
+    RETURNS (list[list[Run]]): Groups of runs to be trained one by one.
+    """
+    if len(group) == 1:
+        _finish_run(group[0], exit_code)
+        return []
+    again = []
+    for run in group:
+        run.state = "failed"
+        run.read()
+        if run.state != "done" and run.error is None:
+            run.state, run.outdated = "waiting", None
+            again.append([run])
+    return again
+
+
+def _finish_run(run: Run, exit_code: int) -> None:
     run.state = "failed"
     run.read()
     if run.state == "done" or run.error is not None:

@@ -2,14 +2,19 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import Any, TextIO
 
+from thinc.api import Optimizer
+
 from ..errors import CallbackError
+from ..escaping import folder_name
+from ..optimizers.all_averages import average_names
 from .checkpoints import check_folder, save_checkpoint
-from .evaluation import Evaluation, format_score
+from .evaluation import Evaluation, evaluated_averages, format_score, passive_names
 from .interface import TrainerInterface
 from .logs import Log
 
@@ -28,6 +33,8 @@ __all__ = [
 
 # Weight of earlier steps in the loss that the progress bar shows.
 SMOOTHING = 0.98
+# Models that `SaveModels` saves.
+MODELS = ("model-best", "model-last")
 
 
 class Callback:
@@ -164,9 +171,13 @@ class ScoreTable(Callback):
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
+        # Names of further averages, which have a column each.
+        self._names: list[str] = []
 
     def on_start(self, trainer: TrainerInterface) -> None:
-        self._write(self.HEADER)
+        self._names = passive_names(trainer.optimizer)[1:]
+        columns = (f"{name:>{_width(name)}}" for name in self._names)
+        self._write("".join([self.HEADER, *columns]))
         for evaluation in trainer.state.evaluations:
             self.on_evaluate(trainer, evaluation)
 
@@ -179,8 +190,15 @@ class ScoreTable(Callback):
             f"{evaluation.step:>8}{evaluation.epoch:>7}{evaluation.loss:>11.4g}"
             f"{evaluation.learn_rate:>12.3g}{snapshots:>11}"
             f"{format_score(evaluation.raw, trainer.score):>10}{averages:>10}"
+            f"{''.join(self._others(trainer, evaluation))}"
             f"{'  best' if evaluation.is_best else ''}"
         )
+
+    def _others(self, trainer: TrainerInterface, evaluation: Evaluation) -> Iterator[str]:
+        for name in self._names:
+            score = evaluation.all_averages.get(name)
+            text = "-" if score is None else format_score(score, trainer.score)
+            yield f"{text:>{_width(name)}}"
 
     def _write(self, line: str) -> None:
         # Looked up each time: a progress bar replaces the standard output while it is shown.
@@ -189,18 +207,27 @@ class ScoreTable(Callback):
         file.flush()
 
 
+def _width(name: str) -> int:
+    """Width of a column."""
+    return max(10, len(name) + 2)
+
+
 class TrainingLog(Callback):
     """Log of steps, evaluations, checkpoints and the end of a training as JSON lines.
 
     path (Path): The file, which is appended to.
+    saves_all (bool): Whether the averages are saved as models of their own, which the log
+        names.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, saves_all: bool = False) -> None:
         self._path = path
+        self._saves_all = saves_all
         self._log: Log | None = None
 
     def on_start(self, trainer: TrainerInterface) -> None:
         state = trainer.state
+        names = model_names(trainer.optimizer) if self._saves_all else {}
         self._log = Log(self._path)
         self._log.write(
             "start",
@@ -209,6 +236,7 @@ class TrainingLog(Callback):
             seed=trainer.seed,
             total_steps=state.total_steps,
             optimizer=repr(trainer.optimizer),
+            models=[f"{prefix}-{name}" for name in names.values() for prefix in MODELS],
         )
         self._log.flush()
 
@@ -252,22 +280,63 @@ class SaveModels(Callback):
     `model-best` when its score is the best so far, and `model-last`.
 
     folder (Path): An existing folder.
+    save_all (bool): Also save a model with each of the averages of a nesting:
+        `model-best-NAME` and `model-last-NAME`, for the names see `model_names`. Which one is
+        the best is decided by the scores of these averages.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, save_all: bool = False) -> None:
         self._folder = folder
+        self._save_all = save_all
 
     def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
-        with trainer.use_averages():
-            trainer.save_model(self._folder / "model-last")
-            if evaluation.is_best:
-                trainer.save_model(self._folder / "model-best")
+        self._save(trainer, None, evaluation.is_best)
+        if self._save_all:
+            for name in evaluation.all_averages:
+                self._save(trainer, name, _is_best(name, trainer.state.evaluations))
 
     def on_end(self, trainer: TrainerInterface) -> None:
         # After an error weights may be half updated; those of the last evaluation are saved.
         if trainer.state.error is None and not trainer.state.is_evaluated:
-            with trainer.use_averages():
-                trainer.save_model(self._folder / "model-last")
+            self._save(trainer, None, False)
+            for name in evaluated_averages(trainer.optimizer) if self._save_all else ():
+                self._save(trainer, name, False)
+
+    def _save(self, trainer: TrainerInterface, name: str | None, is_best: bool) -> None:
+        suffix = "" if name is None else f"-{model_names(trainer.optimizer)[name]}"
+        best, last = (self._folder / f"{prefix}{suffix}" for prefix in MODELS)
+        with trainer.use_averages(name) if name else trainer.use_averages():
+            trainer.save_model(last)
+            if is_best:
+                trainer.save_model(best)
+
+
+def model_names(optimizer: Optimizer) -> dict[str, str]:
+    """Suffixes of the models that `SaveModels` saves for each of the averages: the names in
+    `all_averages(optimizer)` in lower case, escaped as far as needed.
+
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    RETURNS (dict[str, str]): The suffixes by these names: {"SWA": "swa"}.
+    """
+    names = average_names(optimizer)
+    lower = [name.lower() for name in names]
+    return {
+        # `folder_name` never gives the same for two names.
+        name: folder_name(short if lower.count(short) == 1 else name)
+        for name, short in zip(names, lower, strict=True)
+    }
+
+
+def _is_best(name: str, evaluations: Sequence[Evaluation]) -> bool:
+    """Whether the last score of some averages is higher than all before. Any number is higher
+    than NaN."""
+    *before, last = (
+        found.all_averages[name] for found in evaluations if name in found.all_averages
+    )
+    numbers = [score for score in before if not isnan(score)]
+    if isnan(last) or not numbers:
+        return not before or not (isnan(last) or numbers)
+    return last > max(numbers)
 
 
 class SaveCheckpoints(Callback):

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
-from thinc.api import Model
+from thinc.api import Model, Optimizer
+
+from ..optimizers.all_averages import average_names
+from ..optimizers.averaging_optimizer import AveragingOptimizer
+from ..optimizers.base import OptimizerWrapper, unwrap
 
 SCORES = ("accuracy", "loss")
 # Examples per call of `predict`.
@@ -26,6 +30,8 @@ class Evaluation:
     averages (float | None): Score of the averages; None if there are none yet.
     is_best (bool): Whether the score is higher than all before.
     other_scores (dict[str, Any]): Further scores of the weights that are saved, by name.
+    all_averages (dict[str, float]): Scores of all averages that were evaluated, by their names
+        in `all_averages(optimizer)`. The first one is `averages`.
     """
 
     step: int
@@ -37,11 +43,48 @@ class Evaluation:
     averages: float | None
     is_best: bool = False
     other_scores: dict[str, Any] = field(default_factory=dict)
+    all_averages: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
         """Score of the weights that are saved: averages if there are any, else raw weights."""
         return self.raw if self.averages is None else self.averages
+
+
+def evaluated_averages(optimizer: Optimizer) -> dict[str, Optimizer]:
+    """Optimizers of a nesting whose averages are evaluated: the outermost one that has averages
+    so far, whose averages are `optimizer.averages`, and all others with averages that never
+    change the trajectory of the weights.
+
+    optimizer (Optimizer): Any Thinc optimizer, wrapped or not.
+    RETURNS (dict[str, Optimizer]): The optimizers by their names in `all_averages(optimizer)`,
+        outermost first. The `averages` of each are its own ones.
+    """
+    found: dict[str, Optimizer] = {}
+    for name, level in zip(average_names(optimizer), unwrap(optimizer), strict=True):
+        if has_own_averages(level) and (not found or getattr(level, "is_passive", False)):
+            found[name] = level
+    return found
+
+
+def has_own_averages(optimizer: Any) -> bool:
+    """Whether an optimizer has averages itself, apart from those of the one that it wraps.
+
+    optimizer (Optimizer): Typed as Any: what it has depends on the Thinc version.
+    """
+    if isinstance(optimizer, OptimizerWrapper):
+        return bool(optimizer.own_averages)
+    return bool(optimizer.averages)
+
+
+def passive_names(optimizer: Optimizer) -> list[str]:
+    """Names in `all_averages(optimizer)` of the wrappers that never change the trajectory of
+    the weights, outermost first, also of those without averages so far."""
+    return [
+        name
+        for name, level in zip(average_names(optimizer), unwrap(optimizer), strict=True)
+        if isinstance(level, AveragingOptimizer) and level.is_passive
+    ]
 
 
 def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:

@@ -40,8 +40,12 @@ class TrainerInterface(Protocol):
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step."""
 
-    def use_averages(self) -> AbstractContextManager[None]:
-        """Context manager in which the model has the averages as its weights."""
+    def use_averages(self, name: str | None = None) -> AbstractContextManager[None]:
+        """Context manager in which the model has averages as its weights.
+
+        name (str | None): Name of the averages in `all_averages(optimizer)`; by default those
+            of the outermost optimizer that has any.
+        """
 
     def save_model(self, path: Path) -> None:
         """Save the model with its current weights, atomically: a file for Thinc, a folder for

@@ -7,12 +7,12 @@ import os
 import warnings
 from pathlib import Path
 
-from thinc.api import Config
+from thinc.api import Config, Optimizer
 
 from ..errors import TrainingWarning, describe_error
 from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
-from .callbacks import Callback, SaveCheckpoints, SaveModels, TrainingLog
+from .callbacks import MODELS, Callback, SaveCheckpoints, SaveModels, TrainingLog, model_names
 from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
 from .logs import Record, find_disorder, keep_records, read_log
@@ -20,7 +20,6 @@ from .state import TrainerState
 
 LOG = "log.jsonl"
 CONFIG = "config.cfg"
-MODELS = ("model-best", "model-last")
 # First line of the saved config.
 MARKER = "# The config of the training in this folder, as thinc-swa train has resolved it."
 # Second line, with the digest of the rest: a damaged config can still be a valid one.
@@ -36,17 +35,20 @@ class TrainingFolder:
 
     path (Path): The folder.
     config (Config): The config of the training, without variables.
+    save_all (bool): Whether to save a model with each of the averages.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, *, save_all: bool = False) -> None:
         self.path = path
+        self._save_all = save_all
         text = config.to_str()
         self._text = f"{DIGEST_LINE}{_digest_text(text)}\n{text}"
 
     def callbacks(self) -> list[Callback]:
         """Callbacks that save to the folder."""
-        log = TrainingLog(self.path / LOG)
-        return [log, SaveModels(self.path), SaveCheckpoints(self.path, log)]
+        log = TrainingLog(self.path / LOG, saves_all=self._save_all)
+        models = SaveModels(self.path, save_all=self._save_all)
+        return [log, models, SaveCheckpoints(self.path, log)]
 
     def check(self, *, source: Path | None, resume: bool, overwrite: bool) -> None:
         """Check that the training can write to the folder.
@@ -59,13 +61,7 @@ class TrainingFolder:
             ValueError if the training to resume has other settings.
         """
         self._check_source(source, resume)
-        present = [name for name in (CONFIG, LOG, *MODELS) if os.path.lexists(self.path / name)]
-        foreign = [name for name in present if not self._is_own(name)]
-        if foreign:
-            raise FileExistsError(
-                f"{self.path} contains {', '.join(foreign)}, which thinc-swa has not written: "
-                "move it away, or choose another folder"
-            )
+        present = self._check_foreign(CONFIG, LOG, *MODELS)
         has_training = (
             present
             or find_snapshots(self.path / AVERAGES)
@@ -78,6 +74,46 @@ class TrainingFolder:
             )
         if resume and CONFIG in present:
             self._check_settings()
+
+    def check_models(self, optimizer: Optimizer) -> None:
+        """Check that the models of all averages can be saved, if they are to be saved.
+
+        optimizer (Optimizer): The optimizer of the training.
+        RAISES: FileExistsError if files would be overwritten that do not belong to a training.
+        """
+        if self._save_all:
+            suffixes = model_names(optimizer).values()
+            names = {f"{name}-{suffix}" for suffix in suffixes for name in MODELS}
+            others = sorted(names - set(self._models_of_averages()))
+            # The log names those of the training. Without it the other files decide.
+            is_strict = (self.path / LOG).is_file()
+            self._check_foreign(*others, is_strict=is_strict)
+
+    def _check_foreign(self, *names: str, is_strict: bool = False) -> list[str]:
+        """RETURNS (list[str]): The names of those that exist."""
+        present = [name for name in names if os.path.lexists(self.path / name)]
+        foreign = [name for name in present if is_strict or not self._is_own(name)]
+        if foreign:
+            raise FileExistsError(
+                f"{self.path} contains {', '.join(foreign)}, which thinc-swa has not written: "
+                "move it away, or choose another folder"
+            )
+        return present
+
+    def _models_of_averages(self) -> list[str]:
+        """Models of single averages that the training in the folder has saved, from its log."""
+        try:
+            records = list(read_log(self.path / LOG))
+        except (OSError, ValueError):
+            return []
+        listed = [record.get("models", []) for record in records if record["type"] == "start"]
+        return [
+            name
+            for names in listed
+            for name in names
+            # The log may have been edited: never a path to another folder.
+            if isinstance(name, str) and name.startswith(MODELS) and Path(name).name == name
+        ]
 
     def _check_source(self, source: Path | None, resume: bool) -> None:
         path = self.path / CONFIG
@@ -213,7 +249,8 @@ class TrainingFolder:
         """Delete the files of an earlier training, and save the config, which marks the folder
         as that of a training. After an interruption, resuming begins the new training."""
         replace_text(self.path / CONFIG, f"{PENDING}\n{self._text}")
-        for name in (*MODELS, LOG):
+        # The log last, as it names the models.
+        for name in (*MODELS, *self._models_of_averages(), LOG):
             # Links stay: the new files are written to their targets.
             follow_link(self.path / name).unlink(missing_ok=True)
         for path in checkpoints(self.path):

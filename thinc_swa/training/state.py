@@ -124,12 +124,15 @@ class TrainerState:
         averages: float | None,
         *,
         other_scores: Mapping[str, Any] | None = None,
+        all_averages: Mapping[str, float] | None = None,
     ) -> Evaluation:
         """Record an evaluation of the current step, and start new sums of losses.
 
         raw (float): Score of the raw weights.
         averages (float | None): Score of the averages; None if there are none yet.
         other_scores (Mapping[str, Any] | None): Further scores of the weights that are saved.
+        all_averages (Mapping[str, float] | None): Scores of all averages by name, that of
+            `averages` first.
         RETURNS (Evaluation): The evaluation, which is also the last of `evaluations`.
         """
         evaluation = Evaluation(
@@ -142,6 +145,7 @@ class TrainerState:
             averages=averages,
             is_best=self.is_improvement(raw if averages is None else averages),
             other_scores=dict(other_scores or {}),
+            all_averages=dict(all_averages or {}),
         )
         self.losses, self.n_losses = {}, 0
         self.evaluations.append(evaluation)

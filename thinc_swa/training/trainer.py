@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed
@@ -16,14 +16,16 @@ from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
 from ..models.parameter_paths import register_parameter_paths
 from ..models.parameters import named_parameters
+from ..optimizers.all_averages import average_names
 from ..optimizers.base import unwrap
+from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import check_names, keeping_random_state, load_checkpoint, sweep
 from .datasets import Dataset, check_dataset
-from .evaluation import SCORES, accuracy, predict
+from .evaluation import SCORES, accuracy, evaluated_averages, predict
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -43,6 +45,8 @@ from .state import TrainerState
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 # Default number of batches for the BatchNorm statistics of averages.
 BATCH_NORM_BATCHES = 50
+
+TrainerT = TypeVar("TrainerT", bound="Trainer")
 
 
 class Trainer:
@@ -111,8 +115,9 @@ class Trainer:
         self.state = self._prepare(TrainerState())
         # Order of the examples in the current epoch.
         self._order: Any = None
-        # BatchNorm statistics of the averages of this step, once they are estimated.
-        self._batch_norm: list[dict[str, Any]] | None = None
+        # BatchNorm statistics of the averages of this step, once they are estimated, by the
+        # place of their optimizer in the nesting.
+        self._batch_norm: dict[int, list[dict[str, Any]]] = {}
         # See `from_config`.
         self._config: Config | None = None
         self._code: Path | None = None
@@ -130,13 +135,13 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls,
+        cls: type[TrainerT],
         config: Config,
         callbacks: Sequence[Callback] = (),
         *,
         code: Path | None = None,
         output: Path | None = None,
-    ) -> "Trainer":
+    ) -> TrainerT:
         """Make a trainer from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
 
@@ -165,7 +170,8 @@ class Trainer:
             )
         # Layers may draw random numbers when they are made.
         fix_random_seed(check_int("seed", config["training"].get("seed", 0), minimum=0))
-        resolved = registry.resolve(config)
+        with scores_are_reported():
+            resolved = registry.resolve(config)
         trainer = cls(
             resolved["model"],
             resolved["optimizer"],
@@ -224,7 +230,7 @@ class Trainer:
         """Continue from a state. `load_checkpoint` calls it, after loading the model and the
         optimizer."""
         self.state = self._prepare(state)
-        self._order = self._batch_norm = None
+        self._order, self._batch_norm = None, {}
 
     def _prepare(self, state: TrainerState) -> TrainerState:
         state.total_steps = self.total_steps
@@ -302,7 +308,7 @@ class Trainer:
             n_averaged=count_snapshots(self.optimizer),
             seconds=time.perf_counter() - start,
         )
-        self._batch_norm = None
+        self._batch_norm = {}
 
     def _next_batch(self) -> tuple[int, Any, Any]:
         """The epoch, inputs and targets of the next step."""
@@ -328,34 +334,66 @@ class Trainer:
 
     def _evaluate(self) -> None:
         raw = self._score()
-        averages = None
-        if self.optimizer.averages:
-            with self.use_averages():
-                averages = self._score()
-        evaluation = self.state.add_evaluation(raw, averages)
-        # Thinc 9.1: for schedules that depend on the score, such as `plateau`.
+        # First, because it may start an average.
+        report_score(self.optimizer, raw)
+        self.state.n_averaged = count_snapshots(self.optimizer)
+        scores = {}
+        for name, optimizer in self._averages_to_evaluate().items():
+            # Layers that draw random numbers in predictions must not make the training depend
+            # on the number of averages.
+            with keeping_random_state(), self._use_averages_of(optimizer):
+                scores[name] = self._score()
+        averages = next(iter(scores.values()), None)
+        evaluation = self.state.add_evaluation(raw, averages, all_averages=scores)
+        # Thinc 9.1: for schedules that depend on the score, such as `plateau`. Averages never
+        # change the training, so it is not theirs.
         if hasattr(self.optimizer, "last_score"):
-            self.optimizer.last_score = evaluation.score
+            self.optimizer.last_score = evaluation.raw
+
+    def _averages_to_evaluate(self) -> dict[str, Optimizer]:
+        """Optimizers of the nesting whose averages are evaluated, by name, outermost first."""
+        return evaluated_averages(self.optimizer)
 
     @contextmanager
-    def use_averages(self) -> Iterator[None]:
-        """Context manager in which the model has the averages as its weights, and BatchNorm
-        layers have the statistics of the averages (see `batch_norm_batches`). At its end
-        weights, statistics and random states are restored bit for bit. Without averages nothing
-        changes.
+    def use_averages(self, name: str | None = None) -> Iterator[None]:
+        """Context manager in which the model has averages as its weights, and BatchNorm layers
+        have the statistics of the averages (see `batch_norm_batches`). At its end weights,
+        statistics and random states are restored bit for bit. Without averages nothing changes.
+
+        name (str | None): Name of the averages in `all_averages(optimizer)`; by default those
+            of the outermost optimizer that has any.
+        RAISES: ValueError if there is no optimizer with this name.
         """
-        with use_averages(self.model, self.optimizer):
-            is_needed = self.batch_norm_batches and self.optimizer.averages
+        levels = dict(zip(average_names(self.optimizer), unwrap(self.optimizer), strict=True))
+        if name is None:
+            optimizer = next(iter(evaluated_averages(self.optimizer).values()), self.optimizer)
+        elif name in levels:
+            optimizer = levels[name]
+        else:
+            raise ValueError(f"There are no averages {name!r}: the names are {list(levels)}")
+        with self._use_averages_of(optimizer):
+            yield
+
+    @contextmanager
+    def _use_averages_of(self, optimizer: Optimizer) -> Iterator[None]:
+        """Context manager like `use_averages`.
+
+        optimizer (Optimizer): An optimizer of the nesting.
+        """
+        # Not the id: an optimizer may be made at the same place in memory.
+        place = [level is optimizer for level in unwrap(self.optimizer)].index(True)
+        with use_averages(self.model, optimizer):
+            is_needed = self.batch_norm_batches and optimizer.averages
             raw = get_batch_norm(self.model) if is_needed else []
             if not raw:
                 yield
                 return
             try:
-                if self._batch_norm is None:
+                if place not in self._batch_norm:
                     with keeping_random_state():
                         update_batch_norm(self.model, self._batch_norm_data())
-                    self._batch_norm = get_batch_norm(self.model)
-                set_batch_norm(self.model, self._batch_norm)
+                    self._batch_norm[place] = get_batch_norm(self.model)
+                set_batch_norm(self.model, self._batch_norm[place])
                 yield
             finally:
                 set_batch_norm(self.model, raw)
@@ -396,6 +434,7 @@ def train(
     source: Path | None = None,
     code: Path | None = None,
     trust: bool = False,
+    save_all: bool = False,
 ) -> Trainer:
     """Train a Thinc config, and save models, a log and checkpoints.
 
@@ -412,6 +451,7 @@ def train(
         resumed only with the same content.
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
         the file: see `check_pytorch_loading`.
+    save_all (bool): Also save a model with each of the averages of a nesting: see `SaveModels`.
     RETURNS (Trainer): The trainer after the end of the training.
     RAISES: BlockingIOError if another process trains in the directory; FileExistsError if it
         contains a training that is neither to be resumed nor to be overwritten, or other files
@@ -426,7 +466,7 @@ def train(
             trainer = Trainer.from_config(config, callbacks, code=code)
         trainer.run()
         return trainer
-    folder = TrainingFolder(output, config)
+    folder = TrainingFolder(output, config, save_all=save_all)
     with lock_folder(output):
         # Before the data are loaded, which may take long.
         folder.check(source=source, resume=resume, overwrite=overwrite)
@@ -436,6 +476,7 @@ def train(
             trainer = Trainer.from_config(
                 config, [*folder.callbacks(), *callbacks], code=code, output=output
             )
+        folder.check_models(trainer.optimizer)
         if checkpoint is None:
             check_names(output, trainer.state)
             folder.begin()
