@@ -54,7 +54,8 @@ class TrainerState:
 
     @property
     def best(self) -> Evaluation | None:
-        """Evaluation with the highest score, the first of several; None before the first."""
+        """Evaluation with the highest score, the first of several (for spaCy, the last of
+        several, which is `model-best`); None before the first."""
         return next((found for found in reversed(self.evaluations) if found.is_best), None)
 
     @property
@@ -121,14 +122,19 @@ class TrainerState:
         averages: float | None,
         *,
         other_scores: Mapping[str, Any] | None = None,
+        is_best: bool | None = None,
     ) -> Evaluation:
         """Record an evaluation of the current step, and start new sums of losses.
 
         raw (float): Score of the raw weights.
         averages (float | None): Score of the averages; None if there are none yet.
         other_scores (Mapping[str, Any] | None): Further scores of the weights that are saved.
+        is_best (bool | None): Whether this is the best evaluation so far; None if the score
+            decides.
         RETURNS (Evaluation): The evaluation, which is also the last of `evaluations`.
         """
+        if is_best is None:
+            is_best = self.is_improvement(raw if averages is None else averages)
         evaluation = Evaluation(
             step=self.step,
             epoch=self.epoch,
@@ -137,8 +143,9 @@ class TrainerState:
             n_averaged=self.n_averaged,
             raw=raw,
             averages=averages,
-            is_best=self.is_improvement(raw if averages is None else averages),
+            is_best=is_best,
             other_scores=dict(other_scores or {}),
+            losses=dict(self.losses),
         )
         self.losses, self.n_losses = {}, 0
         self.evaluations.append(evaluation)
