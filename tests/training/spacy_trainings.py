@@ -9,7 +9,7 @@ import numpy
 import spacy
 from corpus import generate_records, to_doc, write_corpus
 from spacy.cli.init_config import init_config
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import DocBin
 from spacy.training.converters import conllu_to_docs
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
@@ -38,8 +38,14 @@ OPTIMIZERS = {
 # Data
 
 
+def write_brands(folder):
+    """Comments on fashion."""
+    return write_corpus(folder, 200, 60)
+
+
 def write_ner(folder):
-    return write_corpus(folder, 80, 30)
+    """Sentences that are easily learned."""
+    return write_corpus(folder, 80, 30, get_records=generate_records)
 
 
 def write_tagged(folder):
@@ -198,18 +204,24 @@ def train_in_parts(config, output, *steps):
     return recorder.calls, trainer
 
 
-def files_of(folder):
-    """Contents of all files in a folder, without the name of the test's own logger."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+def files_of(folder, prefix=""):
+    """Contents of all files in a folder by name."""
+    files = {
+        prefix + path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+    for name, content in files.items():
+        if name.endswith("sentencizer.json"):
+            # spaCy saves a set, whose order differs from process to process.
+            files[name] = sorted(json.loads(content)["punct_chars"])
+    return files
 
 
-def differing(first, second):
-    """Names of the files that differ between two folders."""
-    one, other = files_of(first), files_of(second)
+def differing(one, other):
+    """Names of the files that differ between two folders or two results of `files_of`."""
+    one = one if isinstance(one, dict) else files_of(one)
+    other = other if isinstance(other, dict) else files_of(other)
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
@@ -224,10 +236,11 @@ def results_of(output):
             record.get("other_scores", {}).pop("speed", None)
             records.append(record)
     last = max(output.glob("step-*"))
-    folders = [output / "model-best", output / "model-last", last / "model"]
-    optimizer = (last / "optimizer.safetensors").read_bytes()
-    return records, [files_of(folder) for folder in folders], optimizer, last.name
-
-
-def make_doc_without_annotations(nlp, doc):
-    return Doc(nlp.vocab, words=[token.text for token in doc])
+    files = {
+        name: content
+        for folder in ("model-best", "model-last", last.name)
+        for name, content in files_of(output / folder, f"{folder}/").items()
+        # These contain times and the id of the training.
+        if name not in (f"{last.name}/training.json", f"{last.name}/checkpoint.json")
+    }
+    return files, records

@@ -150,6 +150,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         self._position["order"] = _encode_words(order)
 
     def _start_epoch(self) -> Iterator[list[Any]]:
+        self._recorder.reset()
         if self._examples is None:
             return iter(self._batcher(self._corpus(self._nlp)))
         return iter(self._batcher([self._examples[i] for i in self._order]))
@@ -293,6 +294,10 @@ class _RandomRecorder:
         # State of Python's generator after the last read that has drawn numbers.
         self._last: Any = None
         self._is_drawn = False
+
+    def reset(self) -> None:
+        """Start a new epoch, which is read again without the one before it."""
+        self._last = None
 
     def get(self) -> dict[str, Any]:
         states: dict[str, Any] = {

@@ -26,12 +26,14 @@ def load_pipeline(nlp: Any, path: Path) -> None:
     nlp (Language): The pipeline.
     path (Path): A folder that `save_pipeline` has written.
     """
-    from spacy.pipeline import AttributeRuler
+    from spacy.pipeline import AttributeRuler, EditTreeLemmatizer
 
     for _, component in nlp._components:
-        # Loading adds patterns to those that initialization has added.
+        # Loading adds to what initialization has made.
         if isinstance(component, AttributeRuler):
             component.clear()
+        elif isinstance(component, EditTreeLemmatizer):
+            component.trees.from_json([])
     nlp.from_disk(path, exclude=["config"])
 
 

@@ -7,16 +7,17 @@ the training counts completed steps, so spaCy's step is one less.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy
-from thinc.api import Config, Optimizer, constant, fix_random_seed, set_gpu_allocator
+from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
 
+from ..errors import TrainingWarning, describe_error
 from ..models.parameter_paths import register_parameter_paths
 from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
@@ -66,7 +67,6 @@ class SpacyTrainer:
     ) -> None:
         check_spacy()
         from spacy.schemas import ConfigSchemaTraining
-        from spacy.training.initialize import init_nlp
         from spacy.training.loop import create_before_to_disk_callback
         from spacy.util import registry, resolve_dot_names
 
@@ -75,7 +75,7 @@ class SpacyTrainer:
         self._code = code
         self.output = output
         with scores_are_reported():
-            self.model: Any = init_nlp(config, use_gpu=gpu_id)
+            self.model: Any = self._initialize(config, gpu_id)
             # From here on the order is that of spaCy's `train`: the calls may draw random
             # numbers.
             filled = self.model.config.interpolate()
@@ -96,11 +96,6 @@ class SpacyTrainer:
         self.optimizer: Optimizer = settings["optimizer"]
         self.before_to_disk: Callable[[Any], Any] = create_before_to_disk_callback(
             settings["before_to_disk"]
-        )
-        dropout = settings["dropout"]
-        # Schedules of Thinc 8.3, on which spaCy depends, are iterators.
-        self._dropouts: Iterator[float] = iter(
-            constant(dropout) if isinstance(dropout, float) else dropout
         )
         self._batches = TrainingBatches(
             self.model, train_corpus, settings["batcher"], settings["max_epochs"]
@@ -125,6 +120,41 @@ class SpacyTrainer:
         }
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
+
+    def _initialize(self, config: Config, gpu_id: int) -> Any:
+        from spacy.training.initialize import init_nlp
+
+        try:
+            return init_nlp(config, use_gpu=gpu_id)
+        except Exception as error:
+            # spaCy's codes of errors for which there are no examples.
+            if "[E923]" in str(error) or "[E986]" in str(error):
+                raise ValueError(
+                    "The training corpus is empty, or has no annotations for a component: "
+                    f"check [corpora.train] ({describe_error(error)})"
+                ) from error
+            raise
+
+    def check_data(self) -> None:
+        """Check that there are examples for evaluations, and annotations for parsers and entity
+        recognizers, which spaCy trains without them.
+
+        RAISES: ValueError if the development corpus is empty; errors of its reader.
+        """
+        from spacy.pipeline.transition_parser import Parser
+
+        with keeping_random_state():
+            examples = iter(self._dev_corpus(self.model))
+            if next(examples, None) is None:
+                raise ValueError("The development corpus is empty: check [corpora.dev]")
+        for name in self.trained_components:
+            component = self.model.get_pipe(name)
+            if isinstance(component, Parser) and not component.labels:
+                warnings.warn(
+                    f"The training corpus has no annotations for {name!r}, which has no labels",
+                    TrainingWarning,
+                    stacklevel=2,
+                )
 
     def _prepare(self, state: TrainerState) -> TrainerState:
         max_steps = self.settings["max_steps"]
@@ -192,8 +222,6 @@ class SpacyTrainer:
         self._results = [(info["score"], info["step"]) for info in extra["infos"]]
         weights = self.settings["score_weights"]
         self._score_weights = {name: weights[name] for name in extra["score_weights"]}
-        for _ in islice(self._dropouts, state.step):
-            pass
         self._start = time.monotonic() - extra["seconds"]
 
     def stop(self, reason: str = "stopped") -> None:
@@ -263,12 +291,11 @@ class SpacyTrainer:
         learn_rate = current_rate(self.optimizer)
         if settings["before_update"]:
             settings["before_update"](nlp, {"step": state.step, "epoch": epoch})
-        dropout = next(self._dropouts)
         before = {name: float(loss) for name, loss in self._losses.items()}
         for part in subdivide_batch(batch, settings["accumulate_gradient"]):
             nlp.update(
                 part,
-                drop=dropout,
+                drop=settings["dropout"],
                 losses=self._losses,
                 sgd=False,
                 exclude=settings["frozen_components"],
@@ -376,8 +403,6 @@ class _CachedCorpus:
     def __call__(self, nlp: Any) -> list[Any]:
         if self._examples is None:
             self._examples = list(self._corpus(nlp))
-            if not self._examples:
-                raise ValueError("The development corpus is empty")
         return self._examples
 
 

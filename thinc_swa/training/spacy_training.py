@@ -11,7 +11,8 @@ from .callbacks import Callback, SaveCheckpoints, TrainingLog
 from .checkpoints import check_names, load_checkpoint, sweep
 from .configs import check_spacy
 from .locks import lock_folder
-from .output_folder import LOG, TrainingFolder
+from .output_folder import CURVES, LOG, TrainingFolder
+from .plots import SaveLearningCurve
 from .spacy_callbacks import ConfigLogger, SavePipelines
 from .spacy_trainer import SpacyTrainer
 
@@ -67,6 +68,7 @@ def train_spacy(
             trainer = SpacyTrainer(
                 config, [ConfigLogger(), *callbacks], gpu_id=gpu_id, code=code
             )
+            trainer.check_data()
         trainer.run()
         return trainer
     with naming_config(source):
@@ -78,11 +80,14 @@ def train_spacy(
         log = TrainingLog(output / LOG)
         # Before the checkpoint: the logger may draw random numbers.
         logger = ConfigLogger()
-        saving = [log, SavePipelines(output), logger, SaveCheckpoints(output, log)]
+        curve = SaveLearningCurve(output / CURVES[0].partition(".")[0])
+        saving = [log, SavePipelines(output), logger, SaveCheckpoints(output, log), curve]
         with naming_config(source):
             trainer = SpacyTrainer(
                 config, [*saving, *callbacks], gpu_id=gpu_id, code=code, output=output
             )
+            # Before anything is deleted.
+            trainer.check_data()
         if checkpoint is None:
             check_names(output, trainer.state)
             folder.begin()
