@@ -155,13 +155,14 @@ def callbacks(folder):
     )
 
 
-def stream(folder):
+def stream(folder, **settings):
     """A streamed corpus with an augmenter, whose random numbers are drawn between the steps."""
     return ner(
         folder,
         training__max_epochs=-1,
         training__batcher=COMPOUNDING,
         corpora__train__augmenter=LOWER,
+        **settings,
     )
 
 
@@ -246,6 +247,7 @@ CASES |= {
     f"{name}, two components": lambda folder, name=name: half_tagged(folder, optimizer=name)
     for name in OPTIMIZERS
 }
+QUICK = ("stream", "random batches", "rules", "patience", "SWA, two components")
 CORPORA = {
     "tagger and parser": "afribooms",
     "lemmatizer": "afribooms",
@@ -270,7 +272,11 @@ def case(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:spacy")
-@pytest.mark.parametrize("case", CASES, indirect=True)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CASES],
+    indirect=True,
+)
 def test_results_are_those_of_spacy_train(case, tmp_path):
     expected = train_with_spacy(case, tmp_path / "spacy")
     calls, trainer = train_in_parts(case, tmp_path / "output")

@@ -3,11 +3,13 @@
 import io
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..errors import TrainingWarning
 from .callbacks import Callback
 from .checkpoints import keeping_random_state
 from .evaluation import Evaluation
@@ -56,8 +58,10 @@ class ConfigLogger(Callback):
         self._finalize: Callable[[], None] | None = None
 
     def on_start(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
-        settings = trainer.model.config["training"]["logger"]
-        is_console = str(settings["@loggers"]).startswith("spacy.ConsoleLogger.")
+        section = trainer.model.config.interpolate()["training"]["logger"]
+        is_console = str(section["@loggers"]).startswith("spacy.ConsoleLogger.")
+        if is_console and section.get("output_file"):
+            _prepare_file(trainer, section)
         stdout, stderr = (
             io.StringIO() if is_console else _Stream(name) for name in ("stdout", "stderr")
         )
@@ -81,6 +85,31 @@ class ConfigLogger(Callback):
     def on_end(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
         if self._finalize is not None:
             self._finalize()
+
+
+def _prepare_file(trainer: SpacyTrainer, section: dict[str, Any]) -> None:
+    """Prepare the file of spaCy's console logger, which never writes to an existing one. The
+    file of a resumed training is written again.
+
+    section (dict[str, Any]): The section [training.logger].
+    """
+    from spacy.util import registry
+
+    path, extra = Path(section["output_file"]), trainer.state.extra
+    if extra.get("logger_file") == str(path) and path.exists():
+        path.unlink()
+        with keeping_random_state():
+            # The logger looks for the file when it is made.
+            resolved = registry.resolve({"logger": section})
+        trainer.settings["logger"] = resolved["logger"]
+    elif path.exists():
+        warnings.warn(
+            f"The logger in [training.logger] does not write to {path}, which exists already",
+            TrainingWarning,
+            stacklevel=2,
+        )
+    else:
+        extra["logger_file"] = str(path)
 
 
 class _Stream(io.TextIOBase):
