@@ -46,6 +46,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         delete(replaced)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy all files of a folder. `shutil.copytree` would collect errors, one for each file of a
+    full disk.
+
+    target (Path): An existing folder.
+    RAISES: OSError if a file cannot be written.
+    """
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            (target / path.relative_to(source)).mkdir()
+        else:
+            shutil.copyfile(path, target / path.relative_to(source))
+
+
 def temporary_folder(path: Path) -> Path:
     """Path of a temporary folder beside another one, of a form that `checkpoints.sweep`
     deletes."""

@@ -1,7 +1,6 @@
 """Training callbacks for spaCy: saving of pipelines, the config's logger, and a table."""
 
 import io
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from ..errors import TrainingWarning
 from .callbacks import Callback
 from .checkpoints import keeping_random_state
 from .evaluation import Evaluation
-from .folders import atomic_folder
+from .folders import atomic_folder, copy_folder
 from .spacy_pipelines import save_pipeline
 from .spacy_trainer import SpacyTrainer
 
@@ -33,7 +32,7 @@ class SavePipelines(Callback):
         self._save_last(trainer)
         if evaluation.is_best:
             with atomic_folder(self._folder / "model-best") as temporary:
-                shutil.copytree(self._folder / "model-last", temporary, dirs_exist_ok=True)
+                copy_folder(self._folder / "model-last", temporary)
 
     def on_end(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
         # After an error weights may be half updated; those of the last evaluation are saved.
