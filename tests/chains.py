@@ -197,8 +197,10 @@ def compare(whole, output, moments):
 def main():
     n_kills, folder = int(sys.argv[1]), Path(sys.argv[2]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    is_spacy = sys.argv[4:] == ["spacy"]
+    is_spacy = sys.argv[4:5] == ["spacy"]
     configs = write_spacy_configs(folder) if is_spacy else write_configs(folder)
+    # Only those with these names, if any are given.
+    configs = [path for path in configs if path.stem in sys.argv[5:]] or configs
     draw = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     total: Counter = Counter()
     for config in configs:

@@ -47,8 +47,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy all files of a folder. `shutil.copytree` would collect errors, one for each file of a
-    full disk.
+    """Copy all files of a folder. `shutil.copytree` would collect errors, one for each file of
+    a full disk.
 
     target (Path): An existing folder.
     RAISES: OSError if a file cannot be written.
