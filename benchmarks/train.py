@@ -155,3 +155,88 @@ def _batches(examples, batcher):
         for batch in batcher(examples):
             yield epoch, batch
         epoch += 1
+
+
+def measure_trainer(n_steps):
+    """Train the same steps with the loop of `spacy train` and with `thinc-swa train`, which
+    also writes its log, interleaved step by step.
+
+    n_steps (int): The number of steps.
+    RETURNS (dict): "n_steps", the seconds per step of both without evaluations and checkpoints,
+        and the ratio of their times with its standard error.
+    """
+    sys.path.append(str(ROOT / "tests"))
+    import corpus
+    import numpy
+    from spacy.util import load_config
+
+    from thinc_swa.training.callbacks import TrainingLog
+    from thinc_swa.training.spacy_trainer import SpacyTrainer
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        paths = corpus.write_corpus(Path(folder))
+        config = load_config(CONFIG)
+        config["paths"].update(zip(("train", "dev"), map(str, paths), strict=True))
+        config["training"].update(max_steps=0, eval_frequency=n_steps + 1)
+        config["training"]["optimizer"] = OPTIMIZERS["SWA.v1, freq 10"]
+        spacy_steps = _spacy_steps(config)
+        trainer = SpacyTrainer(config, [TrainingLog(Path(folder) / "log.jsonl")])
+        trainer.callbacks.dispatch("on_start", trainer)
+
+        def train_step():
+            trainer._train_step()
+            trainer.callbacks.dispatch("on_step", trainer)
+
+        steps = {"spacy train": lambda: next(spacy_steps), "thinc-swa train": train_step}
+        seconds = {name: [] for name in steps}
+        for step in range(n_steps):
+            for name in shuffled(steps, step):
+                # The same order of examples and the same dropout.
+                random.seed(step)
+                numpy.random.seed(step)
+                start = time.perf_counter()
+                steps[name]()
+                seconds[name].append(time.perf_counter() - start)
+        trainer.callbacks.dispatch("on_end", trainer)
+    # The first step of spaCy's loop has an evaluation.
+    theirs, ours = (seconds[name][1:] for name in steps)
+    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
+    return {
+        "n_steps": n_steps,
+        "spacy": summary(theirs),
+        "thinc_swa": summary(ours),
+        "ratio": summary(ratios),
+        "error": _error_of_median(ratios),
+        "total_ratio": sum(ours) / sum(theirs),
+    }
+
+
+def _spacy_steps(config):
+    """The steps of `spacy train` without evaluations after the first."""
+    from spacy import registry, util
+    from spacy.schemas import ConfigSchemaTraining
+    from spacy.training import loop
+    from spacy.training.initialize import init_nlp
+
+    nlp = init_nlp(config)
+    config = nlp.config.interpolate()
+    training = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+    (corpus,) = util.resolve_dot_names(config, [training["train_corpus"]])
+    names = ("dropout", "eval_frequency", "accumulate_gradient", "patience", "max_steps")
+    return loop.train_while_improving(
+        nlp,
+        training["optimizer"],
+        loop.create_train_batches(nlp, corpus, training["batcher"], training["max_epochs"]),
+        lambda: (0.0, {}),
+        **{name: training[name] for name in names} | {"patience": 0},
+        exclude=[],
+        annotating_components=[],
+        before_update=None,
+    )
+
+
+if __name__ == "__main__":
+    result = measure_trainer(int(sys.argv[1]))
+    for name, value in result.items():
+        print(name, value)

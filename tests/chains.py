@@ -1,7 +1,8 @@
 """Stress test: trainings are killed at random moments and resumed until they end. The results
 must be bit-identical to those of an uninterrupted training.
 
-    python tests/chains.py 150 chain-folder      # 150 kills, over all configs
+    python tests/chains.py 150 chain-folder               # 150 kills, over all configs
+    python tests/chains.py 60 chain-folder 0 spacy        # 60 kills of spaCy configs, seed 0
 
 Moments are drawn from the whole life of the process: imports, start-up, the first files, steps,
 evaluations, saving, deletion of earlier checkpoints, and the end.
@@ -48,6 +49,26 @@ def write_configs(folder):
     return paths
 
 
+def write_spacy_configs(folder):
+    """Configs for spaCy: a corpus in memory with shared layers, and a stream with an augmenter
+    and growing batches."""
+    sys.path.append(str(Path(__file__).with_name("training")))
+    import test_spacy_trainer as cases
+
+    steps = {"training__max_steps": STEPS, "training__eval_frequency": 15}
+    paths = []
+    for name in ("spacy_memory", "spacy_stream"):
+        data = folder / f"{name}-data"
+        data.mkdir(exist_ok=True)
+        if name == "spacy_memory":
+            cases.half_tagged(data, optimizer="Lookahead in SWA", **steps)
+        else:
+            cases.stream(data, **steps)
+        paths.append(folder / f"{name}.cfg")
+        shutil.copy(data / "config.cfg", paths[-1])
+    return paths
+
+
 def start(folder, config, output, *arguments):
     command = [sys.executable, "-m", "thinc_swa", "train", config, "-o", output]
     if "torch" in config.name:
@@ -73,10 +94,18 @@ def results_of(folder):
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("seconds", None)
+        record.get("other_scores", {}).pop("speed", None)
     kept = [record for record in records if record["type"] in ("step", "evaluation")]
     last = max(folder.glob("step-*"))
-    files = ("model-best", "model-last", f"{last.name}/model")
-    return kept, [(folder / name).read_bytes() for name in files], last.name
+    models = [folder / "model-best", folder / "model-last", last / "model"]
+    # spaCy's pipelines are folders.
+    files = [path for model in models for path in (model, *sorted(model.rglob("*")))]
+    contents = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if path.is_file()
+    }
+    return kept, contents, last.name
 
 
 def run_chain(folder, config, n_kills, draw):
@@ -159,7 +188,7 @@ def describe(output):
 def compare(whole, output, moments):
     if results_of(output) != results_of(whole):
         raise RuntimeError(f"{output} differs from {whole}")
-    left = [name for name in stamp(output) if name.startswith(".step-")]
+    left = [name for name in stamp(output) if name.startswith((".step-", ".model-"))]
     if left:
         raise RuntimeError(f"{output} has {left}")
     moments["compared with an uninterrupted training: the same"] += 1
@@ -168,7 +197,10 @@ def compare(whole, output, moments):
 def main():
     n_kills, folder = int(sys.argv[1]), Path(sys.argv[2]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    configs = write_configs(folder)
+    is_spacy = sys.argv[4:5] == ["spacy"]
+    configs = write_spacy_configs(folder) if is_spacy else write_configs(folder)
+    # Only those with these names, if any are given.
+    configs = [path for path in configs if path.stem in sys.argv[5:]] or configs
     draw = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     total: Counter = Counter()
     for config in configs:

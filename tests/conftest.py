@@ -1,5 +1,6 @@
 import os
 import signal
+from typing import NamedTuple
 
 # Before NumPy and PyTorch are loaded: small arrays gain nothing from threads, and several
 # test processes fight over the cores.
@@ -42,3 +43,27 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Like `helpers.run_command`, in this process, which takes less time."""
+    # The command line is optional: test modules require it.
+    from thinc_swa.cli.main import main
+
+    def run(folder, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("NO_COLOR", "1")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Result(ended.value.code, *capsys.readouterr())
+
+    return run

@@ -101,7 +101,6 @@ ERRORS = [
         1,
         "no_callback.cfg: TypeError: [callbacks.mine] must",
     ),
-    ("train spacy.cfg", 1, "spacy.cfg is a config for spaCy"),
     ("train good.cfg --nothing.here 3", 1, "nothing"),
     ("train good.cfg --training.max_steps", 1, "max_steps must be an int >= 0, but was True"),
     ("train good.cfg adam.cfg", 2, "override 'adam.cfg': name should start with --"),

@@ -66,4 +66,7 @@ TrustT = Annotated[
         help="Load PyTorch layers of a checkpoint even if this can execute code from it.",
     ),
 ]
+VerboseT = Annotated[
+    bool, typer.Option("--verbose", "-V", help="Print debug messages of spaCy.")
+]
 DebugT = Annotated[bool, typer.Option("--debug", help="Print the traceback of errors.")]

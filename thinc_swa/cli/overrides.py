@@ -1,11 +1,15 @@
 """Config overrides on the command line, with the syntax of spaCy."""
 
 import json
+import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from .errors import UsageError
 
+# Environment variable with overrides that `spacy train` reads.
+ENVIRONMENT = "SPACY_CONFIG_OVERRIDES"
 # For commands that take overrides: other options than their own are left to `split_overrides`.
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -40,6 +44,18 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
             value = "true"
         overrides[name] = _parse(value)
     return positional, overrides
+
+
+def spacy_overrides() -> dict[str, Any]:
+    """Config overrides in the environment variable of spaCy, which override those on the
+    command line.
+
+    RAISES: UsageError if an override is not valid.
+    """
+    positional, overrides = split_overrides(shlex.split(os.environ.get(ENVIRONMENT, "")))
+    if positional:
+        raise UsageError(f"{ENVIRONMENT} has {positional[0]!r}: names should start with --")
+    return overrides
 
 
 def _parse(value: str) -> Any:

@@ -1,6 +1,8 @@
 """`thinc-swa train`."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -8,7 +10,11 @@ from ..errors import naming_config
 from ..training.callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from ..training.configs import is_spacy_config, prepare_process, read_config
 from ..training.evaluation import format_score
-from ..training.trainer import train as train_config
+from ..training.spacy_callbacks import SpacyTable
+from ..training.spacy_trainer import SpacyTrainer
+from ..training.spacy_training import read_spacy_config, train_spacy
+from ..training.trainer import Trainer
+from ..training.trainer import train as train_thinc
 from .errors import INTERRUPTED, UsageError, printing_warnings
 from .options import (
     CodeT,
@@ -21,8 +27,9 @@ from .options import (
     SaveAllT,
     SeedT,
     TrustT,
+    VerboseT,
 )
-from .overrides import config_and_overrides
+from .overrides import config_and_overrides, spacy_overrides
 
 
 def train(
@@ -36,12 +43,14 @@ def train(
     gpu_id: GpuT = -1,
     trust: TrustT = False,
     save_all: SaveAllT = False,
+    verbose: VerboseT = False,
     debug: DebugT = False,
 ) -> None:
-    """Train a Thinc model from a config file.
+    """Train a Thinc model or a spaCy pipeline from a config file.
 
-    The config needs the sections [dataset], [model], [loss], [optimizer] and [training]. To
-    override settings, use options such as --training.max_steps 500.
+    A config for Thinc needs the sections [dataset], [model], [loss], [optimizer] and
+    [training]. A config for spaCy is trained as by `spacy train`. To override settings, use
+    options such as --training.max_steps 500.
 
     With --output, saves model-best and model-last, both with averaged weights, a log and
     checkpoints.
@@ -53,28 +62,34 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     settings = read_config(path, overrides)
-    if is_spacy_config(settings):
-        raise ValueError(
-            f"{path} is a config for spaCy: train it with `spacy train`, or compare it with "
-            "others with `thinc-swa compare`"
-        )
+    is_spacy = is_spacy_config(settings)
+    if is_spacy and save_all:
+        raise UsageError("--save-all is only available for Thinc configs")
+    if is_spacy:
+        settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
     if seed is not None:
         settings.setdefault("training", {})["seed"] = seed
+    if verbose:
+        logging.getLogger("spacy").setLevel(logging.DEBUG)
     prepare_process(gpu_id, code)
-    with naming_config(path):
-        settings = settings.interpolate()
+    options: dict[str, Any] = {
+        "output": output,
+        "resume": resume,
+        "overwrite": overwrite,
+        "source": path,
+        "code": code,
+        "trust": trust,
+    }
+    trainer: Trainer | SpacyTrainer
     with printing_warnings():
-        trainer = train_config(
-            settings,
-            output=output,
-            resume=resume,
-            overwrite=overwrite,
-            callbacks=[StopOnInterrupt(), ProgressBar(), ScoreTable()],
-            source=path,
-            code=code,
-            trust=trust,
-            save_all=save_all,
-        )
+        if is_spacy:
+            callbacks = [StopOnInterrupt(), ProgressBar(), SpacyTable()]
+            trainer = train_spacy(settings, callbacks=callbacks, gpu_id=gpu_id, **options)
+        else:
+            with naming_config(path):
+                settings = settings.interpolate()
+            callbacks = [StopOnInterrupt(), ProgressBar(), ScoreTable()]
+            trainer = train_thinc(settings, callbacks=callbacks, save_all=save_all, **options)
     state = trainer.state
     if state.best is not None:
         weights = "raw" if state.best.averages is None else "averaged"

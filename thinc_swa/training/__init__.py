@@ -1,4 +1,4 @@
-"""Training of Thinc models: trainer, callbacks, checkpoints.
+"""Training of Thinc models and spaCy pipelines: trainers, callbacks, checkpoints.
 
 A function that is registered with `registry.callbacks` makes the callback of a section
 `[callbacks.NAME]` of a config.
@@ -17,18 +17,27 @@ from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluation
 from .interface import TrainerInterface
 from .keep_averages import KeepAverages
+from .plots import SaveLearningCurve
 from .registries import registry
+from .spacy_callbacks import ConfigLogger, SavePipelines, SpacyTable
+from .spacy_trainer import SpacyTrainer
+from .spacy_training import read_spacy_config, train_spacy
 from .state import TrainerState
 from .trainer import Trainer, train
 
 __all__ = [
     "Callback",
+    "ConfigLogger",
     "Evaluation",
     "KeepAverages",
     "ProgressBar",
     "SaveCheckpoints",
+    "SaveLearningCurve",
     "SaveModels",
+    "SavePipelines",
     "ScoreTable",
+    "SpacyTable",
+    "SpacyTrainer",
     "StopOnInterrupt",
     "Trainer",
     "TrainerInterface",
@@ -36,7 +45,9 @@ __all__ = [
     "TrainingLog",
     "find_checkpoint",
     "load_checkpoint",
+    "read_spacy_config",
     "registry",
     "save_checkpoint",
     "train",
+    "train_spacy",
 ]

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from ..models.pytorch_loading import check_pytorch_loading
 from ..serialization.files import replace_text
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
 from .fingerprints import TrainingFingerprint, differences, digest_file
+from .folders import delete, sync, temporary_folder
 from .interface import TrainerInterface
 from .state import TrainerState
 
@@ -75,14 +75,14 @@ def save_checkpoint(folder: Path, trainer: TrainerInterface) -> None:
     check_folder(folder, state)
     if os.path.lexists(path) and find_run(path) != state.run_id:
         raise FileExistsError(_describe_foreign(path))
-    temporary, replaced = _temporary(path), _temporary(path)
+    temporary, replaced = temporary_folder(path), temporary_folder(path)
     try:
         temporary.mkdir()
         _write(temporary, trainer)
         if path.exists():  # An earlier one of this training, from which it was not resumed.
             os.rename(path, replaced)
         os.rename(temporary, path)
-        _sync_folder(folder)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -316,13 +316,9 @@ def _check_fingerprint(
         )
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
 def delete_checkpoint(path: Path) -> None:
     """Delete a checkpoint. It is renamed first: a crash leaves no part of it under its name."""
-    temporary = _temporary(path)
+    temporary = temporary_folder(path)
     os.rename(path, temporary)
     if temporary.is_symlink():
         temporary.unlink()  # The folder that it points to is kept.
@@ -333,18 +329,9 @@ def delete_checkpoint(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Delete temporary folders that a crash has left. Not for a folder in which another process
     saves checkpoints."""
-    for path in folder.glob(".step-*.tmp"):
-        if re.fullmatch(r"\.step-\d{8,}\.[0-9a-f]{32}\.tmp", path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "nt":  # Windows opens no folders.
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.(step-\d{8,}|model-\w+)\.[0-9a-f]{32}\.tmp", path.name):
+            delete(path)
 
 
 @contextmanager

@@ -28,10 +28,12 @@ class Evaluation:
         any.
     raw (float): Score of the raw weights.
     averages (float | None): Score of the averages; None if there are none yet.
-    is_best (bool): Whether the score is higher than all before.
+    is_best (bool): Whether the score is higher than all before; for spaCy, at least as high.
     other_scores (dict[str, Any]): Further scores of the weights that are saved, by name.
     all_averages (dict[str, float]): Scores of all averages that were evaluated, by their names
         in `all_averages(optimizer)`. The first one is `averages`.
+    losses (dict[str, float]): Training losses by name (for spaCy, by component), summed over
+        the steps since the previous evaluation.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Evaluation:
     is_best: bool = False
     other_scores: dict[str, Any] = field(default_factory=dict)
     all_averages: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -335,6 +335,24 @@ def describe_packages(*, is_spacy: bool = False) -> dict[str, str]:
     return found
 
 
+def describe_spacy(config: Config) -> dict[str, str]:
+    """Versions of spaCy and of the installed pipelines that a spaCy config names, for vectors
+    or as the source of components.
+
+    config (Config): A spaCy config, without variables.
+    RETURNS (dict[str, str]): {"spaCy": "3.8.18", "package en_core_web_sm": "3.8.0"}.
+    """
+    found = {"spaCy": version("spacy")}
+    names = [component.get("source") for component in config.get("components", {}).values()]
+    names.append(config.get("initialize", {}).get("vectors"))
+    for name in sorted({name for name in names if isinstance(name, str)}):
+        try:
+            found[f"package {name}"] = version(name)
+        except (PackageNotFoundError, ValueError):  # A folder.
+            pass
+    return found
+
+
 # Data in memory
 
 

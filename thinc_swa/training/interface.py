@@ -26,8 +26,8 @@ class TrainerInterface(Protocol):
         """Optimizer, wrapped or not."""
 
     @property
-    def seed(self) -> int:
-        """Seed of the training."""
+    def seed(self) -> int | None:
+        """Seed of the training; None if it has none."""
 
     @property
     def score(self) -> str:

@@ -4,6 +4,7 @@ Files that do not belong to a training are never changed or deleted."""
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from ..serialization.files import follow_link, replace_text
 from .callbacks import MODELS, Callback, SaveCheckpoints, SaveModels, TrainingLog, model_names
 from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
+from .folders import temporary_folder
 from .logs import Record, find_disorder, keep_records, read_log
 from .state import TrainerState
 
 LOG = "log.jsonl"
 CONFIG = "config.cfg"
+CURVES = ("learning-curve.png", "learning-curve.svg")
 # First line of the saved config.
 MARKER = "# The config of the training in this folder, as thinc-swa train has resolved it."
 # Second line, with the digest of the rest: a damaged config can still be a valid one.
@@ -61,7 +64,7 @@ class TrainingFolder:
             ValueError if the training to resume has other settings.
         """
         self._check_source(source, resume)
-        present = self._check_foreign(CONFIG, LOG, *MODELS)
+        present = self._check_foreign(CONFIG, LOG, *MODELS, *CURVES)
         has_training = (
             present
             or find_snapshots(self.path / AVERAGES)
@@ -136,7 +139,8 @@ class TrainingFolder:
         if name == CONFIG:
             return path.is_file() and self._has_marker()
         # The target of a link may have been deleted by `begin`.
-        if not path.is_file() and path.exists():
+        is_pipeline = name in MODELS and (path / "meta.json").is_file()
+        if not path.is_file() and path.exists() and not is_pipeline:
             return False
         has_mark = self._has_marker() or any(map(find_run, checkpoints(self.path)))
         if name == LOG and path.is_file():
@@ -250,9 +254,16 @@ class TrainingFolder:
         as that of a training. After an interruption, resuming begins the new training."""
         replace_text(self.path / CONFIG, f"{PENDING}\n{self._text}")
         # The log last, as it names the models.
-        for name in (*MODELS, *self._models_of_averages(), LOG):
+        for name in (*MODELS, *CURVES, *self._models_of_averages(), LOG):
             # Links stay: the new files are written to their targets.
-            follow_link(self.path / name).unlink(missing_ok=True)
+            path = follow_link(self.path / name)
+            if path.is_dir():
+                # Renamed first: a crash leaves no part of it under its name.
+                temporary = temporary_folder(path)
+                os.rename(path, temporary)
+                shutil.rmtree(temporary)
+            else:
+                path.unlink(missing_ok=True)
         for path in checkpoints(self.path):
             if find_run(path) is not None:
                 delete_checkpoint(path)

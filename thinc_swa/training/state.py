@@ -57,7 +57,8 @@ class TrainerState:
 
     @property
     def best(self) -> Evaluation | None:
-        """Evaluation with the highest score, the first of several; None before the first."""
+        """Evaluation with the highest score, the first of several (for spaCy, the last of
+        several, which is `model-best`); None before the first."""
         return next((found for found in reversed(self.evaluations) if found.is_best), None)
 
     @property
@@ -125,6 +126,7 @@ class TrainerState:
         *,
         other_scores: Mapping[str, Any] | None = None,
         all_averages: Mapping[str, float] | None = None,
+        is_best: bool | None = None,
     ) -> Evaluation:
         """Record an evaluation of the current step, and start new sums of losses.
 
@@ -133,8 +135,12 @@ class TrainerState:
         other_scores (Mapping[str, Any] | None): Further scores of the weights that are saved.
         all_averages (Mapping[str, float] | None): Scores of all averages by name, that of
             `averages` first.
+        is_best (bool | None): Whether this is the best evaluation so far; None if the score
+            decides.
         RETURNS (Evaluation): The evaluation, which is also the last of `evaluations`.
         """
+        if is_best is None:
+            is_best = self.is_improvement(raw if averages is None else averages)
         evaluation = Evaluation(
             step=self.step,
             epoch=self.epoch,
@@ -143,9 +149,10 @@ class TrainerState:
             n_averaged=self.n_averaged,
             raw=raw,
             averages=averages,
-            is_best=self.is_improvement(raw if averages is None else averages),
+            is_best=is_best,
             other_scores=dict(other_scores or {}),
             all_averages=dict(all_averages or {}),
+            losses=dict(self.losses),
         )
         self.losses, self.n_losses = {}, 0
         self.evaluations.append(evaluation)

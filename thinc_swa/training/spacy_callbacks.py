@@ -1,0 +1,201 @@
+"""Training callbacks for spaCy: saving of pipelines, the config's logger, and a table."""
+
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import TrainingWarning
+from .callbacks import Callback
+from .checkpoints import keeping_random_state
+from .evaluation import Evaluation
+from .folders import atomic_folder, copy_folder
+from .spacy_pipelines import save_pipeline
+from .spacy_trainer import SpacyTrainer
+
+
+class SavePipelines(Callback):
+    """Save the pipeline at every evaluation and at the end, as `spacy train` does, with the
+    averages as its weights if there are any: `model-last`, and `model-best` when its score is
+    the best so far.
+
+    folder (Path): An existing folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_evaluate(self, trainer: SpacyTrainer, evaluation: Evaluation) -> None:  # type: ignore[override]
+        self._save_last(trainer)
+        if evaluation.is_best:
+            with atomic_folder(self._folder / "model-best") as temporary:
+                copy_folder(self._folder / "model-last", temporary)
+
+    def on_end(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
+        # After an error weights may be half updated; those of the last evaluation are saved.
+        if trainer.state.error is None:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: SpacyTrainer) -> None:
+        with trainer.use_averages():
+            save_pipeline(trainer.before_to_disk(trainer.model), self._folder / "model-last")
+
+
+class ConfigLogger(Callback):
+    """Logger that `[training.logger]` names, with the calls that it gets from `spacy train`.
+
+    In a resumed training it first gets those of the steps before the checkpoint, so that its
+    output is complete. The table of spaCy's own console logger is not printed: `SpacyTable` has
+    its columns.
+    """
+
+    def __init__(self) -> None:
+        self._log_step: Callable[[dict[str, Any] | None], None] | None = None
+        self._finalize: Callable[[], None] | None = None
+
+    def on_start(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
+        section = trainer.model.config.interpolate()["training"]["logger"]
+        is_console = str(section["@loggers"]).startswith("spacy.ConsoleLogger.")
+        if is_console and section.get("output_file"):
+            _prepare_file(trainer, section)
+        stdout, stderr = (
+            io.StringIO() if is_console else _Stream(name) for name in ("stdout", "stderr")
+        )
+        is_resumed = trainer.state.step > 0
+        with keeping_random_state() if is_resumed else nullcontext():
+            with trainer.without_frozen():
+                set_up = trainer.settings["logger"]
+                self._log_step, self._finalize = set_up(trainer.model, stdout, stderr)
+            if is_resumed:
+                for info in trainer.earlier_infos():
+                    self._log_step(info)
+
+    def on_step(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
+        if self._log_step is not None and not trainer.needs_evaluation:
+            self._log_step(None)
+
+    def on_evaluate(self, trainer: SpacyTrainer, evaluation: Evaluation) -> None:  # type: ignore[override]
+        if self._log_step is not None:
+            self._log_step(trainer.info)
+
+    def on_end(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
+        if self._finalize is not None:
+            self._finalize()
+
+
+def _prepare_file(trainer: SpacyTrainer, section: dict[str, Any]) -> None:
+    """Prepare the file of spaCy's console logger, which never writes to an existing one. The
+    file of a resumed training is written again.
+
+    section (dict[str, Any]): The section [training.logger].
+    """
+    from spacy.util import registry
+
+    path, extra = Path(section["output_file"]), trainer.state.extra
+    if extra.get("logger_file") == str(path) and path.exists():
+        path.unlink()
+        with keeping_random_state():
+            # The logger looks for the file when it is made.
+            resolved = registry.resolve({"logger": section})
+        trainer.settings["logger"] = resolved["logger"]
+    elif path.exists():
+        warnings.warn(
+            f"The logger in [training.logger] does not write to {path}, which exists already",
+            TrainingWarning,
+            stacklevel=2,
+        )
+    else:
+        extra["logger_file"] = str(path)
+
+
+class _Stream(io.TextIOBase):
+    """Standard output or standard error of the moment: a progress bar replaces them while it is
+    shown.
+
+    name (str): "stdout" or "stderr".
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        return int(getattr(sys, self._name).write(text))
+
+    def flush(self) -> None:
+        getattr(sys, self._name).flush()
+
+    def isatty(self) -> bool:
+        return bool(getattr(sys, self._name).isatty())
+
+
+class SpacyTable(Callback):
+    """Table with a row per evaluation: the losses of all components, learning rate, words per
+    second, number of snapshots, the scores in `[training.score_weights]`, and the final score
+    of the raw weights and of the averages.
+
+    file (TextIO | None): By default the standard output.
+    """
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = file
+        self._components: list[str] = []
+        self._scores: list[str] = []
+        self._widths: list[int] = []
+        # Words and seconds at the previous evaluation.
+        self._last = (0, 0.0)
+
+    def on_start(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
+        weights = trainer.settings["score_weights"]
+        self._components = trainer.trained_components
+        self._scores = [name for name, weight in weights.items() if weight is not None]
+        titles = [
+            *("step", "epoch"),
+            *(f"loss {name}" for name in self._components),
+            *("learn rate", "words/s", "snapshots"),
+            *self._scores,
+            *("raw", "averages"),
+        ]
+        self._widths = [max(len(title), 8) + 2 for title in titles]
+        self._write(titles)
+        for info, evaluation in zip(
+            trainer.state.extra["infos"], trainer.state.evaluations, strict=True
+        ):
+            self._write_row(info, evaluation)
+
+    def on_evaluate(self, trainer: SpacyTrainer, evaluation: Evaluation) -> None:  # type: ignore[override]
+        self._write_row(trainer.state.extra["infos"][-1], evaluation)
+
+    def _write_row(self, info: dict[str, Any], evaluation: Evaluation) -> None:
+        words, seconds = self._last
+        self._last = (info["words"], info["training_seconds"])
+        speed = (info["words"] - words) / max(info["training_seconds"] - seconds, 1e-9)
+        averages = "-" if evaluation.averages is None else _percent(evaluation.averages)
+        self._write(
+            [
+                *(str(evaluation.step), str(evaluation.epoch)),
+                *(f"{info['losses'].get(name, 0.0):.2f}" for name in self._components),
+                *(f"{evaluation.learn_rate:.3g}", f"{speed:,.0f}"),
+                "-" if evaluation.n_averaged is None else str(evaluation.n_averaged),
+                *(_percent(info["other_scores"].get(name, 0.0), name) for name in self._scores),
+                *(_percent(evaluation.raw), averages),
+            ],
+            "  best" if evaluation.is_best else "",
+        )
+
+    def _write(self, values: list[str], end: str = "") -> None:
+        row = "".join(
+            value.rjust(width) for value, width in zip(values, self._widths, strict=True)
+        )
+        # Looked up each time: a progress bar replaces the standard output while it is shown.
+        file = self._file or sys.stdout
+        file.write(f"{row}{end}\n")
+        file.flush()
+
+
+def _percent(score: Any, name: str = "") -> str:
+    if not isinstance(score, (int, float)):
+        return "-"
+    return f"{score:,.0f}" if name == "speed" else f"{100.0 * score:.2f}"

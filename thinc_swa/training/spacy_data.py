@@ -1,0 +1,384 @@
+"""Batches of a spaCy config, with a position that can be saved and restored.
+
+spaCy's readers, augmenters and batchers are generators, and draw from the random generators
+that the training uses too. A position therefore contains the order of the examples in the
+current epoch, the number of its batches so far, and the random states at those reads that have
+drawn random numbers. Restoring it reads the data of the current epoch again, up to the
+position.
+"""
+
+import base64
+import random
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from io import IOBase
+from itertools import islice
+from types import FunctionType
+from typing import Any
+
+import numpy
+import thinc.compat
+
+from .checkpoints import get_random_state, keeping_random_state, set_random_state
+
+torch: Any = thinc.compat.torch
+
+# Levels of partials and closures in which iterators of a batcher are searched.
+MAX_DEPTH = 4
+# Words of Python's generator that a training step may draw for its state before a read to be
+# stored as their number.
+MAX_WORDS = 4 * 624
+ADVICE = "Use --overwrite to train from the beginning"
+
+
+class TrainingBatches(Iterator[tuple[int, list[Any]]]):
+    """Iterator over the epochs and batches of a training, as spaCy's `create_train_batches`.
+
+    nlp (Language): The pipeline.
+    corpus (Callable): Reader of the training examples.
+    batcher (Callable): The batcher.
+    max_epochs (int): Number of epochs; 0 for no limit, -1 for no limit and a streamed corpus,
+        which is neither kept in memory nor shuffled.
+    """
+
+    def __init__(
+        self,
+        nlp: Any,
+        corpus: Callable[[Any], Iterable[Any]],
+        batcher: Callable[[Iterable[Any]], Iterable[list[Any]]],
+        max_epochs: int,
+    ) -> None:
+        self._nlp = nlp
+        self._corpus = corpus
+        self._counted: list[_CountedIterator] = []
+        self._batcher = _count_iterators(batcher, self._counted)
+        self._max_epochs = max_epochs
+        self._is_streamed = max_epochs < 0
+        self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
+        self._recorder = _RandomRecorder()
+        self._examples: list[Any] | None = None
+        # Indices of the examples in the order of the current epoch.
+        self._order: list[int] = []
+        # The batches of the current epoch.
+        self._batches: Iterator[list[Any]] | None = None
+        self._is_restored = False
+        self._position: dict[str, Any] = {"start": None, **self._new_epoch(0)}
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Position in the data as JSON values, which changes with every batch."""
+        return self._position
+
+    def _new_epoch(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "is_streamed": self._is_streamed,
+            # Order of the examples after shuffling.
+            "order": None,
+            "n_batches": 0,
+            # Values that the batcher has taken from iterators, such as schedules of sizes.
+            "n_values": [counted.n_values for counted in self._counted],
+            # Random states before the reads that have changed them, by number of the batch.
+            "states": {},
+            "checksum": 0,
+        }
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Continue from a position, of an iterator with the same arguments.
+
+        RAISES: ValueError if the position is that of a stream and the corpus is not, or the
+            other way round.
+        """
+        if position["is_streamed"] != self._is_streamed:
+            raise ValueError(
+                "max_epochs = -1 streams the corpus, other values keep it in memory: a "
+                f"training cannot be resumed with the other. {ADVICE}"
+            )
+        self._position = position
+        self._is_restored = position["n_batches"] > 0
+
+    def __next__(self) -> tuple[int, list[Any]]:
+        if self._is_restored:
+            self._is_restored = False
+            with keeping_random_state():
+                self._read_again()
+        while True:
+            if self._batches is None:
+                self._shuffle()
+            before = self._recorder.get() if self._is_recorded else None
+            if self._batches is None:
+                self._batches = self._start_epoch()
+            batch = next(self._batches, None)
+            if batch is not None:
+                self._record(batch, before)
+                return self._position["epoch"], batch
+            if not self._position["n_batches"]:
+                raise ValueError(
+                    f"[training.batcher] has made no batch in epoch {self._position['epoch']}: "
+                    "the corpus is empty, or all of its examples are too long"
+                )
+            epoch = self._position["epoch"] + 1
+            if epoch == self._max_epochs:
+                if before is not None:
+                    # As if the end had not been tried: the training may be made longer.
+                    self._recorder.set(before)
+                raise StopIteration
+            self._batches = None
+            self._position.update(self._new_epoch(epoch))
+
+    def _read_corpus(self) -> list[Any]:
+        examples = list(self._corpus(self._nlp))
+        if not examples:
+            raise ValueError("The training corpus is empty")
+        return examples
+
+    def _shuffle(self) -> None:
+        """Shuffle the examples of a new epoch in memory."""
+        if self._is_streamed:
+            return
+        if self._examples is None:
+            self._position["start"] = get_random_state()
+            self._examples = self._read_corpus()
+            order = list(range(len(self._examples)))
+        else:
+            order = self._order
+        # The same numbers are drawn as for shuffling the examples themselves.
+        random.shuffle(order)
+        self._order = order
+        self._position["order"] = _encode_words(order)
+
+    def _start_epoch(self) -> Iterator[list[Any]]:
+        self._recorder.reset()
+        if self._examples is None:
+            return iter(self._batcher(self._corpus(self._nlp)))
+        return iter(self._batcher([self._examples[i] for i in self._order]))
+
+    def _record(self, batch: list[Any], before: Any) -> None:
+        position = self._position
+        if before is not None:
+            drawn = self._recorder.describe_draws(before)
+            if drawn:
+                position["states"][str(position["n_batches"])] = drawn
+        position["n_batches"] += 1
+        position["checksum"] = _add_to_checksum(position["checksum"], batch)
+
+    def _read_again(self) -> None:
+        """Read the data of the current epoch up to the position.
+
+        RAISES: ValueError if the data differ from those of the first time.
+        """
+        position = self._position
+        if not self._is_streamed:
+            set_random_state(position["start"])
+            self._examples = self._read_corpus()
+            self._order = _decode_words(position["order"])
+            if len(self._order) != len(self._examples):
+                raise ValueError(
+                    f"The training corpus had {len(self._order)} examples when the checkpoint "
+                    f"was saved, and has {len(self._examples)} now. {ADVICE}"
+                )
+        if len(position["n_values"]) != len(self._counted):
+            raise ValueError(f"[training.batcher] has other schedules than before. {ADVICE}")
+        for counted, n_values in zip(self._counted, position["n_values"], strict=True):
+            for _ in islice(counted, n_values):
+                pass
+        checksum = 0
+        for i in range(position["n_batches"]):
+            self._recorder.restore(position["states"].get(str(i)))
+            if self._batches is None:
+                self._batches = self._start_epoch()
+            batch = next(self._batches, None)
+            checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
+            self._recorder.note()
+        if checksum != position["checksum"]:
+            raise ValueError(
+                "The reader, the augmenter or the batcher of the training corpus gives other "
+                "batches than when the checkpoint was saved: it depends on something besides "
+                f"the config, the data and the random generators. {ADVICE}"
+            )
+
+
+def _add_to_checksum(checksum: int, batch: list[Any]) -> int:
+    lengths = array("I", (len(example) for example in batch))
+    text = batch[0].reference.text if batch else ""
+    return zlib.crc32(text.encode("utf8", "surrogatepass"), zlib.crc32(lengths, checksum))
+
+
+def _encode_words(words: Iterable[int]) -> str:
+    return base64.b64encode(array("I", words).tobytes()).decode("ascii")
+
+
+def _decode_words(text: str) -> list[int]:
+    words = array("I")
+    words.frombytes(base64.b64decode(text))
+    return words.tolist()
+
+
+# Iterators in batchers
+
+
+class _CountedIterator(Iterator[Any]):
+    """Iterator that counts its values.
+
+    iterator (Iterator): The source of the values.
+    """
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self.n_values = 0
+
+    def __next__(self) -> Any:
+        value = next(self._iterator)
+        self.n_values += 1
+        return value
+
+
+def _count_iterators(value: Any, counted: list[_CountedIterator], depth: int = 0) -> Any:
+    """Replace the iterators that a batcher keeps, which are schedules of batch sizes, by
+    counted ones. They are searched in the arguments of partials, in closures, and in the
+    attributes of the batcher.
+
+    RETURNS (Any): The batcher.
+    """
+    if isinstance(value, Iterator) and not isinstance(value, IOBase):
+        counted.append(_CountedIterator(value))
+        return counted[-1]
+    if depth == MAX_DEPTH:
+        return value
+    if isinstance(value, partial):
+        return partial(
+            value.func,
+            *(_count_iterators(item, counted, depth + 1) for item in value.args),
+            **{
+                name: _count_iterators(item, counted, depth + 1)
+                for name, item in value.keywords.items()
+            },
+        )
+    if isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # A variable without a value yet.
+                continue
+            cell.cell_contents = _count_iterators(content, counted, depth + 1)
+    elif depth == 0 and hasattr(value, "__dict__"):
+        for name, item in list(vars(value).items()):
+            replaced = _count_iterators(item, counted, depth + 1)
+            if replaced is not item:
+                setattr(value, name, replaced)
+    return value
+
+
+def _is_deterministic(batcher: Any) -> bool:
+    """Whether a batcher is one of spaCy's own, which draw no random numbers."""
+    from spacy.training.batchers import minibatch_by_padded_size, minibatch_by_words
+    from spacy.util import minibatch
+
+    own = (minibatch_by_padded_size, minibatch_by_words, minibatch)
+    return isinstance(batcher, partial) and batcher.func in own
+
+
+# Random states
+
+
+class _RandomRecorder:
+    """Random states before those reads of the data that draw random numbers.
+
+    Python's generator is mostly used by augmenters, and hardly by training steps. Its state
+    before a read is then stored as the number of words that were drawn since the last read.
+    """
+
+    def __init__(self) -> None:
+        # State of Python's generator after the last read that has drawn numbers.
+        self._last: Any = None
+        self._is_drawn = False
+
+    def reset(self) -> None:
+        """Start a new epoch, which is read again without the one before it."""
+        self._last = None
+
+    def get(self) -> dict[str, Any]:
+        states: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": numpy.random.get_state(legacy=True),
+        }
+        if torch is not None:
+            states["torch"] = torch.get_rng_state()
+        return states
+
+    def set(self, states: dict[str, Any]) -> None:
+        random.setstate(states["python"])
+        numpy.random.set_state(states["numpy"])
+        if "torch" in states:
+            torch.set_rng_state(states["torch"])
+
+    def describe_draws(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Describe the states before a read of the generators that it has changed.
+
+        before (dict[str, Any]): Result of `get` before the read.
+        RETURNS (dict[str, Any]): JSON values by name of the generator.
+        """
+        now = self.get()
+        found: dict[str, Any] = {}
+        if before["python"] != now["python"]:
+            n_words = _count_words(self._last, before["python"])
+            if n_words is None:
+                version, numbers, gauss = before["python"]
+                found["python"] = [version, _encode_words(numbers), gauss]
+            else:
+                found["python"] = n_words
+            self._last = now["python"]
+        old, new = before["numpy"], now["numpy"]
+        if old[2:] != new[2:] or not numpy.array_equal(old[1], new[1]):
+            found["numpy"] = [old[0], _encode_words(old[1].tolist()), *old[2:]]
+        if "torch" in now and not torch.equal(before["torch"], now["torch"]):
+            state = before["torch"].numpy().tobytes()
+            found["torch"] = base64.b64encode(state).decode("ascii")
+        return found
+
+    def restore(self, description: dict[str, Any] | None) -> None:
+        """Restore the states before a read. Without a description nothing changes."""
+        self._is_drawn = bool(description and "python" in description)
+        for name, value in (description or {}).items():
+            if name == "numpy":
+                kind, words, *rest = value
+                keys = numpy.array(_decode_words(words), dtype="uint32")
+                numpy.random.set_state((kind, keys, *rest))
+            elif name == "torch":
+                torch.set_rng_state(
+                    torch.tensor(list(base64.b64decode(value)), dtype=torch.uint8)
+                )
+            elif isinstance(value, int):
+                random.setstate(self._last)
+                for _ in range(value):
+                    random.getrandbits(32)
+            else:
+                version, words, gauss = value
+                random.setstate((version, tuple(_decode_words(words)), gauss))
+
+    def note(self) -> None:
+        """Note the state after a read, which the next one may refer to."""
+        if self._is_drawn:
+            self._last = random.getstate()
+
+
+def _count_words(before: Any, after: Any) -> int | None:
+    """Count the words that Python's generator has drawn from one state to another.
+
+    RETURNS (int | None): None if they are too many, or if it has been seeded in between.
+    """
+    if before is None or before[2] != after[2]:
+        return None
+    generator = random.Random()
+    generator.setstate(before)
+    n_words: int = (after[1][-1] - before[1][-1]) % 624
+    if n_words:
+        generator.getrandbits(32 * n_words)
+    while generator.getstate() != after:
+        n_words += 624
+        if n_words > MAX_WORDS:
+            return None
+        generator.getrandbits(32 * 624)
+    return n_words

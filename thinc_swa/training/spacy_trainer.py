@@ -1,0 +1,451 @@
+"""Trainer for spaCy configs: the loop of `spacy train`, with checkpoints, and with the scores
+of averages and raw weights side by side.
+
+Weights, scores and saved pipelines are bit for bit those of `spacy train`. Wherever spaCy
+exports a function for a part of its loop, it is used. spaCy counts steps from 0; the state of
+the training counts completed steps, so spaCy's step is one less.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy
+from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
+
+from ..errors import TrainingWarning, describe_error
+from ..models.parameter_paths import register_parameter_paths
+from ..optimizers.all_averages import all_averages
+from ..optimizers.scores import report_score, scores_are_reported
+from ..schedules.learn_rate import current_rate
+from .callbacks import Callback, CallbackList
+from .checkpoints import keeping_random_state
+from .configs import check_spacy
+from .evaluation import evaluated_averages
+from .fingerprints import (
+    SKIPPED,
+    TrainingFingerprint,
+    describe_code,
+    describe_files,
+    describe_packages,
+    describe_settings,
+    describe_spacy,
+)
+from .output_folder import CHANGEABLE
+from .spacy_data import TrainingBatches
+from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
+from .state import TrainerState
+from .trainer import count_snapshots
+
+
+class SpacyTrainer:
+    """Trainer for a spaCy config. The config's logger is called if `ConfigLogger` is among the
+    callbacks.
+
+    config (Config): As `spacy.util.load_config` reads it with interpolate=False.
+    callbacks (Sequence[Callback]): Training callbacks.
+    gpu_id (int): GPU id, which is active already; -1 for the CPU.
+    code (Path | None): The Python file that registers what the config names. It is not executed
+        here, but belongs to the `fingerprint`.
+    output (Path | None): The output folder, which does not belong to it.
+    RAISES: ImportError if spaCy is not installed; errors of the config and of the data.
+    """
+
+    # Kind of the scores: fractions.
+    score = "accuracy"
+
+    def __init__(
+        self,
+        config: Config,
+        callbacks: Sequence[Callback] = (),
+        *,
+        gpu_id: int = -1,
+        code: Path | None = None,
+        output: Path | None = None,
+    ) -> None:
+        check_spacy()
+        from spacy.schemas import ConfigSchemaTraining
+        from spacy.training.loop import create_before_to_disk_callback
+        from spacy.util import registry, resolve_dot_names
+
+        self.callbacks = CallbackList(callbacks)
+        self._config = config
+        self._code = code
+        self.output = output
+        with scores_are_reported():
+            self.model: Any = self._initialize(config, gpu_id)
+            # From here on the order is that of spaCy's `train`: the calls may draw random
+            # numbers.
+            filled = self.model.config.interpolate()
+            self.seed: int | None = filled["training"]["seed"]
+            if self.seed is not None:
+                fix_random_seed(self.seed)
+            allocator = filled["training"]["gpu_allocator"]
+            if gpu_id >= 0 and allocator:
+                set_gpu_allocator(allocator)
+            # The section [training], resolved.
+            self.settings: dict[str, Any] = registry.resolve(
+                filled["training"], schema=ConfigSchemaTraining
+            )
+        settings = self.settings
+        train_corpus, self._dev_corpus = resolve_dot_names(
+            filled, [settings["train_corpus"], settings["dev_corpus"]]
+        )
+        self.optimizer: Optimizer = settings["optimizer"]
+        self.before_to_disk: Callable[[Any], Any] = create_before_to_disk_callback(
+            settings["before_to_disk"]
+        )
+        self._batches = TrainingBatches(
+            self.model, train_corpus, settings["batcher"], settings["max_epochs"]
+        )
+        # Losses by component since the last evaluation, as spaCy sums them.
+        self._losses: dict[str, Any] = {}
+        # Scores and spaCy's steps of all evaluations.
+        self._results: list[tuple[float, int]] = []
+        # Weights of scores. spaCy drops those of scores that are missing in an evaluation.
+        self._score_weights: dict[str, Any] = dict(settings["score_weights"])
+        # spaCy's description of the last evaluation, for loggers.
+        self.info: dict[str, Any] = {}
+        self._start = time.monotonic()
+        self.state = self._prepare(TrainerState())
+        self.state.extra = {
+            "words": 0,
+            "seconds": 0.0,
+            "losses": {},
+            "score_weights": list(self._score_weights),
+            "infos": [],
+            "batches": self._batches.position,
+        }
+        # ParamGroups selects parameters by their paths.
+        register_parameter_paths(self.model)
+
+    def _initialize(self, config: Config, gpu_id: int) -> Any:
+        from spacy.training.initialize import init_nlp
+
+        try:
+            return init_nlp(config, use_gpu=gpu_id)
+        except Exception as error:
+            # spaCy's codes of errors for which there are no examples.
+            if "[E923]" in str(error) or "[E986]" in str(error):
+                raise ValueError(
+                    "The training corpus is empty, or has no annotations for a component: "
+                    f"check [corpora.train] ({describe_error(error)})"
+                ) from error
+            raise
+
+    def check_data(self) -> None:
+        """Check that there are examples for evaluations, and annotations for parsers and entity
+        recognizers, which spaCy trains without them.
+
+        RAISES: ValueError if the development corpus is empty; errors of its reader.
+        """
+        from spacy.pipeline.transition_parser import Parser
+
+        with keeping_random_state():
+            examples = iter(self._dev_corpus(self.model))
+            if next(examples, None) is None:
+                raise ValueError("The development corpus is empty: check [corpora.dev]")
+        for name in self.trained_components:
+            component = self.model.get_pipe(name)
+            if isinstance(component, Parser) and not {*component.labels} - {"dep", "ROOT"}:
+                warnings.warn(
+                    f"The training corpus has no annotations for {name!r}",
+                    TrainingWarning,
+                    stacklevel=2,
+                )
+
+    def _prepare(self, state: TrainerState) -> TrainerState:
+        max_steps = self.settings["max_steps"]
+        state.total_steps = max_steps + 1 if max_steps else None
+        state.n_averaged = count_snapshots(self.optimizer)
+        return state
+
+    @cached_property
+    def fingerprint(self) -> TrainingFingerprint:
+        """Everything that decides the result: settings, files and code, and package versions.
+        The version of spaCy must be the same."""
+        config = self._config.interpolate()
+        inputs = {
+            **describe_spacy(config),
+            **describe_code(self._code),
+            **describe_files(config, output=self.output),
+        }
+        settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
+        return TrainingFingerprint(settings, inputs, describe_packages())
+
+    @property
+    def trained_components(self) -> list[str]:
+        """Names of the components that the training updates, in the order of the pipeline."""
+        return [
+            name
+            for name, component in self.model.pipeline
+            if name not in self.settings["frozen_components"]
+            and getattr(component, "is_trainable", False)
+        ]
+
+    def without_frozen(self) -> AbstractContextManager[Any]:
+        """Context manager in which frozen components are disabled."""
+        found: AbstractContextManager[Any] = self.model.select_pipes(
+            disable=self.settings["frozen_components"]
+        )
+        return found
+
+    def use_averages(self, name: str | None = None) -> AbstractContextManager[None]:
+        """Context manager in which the pipeline has averages as its weights, if there are any.
+
+        name (str | None): Name of the averages in `all_averages(optimizer)`; by default
+            `optimizer.averages`.
+        RAISES: ValueError if there are no averages with this name.
+        """
+        averages = self.optimizer.averages
+        if name is not None:
+            found = all_averages(self.optimizer)
+            if name not in found:
+                raise ValueError(f"There are no averages {name!r}: there are {list(found)}")
+            averages = found[name]
+        context: AbstractContextManager[None] = self.model.use_params(averages)
+        return context
+
+    def save_model(self, path: Path) -> None:
+        """Save the pipeline with its current weights as a folder, atomically."""
+        save_pipeline(self.model, path)
+
+    def load_model(self, path: Path) -> None:
+        """Load the weights and everything else that components have saved."""
+        load_pipeline(self.model, path)
+
+    def restore(self, state: TrainerState) -> None:
+        """Continue from a state. `load_checkpoint` calls it, after loading the pipeline and the
+        optimizer.
+
+        RAISES: ValueError if the training had another kind of corpus.
+        """
+        extra = state.extra
+        self._batches.restore(extra["batches"])
+        self.state = self._prepare(state)
+        self._losses = {
+            name: value if kind is None else numpy.dtype(kind).type(value)
+            for name, (value, kind) in extra["losses"].items()
+        }
+        self._results = [(info["score"], info["step"]) for info in extra["infos"]]
+        weights = self.settings["score_weights"]
+        self._score_weights = {name: weights[name] for name in extra["score_weights"]}
+        self._start = time.monotonic() - extra["seconds"]
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Stop the training after the current step.
+
+        reason (str): For `state.stop_reason`. The first of several counts.
+        """
+        self.state.stop_reason = self.state.stop_reason or reason
+
+    def run(self) -> None:
+        """Train from the current step to the end.
+
+        RAISES: CallbackError if a callback fails; errors of the pipeline and of the data.
+            `on_end` of the callbacks is called in any case.
+        """
+        try:
+            self.callbacks.dispatch("on_start", self)
+            while True:
+                # First of all: the checkpoint may have been saved before an evaluation.
+                if self.needs_evaluation:
+                    self._evaluate()
+                    self.callbacks.dispatch("on_evaluate", self, self.state.evaluations[-1])
+                if self._is_over():
+                    break
+                if self._train_step():
+                    self.callbacks.dispatch("on_step", self)
+        except BaseException as error:
+            self.state.error = error
+            raise
+        finally:
+            self.callbacks.dispatch("on_end", self)
+
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether the current step has yet to be evaluated."""
+        step = self.state.step - 1
+        is_due = step >= 0 and step % self.settings["eval_frequency"] == 0
+        return is_due and not self.state.is_evaluated
+
+    def _is_over(self) -> bool:
+        step, settings = self.state.step - 1, self.settings
+        if self._results:
+            # Of equal scores the first: spaCy's `patience` counts from there.
+            _, best_step = max((score, -step) for score, step in self._results)
+            if settings["patience"] and step + best_step >= settings["patience"]:
+                self.stop("patience")
+            elif settings["max_steps"] and step >= settings["max_steps"]:
+                self.stop("max_steps")
+        return self.state.stop_reason is not None
+
+    def _train_step(self) -> bool:
+        """Train one batch.
+
+        RETURNS (bool): False if there is none, because `max_epochs` is reached.
+        """
+        from spacy.training import loop
+
+        subdivide_batch: Any = loop.subdivide_batch
+
+        start = time.perf_counter()
+        settings, state, nlp = self.settings, self.state, self.model
+        try:
+            epoch, batch = next(self._batches)
+        except StopIteration:
+            self.stop("max_epochs")
+            return False
+        learn_rate = current_rate(self.optimizer)
+        if settings["before_update"]:
+            settings["before_update"](nlp, {"step": state.step, "epoch": epoch})
+        before = {name: float(loss) for name, loss in self._losses.items()}
+        for part in subdivide_batch(batch, settings["accumulate_gradient"]):
+            nlp.update(
+                part,
+                drop=settings["dropout"],
+                losses=self._losses,
+                sgd=False,
+                exclude=settings["frozen_components"],
+                annotates=settings["annotating_components"],
+            )
+        for name, component in nlp.pipeline:
+            if (
+                name not in settings["frozen_components"]
+                and getattr(component, "is_trainable", False)
+                and component.model not in (True, False, None)
+            ):
+                component.finish_update(self.optimizer)
+        self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
+        losses = {name: float(loss) for name, loss in self._losses.items()}
+        state.add_step(
+            {name: loss - before.get(name, 0.0) for name, loss in losses.items()},
+            epoch=epoch,
+            learn_rate=learn_rate,
+            n_averaged=count_snapshots(self.optimizer),
+            seconds=time.perf_counter() - start,
+        )
+        # The sums of spaCy, which are rounded differently from sums of differences.
+        state.losses = losses
+        state.extra["losses"] = {
+            name: (losses[name], _kind_of(loss)) for name, loss in self._losses.items()
+        }
+        state.extra["words"] += sum(map(len, batch))
+        state.extra["seconds"] = time.monotonic() - self._start
+        return True
+
+    def _evaluate(self) -> None:
+        from spacy.training.loop import update_meta
+
+        state = self.state
+        corpus = _CachedCorpus(self._dev_corpus)
+        if self.optimizer.averages:
+            with self.use_averages():
+                score, other_scores = self._score(corpus)
+            averages: float | None = float(score)
+            # What follows must not depend on this additional evaluation.
+            with keeping_random_state(), keeping_strings(self.model.vocab):
+                raw = float(self._score(corpus)[0])
+        else:
+            score, other_scores = self._score(corpus)
+            raw, averages = float(score), None
+        scores = {}
+        for index, name in enumerate(evaluated_averages(self.optimizer)):
+            if index == 0 and averages is not None:
+                scores[name] = averages
+                continue
+            with (
+                keeping_random_state(),
+                keeping_strings(self.model.vocab),
+                self.use_averages(name),
+            ):
+                scores[name] = float(self._score(corpus)[0])
+        self._score_weights = {
+            name: weight for name, weight in self._score_weights.items() if name in other_scores
+        }
+        state.extra["score_weights"] = list(self._score_weights)
+        self._results.append((score, state.step - 1))
+        is_best = bool(score == max(self._results)[0])
+        self.info = {
+            "epoch": state.epoch,
+            "step": state.step - 1,
+            "score": score,
+            "other_scores": other_scores,
+            "losses": self._losses,
+            "checkpoints": self._results,
+            "seconds": int(time.monotonic() - self._start),
+            "words": state.extra["words"],
+        }
+        with self.without_frozen():
+            update_meta(self.settings, self.model, self.info)
+        if self.output is not None:
+            self.info["output_path"] = str(self.output / "model-last")
+        saved = {name: value for name, value in self.info.items() if name != "checkpoints"}
+        saved["training_seconds"] = state.seconds
+        state.extra["infos"].append(_as_json(saved))
+        state.add_evaluation(
+            raw,
+            averages,
+            other_scores=_as_json(other_scores),
+            all_averages=scores,
+            is_best=is_best,
+        )
+        self._losses, state.extra["losses"] = {}, {}
+        report_score(self.optimizer, raw)
+
+    def earlier_infos(self) -> Iterator[dict[str, Any] | None]:
+        """What spaCy has told the logger after each step so far: a description of each
+        evaluation, and None for other steps."""
+        infos = {info["step"]: info for info in self.state.extra["infos"]}
+        for step in range(self.state.step):
+            info = infos.get(step)
+            if info is not None:
+                results = [result for result in self._results if result[1] <= step]
+                info = {**info, "checkpoints": results}
+                del info["training_seconds"]
+            yield info
+
+    def _score(self, corpus: Callable[[Any], Any]) -> tuple[float, dict[str, Any]]:
+        from spacy.training.loop import create_evaluation_callback
+
+        evaluate = create_evaluation_callback(self.model, corpus, self._score_weights)
+        found: tuple[float, dict[str, Any]] = evaluate()
+        return found
+
+
+class _CachedCorpus:
+    """Reader that reads its corpus once, because reading may draw random numbers.
+
+    corpus (Callable): The reader.
+    """
+
+    def __init__(self, corpus: Callable[[Any], Any]) -> None:
+        self._corpus = corpus
+        self._examples: list[Any] | None = None
+
+    def __call__(self, nlp: Any) -> list[Any]:
+        if self._examples is None:
+            self._examples = list(self._corpus(nlp))
+        return self._examples
+
+
+def _kind_of(loss: Any) -> str | None:
+    """Type of a loss that is not a Python number: sums are rounded to it."""
+    return None if isinstance(loss, (int, float)) else str(loss.dtype)
+
+
+def _as_json(value: Any) -> Any:
+    """Convert scores to JSON values. Objects without such a value become text."""
+    if isinstance(value, dict):
+        return {str(name): _as_json(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "tolist"):  # NumPy and CuPy.
+        return _as_json(value.tolist())
+    return str(value)

@@ -1,0 +1,101 @@
+"""Training of a spaCy config in an output folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thinc.api import Config
+
+from ..errors import naming_config
+from .callbacks import Callback, SaveCheckpoints, TrainingLog
+from .checkpoints import check_names, load_checkpoint, sweep
+from .configs import check_spacy
+from .locks import lock_folder
+from .output_folder import CURVES, LOG, TrainingFolder
+from .plots import SaveLearningCurve
+from .spacy_callbacks import ConfigLogger, SavePipelines
+from .spacy_trainer import SpacyTrainer
+
+
+def read_spacy_config(path: Path, overrides: dict[str, Any]) -> Config:
+    """Read a spaCy config as `spacy train` does. Variables are not interpolated.
+
+    overrides (dict[str, Any]): Settings to change: {"training.max_steps": 100}.
+    RAISES: ValueError that names the file if it is not a config.
+    """
+    check_spacy()
+    from spacy.util import load_config
+
+    with naming_config(path):
+        config: Config = load_config(path, overrides=overrides, interpolate=False)
+        return config
+
+
+def train_spacy(
+    config: Config,
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    source: Path | None = None,
+    code: Path | None = None,
+    gpu_id: int = -1,
+    trust: bool = False,
+) -> SpacyTrainer:
+    """Train a spaCy config, and save pipelines, a log and checkpoints.
+
+    config (Config): As `read_spacy_config` reads it.
+    output (Path | None): Output directory, created if it does not exist, and locked until the
+        training ends. By default nothing is saved.
+    resume (bool): Resume the training in the output directory from its last checkpoint. If it
+        has none yet, the training starts from the beginning.
+    overwrite (bool): Delete the training in the output directory, and no other files.
+    callbacks (Sequence[Callback]): Further callbacks.
+    source (Path | None): The file that the config was read from. It is never overwritten, and
+        errors in the config name it.
+    code (Path | None): The Python file that registers what the config names. A training is
+        resumed only with the same content.
+    gpu_id (int): GPU id, which is active already; -1 for the CPU.
+    trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
+        the file: see `check_pytorch_loading`.
+    RETURNS (SpacyTrainer): The trainer after the end of the training.
+    RAISES: As `thinc_swa.training.train`.
+    """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
+    if output is None:
+        with naming_config(source):
+            trainer = SpacyTrainer(
+                config, [ConfigLogger(), *callbacks], gpu_id=gpu_id, code=code
+            )
+            trainer.check_data()
+        trainer.run()
+        return trainer
+    with naming_config(source):
+        folder = TrainingFolder(output, config.interpolate())
+    with lock_folder(output):
+        # Before the pipeline is initialized, which may take long.
+        folder.check(source=source, resume=resume, overwrite=overwrite)
+        checkpoint = folder.find_checkpoint() if resume else None
+        log = TrainingLog(output / LOG)
+        # Before the checkpoint: the logger may draw random numbers.
+        logger = ConfigLogger()
+        curve = SaveLearningCurve(output / CURVES[0].partition(".")[0])
+        saving = [log, SavePipelines(output), logger, SaveCheckpoints(output, log), curve]
+        with naming_config(source):
+            trainer = SpacyTrainer(
+                config, [*saving, *callbacks], gpu_id=gpu_id, code=code, output=output
+            )
+            # Before anything is deleted.
+            trainer.check_data()
+        if checkpoint is None:
+            check_names(output, trainer.state)
+            folder.begin()
+        else:
+            load_checkpoint(checkpoint, trainer, trust=trust)
+            folder.resume_log(trainer.state)
+            folder.write_config()
+        sweep(output)
+        trainer.run()
+    return trainer
