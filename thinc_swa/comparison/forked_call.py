@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -39,7 +40,10 @@ class ForkedCall:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._pipe, writer = os.pipe()
         self._data = b""
-        self._pid = os.fork()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of the idle threads of BLAS, which registers handlers for forks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
         if self._pid == 0:
             os.close(self._pipe)
             _call(function, writer)
