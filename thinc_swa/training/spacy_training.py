@@ -27,7 +27,8 @@ def read_spacy_config(path: Path, overrides: dict[str, Any]) -> Config:
     from spacy.util import load_config
 
     with naming_config(path):
-        return load_config(path, overrides=overrides, interpolate=False)
+        config: Config = load_config(path, overrides=overrides, interpolate=False)
+    return config
 
 
 def train_spacy(
