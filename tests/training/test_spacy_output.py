@@ -4,6 +4,7 @@ import io
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -388,6 +389,54 @@ def test_a_full_disk_is_one_error_and_the_training_can_be_resumed(size, folder, 
     process = start(folder, tmp_path / "whole")
     assert process.communicate(timeout=120) and process.returncode == 0
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+
+
+# Kills the process at a call of a function whose number is in a file of that name.
+KILLING = """
+import os, signal
+from pathlib import Path
+from thinc_swa.training import checkpoints, folders, spacy_trainer
+
+def killing(function, name):
+    def call(*arguments, **options):
+        path = Path(name)
+        if path.exists():
+            n_calls = int(path.read_text())
+            path.write_text(str(n_calls - 1))
+            if n_calls == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+spacy_trainer.SpacyTrainer._score = killing(spacy_trainer.SpacyTrainer._score, "score")
+checkpoints.save_optimizer = killing(checkpoints.save_optimizer, "save_optimizer")
+checkpoints.delete_checkpoint = killing(checkpoints.delete_checkpoint, "delete_checkpoint")
+os.rename = killing(os.rename, "rename")
+"""
+
+
+@pytest.mark.slow
+def test_kills_inside_evaluations_and_writes_do_not_change_the_results(folder, tmp_path):
+    (tmp_path / "code.py").write_text(KILLING)
+    process = start(folder, tmp_path / "whole", "--code", "code.py")
+    assert process.communicate(timeout=120) and process.returncode == 0
+    whole = results_of(tmp_path / "whole")
+    # In the evaluations of averages and of raw weights; between the renames of folders; before
+    # the state of the optimizer is saved; before an earlier checkpoint is deleted.
+    kills = [("score", 2), ("score", 3), ("score", 1), ("save_optimizer", 2)]
+    kills += [("rename", number) for number in (1, 2, 3, 4, 5)] + [("delete_checkpoint", 1)]
+    for name, number in kills:
+        (tmp_path / name).write_text(str(number))
+        process = start(folder, tmp_path / "output", "--resume", "--code", "code.py")
+        process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, (name, number)
+        (tmp_path / name).unlink()
+        process = start(folder, tmp_path / "output", "--resume", "--code", "code.py")
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert results_of(tmp_path / "output") == whole, (name, number)
+        assert not list((tmp_path / "output").glob(".*.tmp"))
+        shutil.rmtree(tmp_path / "output")
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def read_spacy_config(path: Path, overrides: dict[str, Any]) -> Config:
 
     with naming_config(path):
         config: Config = load_config(path, overrides=overrides, interpolate=False)
-        return config
+    return config
 
 
 def train_spacy(
