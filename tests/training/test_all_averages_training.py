@@ -155,7 +155,9 @@ def test_a_model_with_each_of_the_averages_is_saved(tmp_path):
     assert (output / "model-last-swa").read_bytes() == (output / "model-last").read_bytes()
 
 
-@pytest.mark.parametrize("step", [15, 33, 45, 65, 75])
+@pytest.mark.parametrize(
+    "step", [33, *(pytest.param(step, marks=pytest.mark.slow) for step in (15, 45, 65, 75))]
+)
 @pytest.mark.parametrize("optimizer", [SWA_EMA_LAWA, PLATEAU], ids=["three", "plateau"])
 def test_resuming_gives_the_same_averages(tmp_path, step, optimizer):
     config = make_config(tmp_path, optimizer, max_steps=100)

@@ -89,6 +89,7 @@ def test_the_same_array_has_the_same_digest_in_any_memory_layout():
     assert digest(one_bit) != digest(array)
 
 
+@pytest.mark.slow
 def test_digests_do_not_depend_on_the_process():
     code = "from test_fingerprints import VALUES, digest; print([digest(v) for v in VALUES])"
     helpers = str(Path(__file__).parents[1])

@@ -153,6 +153,7 @@ def test_plateau_gets_the_raw_scores(config):
     assert trainer.optimizer.n_averaged > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spacy.ConsoleLogger.v3", "spacy.ChainLogger.v1"])
 def test_loggers_of_resumed_trainings_have_all_records(name, config, tmp_path, capsys):
     logger = {"@loggers": "spacy.ConsoleLogger.v3", "progress_bar": None}

@@ -247,7 +247,7 @@ CASES |= {
     f"{name}, two components": lambda folder, name=name: half_tagged(folder, optimizer=name)
     for name in OPTIMIZERS
 }
-QUICK = ("stream", "random batches", "rules", "patience", "SWA, two components")
+QUICK = ("patience", "SWA, two components")
 CORPORA = {
     "tagger and parser": "afribooms",
     "lemmatizer": "afribooms",
