@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy
 import pytest
+from helpers import require
 from thinc.api import Adam, Relu
 from tiny import assert_same, weights_of
 
@@ -89,6 +90,7 @@ def make(folder, n_steps):
 
 
 def test_another_trainer_is_resumed_bit_for_bit(tmp_path):
+    require("rich")
     for name in ("whole", "output"):
         (tmp_path / name).mkdir()
     whole, _ = make(tmp_path / "whole", 12)
@@ -113,6 +115,7 @@ def test_another_trainer_is_resumed_bit_for_bit(tmp_path):
 
 
 def test_damage_in_the_folder_of_a_model_is_found(tmp_path):
+    require("rich")
     make(tmp_path, 4)[0].run()
     path = tmp_path / "step-00000004"
     (path / "model" / "layer" / "weights").write_bytes(b"half")
