@@ -10,6 +10,13 @@ import sys
 import termios
 import time
 
+# Makes standard input the controlling terminal, which sends SIGHUP.
+CONTROLLED = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
 
 def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
@@ -30,15 +37,13 @@ def read_terminal(
     is_ours = program == "thinc-swa"
     command = [sys.executable, "-m", "thinc_swa"] if is_ours else [program]
     process = subprocess.Popen(
-        [*command, *arguments],
+        [sys.executable, "-c", CONTROLLED, *command, *arguments],
         cwd=tmp_path,
         env=settings,
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        # The controlling terminal, which sends SIGHUP.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(slave)
     text = b""
