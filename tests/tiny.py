@@ -57,6 +57,30 @@ use_averages = false
 """
 
 
+TWO_WIDTHS = """
+[optimizer]
+@optimizers = "EMA.v1"
+sigma_rel = 0.1
+
+[optimizer.optimizer]
+@optimizers = "EMA.v1"
+sigma_rel = 0.05
+
+[optimizer.optimizer.optimizer]
+@optimizers = "Adam.v1"
+learn_rate = {learn_rate}
+use_averages = false
+"""
+
+KEEP = """
+[callbacks]
+
+[callbacks.keep]
+@callbacks = "keep_averages.v1"
+freq = {freq}
+"""
+
+
 def make_arrays(n_train=50, n_dev=40, seed=0):
     """Points of three classes that overlap."""
     random = numpy.random.default_rng(seed)

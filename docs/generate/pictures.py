@@ -75,15 +75,13 @@ def sgd() -> Optimizer:
 def draw_swa(axes: Axes, colours: Colours) -> None:
     n_steps, start, freq = 200, 100, 10
     raw, averages = trace(SWA(sgd(), start_step=start, freq=freq), n_steps)
-    due = range(start, n_steps + 1, freq)
-    axes.plot(raw, color=colours["raw"], label="raw weight")
-    axes.plot(due, [raw[i] for i in due], "o", ms=4, color=colours["second"], label="snapshots")
-    axes.plot(
-        range(start, n_steps + 1),
-        averages[start:],
-        color=colours["first"],
-        lw=2.2,
-        label="average of the snapshots",
+    _draw_snapshots(
+        axes,
+        colours,
+        raw,
+        averages,
+        range(start, n_steps + 1, freq),
+        "average of the snapshots",
     )
     axes.axvline(start, color=colours["text"], lw=0.8, ls=":")
     axes.annotate("start_step", (start - 2, 2.6), color=colours["text"], ha="right")
@@ -101,15 +99,27 @@ def draw_ema(axes: Axes, colours: Colours) -> None:
 def draw_lawa(axes: Axes, colours: Colours) -> None:
     n_steps, freq, window = 200, 10, 6
     raw, averages = trace(LAWA(sgd(), window=window, freq=freq), n_steps)
-    due = range(freq, n_steps + 1, freq)
+    label = f"average of the last {window} snapshots"
+    _draw_snapshots(axes, colours, raw, averages, range(freq, n_steps + 1, freq), label)
+
+
+def _draw_snapshots(
+    axes: Axes,
+    colours: Colours,
+    raw: list[float],
+    averages: list[float],
+    due: range,
+    label: str,
+) -> None:
+    """due (range): The steps with a snapshot. Before the first one there is no average."""
     axes.plot(raw, color=colours["raw"], label="raw weight")
     axes.plot(due, [raw[i] for i in due], "o", ms=4, color=colours["second"], label="snapshots")
     axes.plot(
-        range(freq, n_steps + 1),
-        averages[freq:],
+        range(due.start, len(averages)),
+        averages[due.start :],
         color=colours["first"],
         lw=2.2,
-        label=f"average of the last {window} snapshots",
+        label=label,
     )
 
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy
 import pytest
+import tiny
 from helpers import require
 from thinc.api import Config
 from tiny import write_config
@@ -19,28 +20,8 @@ for _package in ("typer", "rich", "matplotlib", "filelock"):
 
 TESTS = Path(__file__).parents[1]
 
-TWO_WIDTHS = """
-[optimizer]
-@optimizers = "EMA.v1"
-sigma_rel = 0.1
-
-[optimizer.optimizer]
-@optimizers = "EMA.v1"
-sigma_rel = 0.05
-
-[optimizer.optimizer.optimizer]
-@optimizers = "Adam.v1"
-learn_rate = 0.03
-use_averages = false
-"""
-
-KEEP = """
-[callbacks]
-
-[callbacks.keep]
-@callbacks = "keep_averages.v1"
-freq = 10
-"""
+TWO_WIDTHS = tiny.TWO_WIDTHS.format(learn_rate=0.03)
+KEEP = tiny.KEEP.format(freq=10)
 
 BATCH_NORM = {"n_inputs": 3, "n_outputs": 8, "width": 8, "dropout": 0.2}
 

@@ -206,7 +206,8 @@ def test_errors_are_printable():
 
 def test_learning_curves(tmp_path):
     require("matplotlib")
-    from thinc_swa.comparison.plots import FORMATS, plot_learning_curves, save_figure
+    from thinc_swa.comparison.plots import plot_learning_curves
+    from thinc_swa.training.plots import FORMATS, save_figure
 
     figure = plot_learning_curves(RUNS, "accuracy")
     panels = [panel for panel in figure.axes if panel.get_visible()]
@@ -240,7 +241,8 @@ def test_final_scores_are_bars_with_dots():
 
 def test_names_in_plots_are_not_parsed_as_formulas(tmp_path):
     require("matplotlib")
-    from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves, save_figure
+    from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves
+    from thinc_swa.training.plots import save_figure
 
     for first in ODD:
         names = [first, *(name for name in ODD if name != first)]
@@ -259,7 +261,8 @@ def test_names_in_plots_are_not_parsed_as_formulas(tmp_path):
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
 def test_plots_of_any_number_of_entries(tmp_path, n, score):
     require("matplotlib")
-    from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves, save_figure
+    from thinc_swa.comparison.plots import plot_final_scores, plot_learning_curves
+    from thinc_swa.training.plots import save_figure
 
     runs = [make_run(f"name {i}", 0, [-0.5, -0.4, -0.1 * i]) for i in range(n)]
     runs += [make_run("broken", 0, [], state="failed", error="no")]

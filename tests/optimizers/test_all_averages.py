@@ -71,7 +71,7 @@ def test_passive_optimizers_leave_the_trajectory_alone(name):
     train(Adam(0.1), alone, 9)
     is_same = all((weights[key] == alone[key]).all() for key in weights)
     assert optimizer.is_passive == is_same == (name in PASSIVE)
-    assert not getattr(Lookahead(optimizer), "is_passive")  # noqa: B009
+    assert not Lookahead(optimizer).is_passive
 
 
 def test_levels_share_no_arrays():

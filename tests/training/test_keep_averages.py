@@ -2,6 +2,7 @@
 
 import numpy
 import pytest
+import tiny
 from helpers import require
 from output_folders import config_of, content_of
 from thinc.api import Adam, Config, Model
@@ -15,28 +16,8 @@ from thinc_swa.training.trainer import train
 
 require("filelock")
 
-TWO_WIDTHS = """
-[optimizer]
-@optimizers = "EMA.v1"
-sigma_rel = 0.1
-
-[optimizer.optimizer]
-@optimizers = "EMA.v1"
-sigma_rel = 0.05
-
-[optimizer.optimizer.optimizer]
-@optimizers = "Adam.v1"
-learn_rate = 0.01
-use_averages = false
-"""
-
-KEEP = """
-[callbacks]
-
-[callbacks.keep]
-@callbacks = "keep_averages.v1"
-freq = 7
-"""
+TWO_WIDTHS = tiny.TWO_WIDTHS.format(learn_rate=0.01)
+KEEP = tiny.KEEP.format(freq=7)
 
 
 def config_with_snapshots(tmp_path, optimizer=TWO_WIDTHS, more=KEEP, **settings):

@@ -74,6 +74,16 @@ class SkipCount:
                 stacklevel=2,
             )
 
+    def check(self, weights: dict[KeyT, Array]) -> bool:
+        """Whether all weights of a snapshot are finite. If not, it is counted. On a GPU this
+        waits for the result."""
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            for key, array in weights.items():
+                if not cpu_kernels.is_finite_quietly(array):
+                    self.skip(key)
+                    return False
+        return True
+
     def take_flag(self) -> Array:
         """Get a flag on the GPU, to be set there if weights are left out."""
         if self._flags is None:

@@ -11,7 +11,6 @@ from .cpu_kernels import (
     empty_like,
     interpolate,
     is_finite,
-    is_finite_quietly,
     load_cupy_kernels,
     scale_to,
     zeros_like,
@@ -156,7 +155,7 @@ class RunningAverage:
         """
         n = self._n_averaged
         if n == 0 or (decay is not None and decay < MIN_DECAY):
-            if not self.check_finite or self._check(weights):
+            if not self.check_finite or self._skipped.check(weights):
                 self._start(weights)
             return
         share = 1.0 / (n + 1) if decay is None else 1.0 - decay
@@ -235,14 +234,6 @@ class RunningAverage:
         self.weight, self.missed, self._launch = 1.0, {}, None
         self._n_averaged += 1
 
-    def _check(self, weights: dict[KeyT, Array]) -> bool:
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            for key, array in weights.items():
-                if not is_finite_quietly(array):
-                    self._skipped.skip(key)
-                    return False
-        return True
-
     def _add(self, weights: dict[KeyT, Array], factor: float, shrinks: bool) -> bool:
         """Add a multiple of the weights to the totals.
 
@@ -262,7 +253,7 @@ class RunningAverage:
             (on_cpu if is_on_cpu else on_gpu).append((total, array))
         # Before anything is added: a sum of float32 numbers cannot be taken back exactly. What
         # is on the host cannot wait for what the GPU finds out later.
-        if on_cpu and self.check_finite and not self._check(weights):
+        if on_cpu and self.check_finite and not self._skipped.check(weights):
             return False
         add = interpolate if shrinks else add_scaled
         for total, array in on_cpu:

@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import numpy
-
 from ..types import Array, KeyT
 from .cpu_kernels import (
     add_scaled,
     as_average,
     averages_dtype,
     is_finite,
-    is_finite_quietly,
     scale_to,
 )
 from .finite import SkipCount
@@ -68,7 +65,7 @@ class WindowAverage:
         weights (dict[KeyT, Array]): The weights of all parameters. Those of a parameter that
             is not among them are caught up on by `add_parameter`.
         """
-        if self.check_finite and not self._check(weights):
+        if self.check_finite and not self._skipped.check(weights):
             return
         oldest = self.slots[str(self.n_taken % self.window)]
         self.n_taken += 1
@@ -105,14 +102,6 @@ class WindowAverage:
     def _is_shared(self, key: KeyT, memory: Array) -> bool:
         """Whether several snapshots have the same array, from `add_parameter`."""
         return sum(slot.get(key) is memory for slot in self.slots.values()) > 1
-
-    def _check(self, weights: dict[KeyT, Array]) -> bool:
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            for key, array in weights.items():
-                if not is_finite_quietly(array):
-                    self._skipped.skip(key)
-                    return False
-        return True
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

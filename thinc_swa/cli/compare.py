@@ -312,7 +312,8 @@ def _draw(
     overrides: dict[str, Any],
 ) -> list[str]:
     """Draw the plots. RETURNS (list[str]): Names of the files."""
-    from ..comparison.plots import plot_final_scores, plot_learning_curves, save_figure
+    from ..comparison.plots import plot_final_scores, plot_learning_curves
+    from ..training.plots import save_figure
 
     figures = (plot_learning_curves(runs, score), plot_final_scores(runs, summaries, score))
     return [

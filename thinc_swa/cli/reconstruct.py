@@ -107,7 +107,7 @@ def reconstruct(
                 f"Best width: {best.sigma_rel:g}, score {text} at step {evaluator.step}."
             )
         if sigma_rels is not None:
-            from ..comparison.plots import save_figure
+            from ..training.plots import save_figure
 
             figure = plot_widths(scores, kept, evaluator.score)
             for path in save_figure(figure, evaluator.stored.folder / PLOT):

@@ -1,21 +1,18 @@
 """Plots of a comparison. Needs matplotlib."""
 
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from ..schedules.plots import COLOURS
-from ..serialization.files import atomic_write
 from ..training.evaluation import format_score
+from ..training.plots import score_factor, score_label
 from .results import Summary, complete, final_scores
 from .runs import Run
 
 GREY = "#8C8C8C"
-FORMATS = ("png", "svg")
 
 
 def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
@@ -46,7 +43,7 @@ def plot_learning_curves(runs: Sequence[Run], score: str) -> Figure:
             panel.set_xlabel("steps")
             panel.tick_params(labelbottom=True)
         if i % n_columns == 0:
-            panel.set_ylabel(_label(score))
+            panel.set_ylabel(score_label(score))
     if names:
         panels[0][0].set_ylim(_limits(curves))
         handles, labels = _legend(curves)
@@ -96,7 +93,7 @@ def _legend(curves: dict[str, Any]) -> tuple[list[Any], list[str]]:
 def _curve(runs: Sequence[Run], kind: str, score: str) -> tuple[list[int], list[float], Any]:
     """Steps, means and standard deviations, up to the end of the shortest run."""
     rows = list(zip(*(run.evaluations for run in runs), strict=False))
-    factor = _factor(score)
+    factor = score_factor(score)
     steps, middle, spread = [], [], []
     for row in rows:
         values = [factor * record[kind] for record in row]
@@ -134,7 +131,7 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x", alpha=0.25, linewidth=0.6)
     panel.set_axisbelow(True)
-    factor = _factor(score)
+    factor = score_factor(score)
     values = []
     for i, summary in enumerate(shown):
         scores, raw = (
@@ -156,7 +153,7 @@ def plot_final_scores(runs: Sequence[Run], summaries: Sequence[Summary], score: 
     panel.tick_params(left=False)
     hollow = "; hollow: raw weights" if any(s.has_averages for s in shown) else ""
     panel.set_xlabel(
-        f"final {_label(score)} (the axis does not start at zero)\n"
+        f"final {score_label(score)} (the axis does not start at zero)\n"
         f"bars: means; dots: seeds{hollow}"
     )
     return figure
@@ -175,31 +172,5 @@ def _dots(panel: Any, y: float, values: Sequence[float], **style: Any) -> None:
     panel.scatter(values, heights, s=22, zorder=3, linewidths=1.1, **style)
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Save a figure as PNG and as SVG.
-
-    figure (Figure): The figure.
-    path (Path): Path without suffix.
-    RETURNS (list[Path]): The files.
-    """
-    paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
-    for file in paths:
-        # Without the date, so that equal figures give equal files.
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        with atomic_write(file) as temporary, warnings.catch_warnings():
-            # Names may have characters that are missing in the font.
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)
-    return paths
-
-
 def _color(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
-
-
-def _factor(score: str) -> float:
-    return 100.0 if score == "accuracy" else 1.0
-
-
-def _label(score: str) -> str:
-    return "score in %" if score == "accuracy" else "score (minus the loss)"

@@ -31,13 +31,20 @@ def all_averages(optimizer: Optimizer) -> dict[str, dict[KeyT, FloatsXd]]:
     levels = unwrap(optimizer)
     result = {}
     for name, level in zip(average_names(optimizer), levels, strict=True):
-        if isinstance(level, OptimizerWrapper):
-            averages = level.own_averages
-        else:
-            averages = level.averages or {}
+        averages = own_averages(level)
         if averages:
             result[name] = averages
     return result
+
+
+def own_averages(optimizer: Any) -> dict[KeyT, FloatsXd]:
+    """The averages of an optimizer alone, without those of the optimizer that it wraps.
+
+    optimizer (Optimizer): Typed as Any: what it has depends on the Thinc version.
+    """
+    if isinstance(optimizer, OptimizerWrapper):
+        return optimizer.own_averages
+    return optimizer.averages or {}
 
 
 def average_names(optimizer: Optimizer) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy
 from thinc.api import Model, Optimizer
 
-from ..optimizers.all_averages import average_names
+from ..optimizers.all_averages import average_names, own_averages
 from ..optimizers.averaging_optimizer import AveragingOptimizer
-from ..optimizers.base import OptimizerWrapper, unwrap
+from ..optimizers.base import unwrap
 
 SCORES = ("accuracy", "loss")
 # Examples per call of `predict`.
@@ -71,13 +71,8 @@ def evaluated_averages(optimizer: Optimizer) -> dict[str, Optimizer]:
 
 
 def has_own_averages(optimizer: Any) -> bool:
-    """Whether an optimizer has averages itself, apart from those of the one that it wraps.
-
-    optimizer (Optimizer): Typed as Any: what it has depends on the Thinc version.
-    """
-    if isinstance(optimizer, OptimizerWrapper):
-        return bool(optimizer.own_averages)
-    return bool(optimizer.averages)
+    """Whether an optimizer has averages itself, apart from those of the one that it wraps."""
+    return bool(own_averages(optimizer))
 
 
 def passive_names(optimizer: Optimizer) -> list[str]:

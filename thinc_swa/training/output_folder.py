@@ -14,9 +14,18 @@ from ..errors import TrainingWarning, describe_error
 from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
 from .callbacks import MODELS, Callback, SaveCheckpoints, SaveModels, TrainingLog, model_names
-from .checkpoints import checkpoints, delete_checkpoint, find_checkpoint, find_run
+from .checkpoints import (
+    check_names,
+    checkpoints,
+    delete_checkpoint,
+    find_checkpoint,
+    find_run,
+    load_checkpoint,
+    sweep,
+)
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
 from .folders import temporary_folder
+from .interface import TrainerInterface
 from .logs import Record, find_disorder, keep_records, read_log
 from .state import TrainerState
 
@@ -248,6 +257,26 @@ class TrainingFolder:
             return list(read_log(self.path / LOG))
         except ValueError as error:
             raise ValueError(f"{error}. {_ADVICE}") from error
+
+    def prepare(
+        self, trainer: TrainerInterface, checkpoint: Path | None, *, trust: bool
+    ) -> None:
+        """Prepare the folder and the trainer for the first step, of a new training or of one
+        that is resumed.
+
+        checkpoint (Path | None): The checkpoint to load; None for a new training.
+        trust (bool): See `load_checkpoint`.
+        RAISES: As `load_checkpoint`; ValueError if the log does not belong to the checkpoint;
+            FileExistsError if files that are not of a training have the names of checkpoints.
+        """
+        if checkpoint is None:
+            check_names(self.path, trainer.state)
+            self.begin()
+        else:
+            load_checkpoint(checkpoint, trainer, trust=trust)
+            self.resume_log(trainer.state)
+            self.write_config()
+        sweep(self.path)
 
     def begin(self) -> None:
         """Delete the files of an earlier training, and save the config, which marks the folder

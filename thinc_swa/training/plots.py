@@ -1,4 +1,5 @@
-"""Learning curves of a training. Needs matplotlib, which is imported when a plot is made."""
+"""Learning curve of a training, and the saving of all figures. Needs matplotlib, which is
+imported when a plot is made."""
 
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def plot_learning_curve(evaluations: Sequence[Evaluation], score: str) -> Any:
     """
     from matplotlib.figure import Figure
 
-    factor = 100.0 if score == "accuracy" else 1.0
+    factor = score_factor(score)
     steps = [evaluation.step for evaluation in evaluations]
     averaged = [found for found in evaluations if found.averages is not None]
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -45,7 +46,7 @@ def plot_learning_curve(evaluations: Sequence[Evaluation], score: str) -> Any:
         zorder=3,
         label="model-best",
     )
-    scores.set_ylabel("score in %" if score == "accuracy" else "score (minus the loss)")
+    scores.set_ylabel(score_label(score))
     scores.legend(frameon=False)
     losses.plot(steps, [evaluation.loss for evaluation in evaluations], color="#404040")
     losses.set_ylabel("loss per step")
@@ -54,6 +55,39 @@ def plot_learning_curve(evaluations: Sequence[Evaluation], score: str) -> Any:
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def score_factor(score: str) -> float:
+    """Factor of plotted scores: accuracies are in per cent."""
+    return 100.0 if score == "accuracy" else 1.0
+
+
+def score_label(score: str) -> str:
+    """Label of an axis of scores."""
+    return "score in %" if score == "accuracy" else "score (minus the loss)"
+
+
+def save_figure(figure: Any, path: Path) -> list[Path]:
+    """Save a figure as PNG and as SVG. Equal figures give equal files.
+
+    figure (Figure): The figure.
+    path (Path): Path without suffix.
+    RETURNS (list[Path]): The files.
+    """
+    import matplotlib
+
+    paths = [path.with_name(f"{path.name}.{name}") for name in FORMATS]
+    for file in paths:
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        with (
+            atomic_write(file) as temporary,
+            matplotlib.rc_context({"svg.hashsalt": "thinc-swa"}),
+            warnings.catch_warnings(),
+        ):
+            # Names may have characters that are missing in the font.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(temporary, dpi=150, format=file.suffix[1:], metadata=metadata)
+    return paths
 
 
 class SaveLearningCurve(Callback):
@@ -71,7 +105,7 @@ class SaveLearningCurve(Callback):
         if not evaluations or trainer.state.error is not None:
             return
         try:
-            import matplotlib
+            figure = plot_learning_curve(evaluations, trainer.score)
         except ImportError:
             warnings.warn(
                 "There is no learning curve, because matplotlib is missing: pip install "
@@ -80,10 +114,4 @@ class SaveLearningCurve(Callback):
                 stacklevel=2,
             )
             return
-        figure = plot_learning_curve(evaluations, trainer.score)
-        # Equal figures give equal files.
-        with matplotlib.rc_context({"svg.hashsalt": "thinc-swa"}):
-            for name in FORMATS:
-                metadata = {"Date": None} if name == "svg" else None
-                with atomic_write(self._path.with_suffix(f".{name}")) as temporary:
-                    figure.savefig(temporary, dpi=150, format=name, metadata=metadata)
+        save_figure(figure, self._path)

@@ -8,7 +8,6 @@ from thinc.api import Config
 
 from ..errors import naming_config
 from .callbacks import Callback, SaveCheckpoints, TrainingLog
-from .checkpoints import check_names, load_checkpoint, sweep
 from .configs import check_spacy
 from .locks import lock_folder
 from .output_folder import CURVES, LOG, TrainingFolder
@@ -89,13 +88,6 @@ def train_spacy(
             )
             # Before anything is deleted.
             trainer.check_data()
-        if checkpoint is None:
-            check_names(output, trainer.state)
-            folder.begin()
-        else:
-            load_checkpoint(checkpoint, trainer, trust=trust)
-            folder.resume_log(trainer.state)
-            folder.write_config()
-        sweep(output)
+        folder.prepare(trainer, checkpoint, trust=trust)
         trainer.run()
     return trainer

@@ -23,7 +23,7 @@ from ..schedules.learn_rate import current_rate
 from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
 from .callbacks import Callback, CallbackList, check_callbacks
-from .checkpoints import check_names, keeping_random_state, load_checkpoint, sweep
+from .checkpoints import keeping_random_state
 from .datasets import Dataset, check_dataset
 from .evaluation import SCORES, accuracy, evaluated_averages, predict
 from .fingerprints import (
@@ -477,13 +477,6 @@ def train(
                 config, [*folder.callbacks(), *callbacks], code=code, output=output
             )
         folder.check_models(trainer.optimizer)
-        if checkpoint is None:
-            check_names(output, trainer.state)
-            folder.begin()
-        else:
-            load_checkpoint(checkpoint, trainer, trust=trust)
-            folder.resume_log(trainer.state)
-            folder.write_config()
-        sweep(output)
+        folder.prepare(trainer, checkpoint, trust=trust)
         trainer.run()
     return trainer
