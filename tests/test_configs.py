@@ -84,7 +84,7 @@ def train_by_hand(config, digits):
     """
     *wrappers, innermost = blocks(config)
     settings = {block["@optimizers"]: block for block in wrappers}
-    known = {"SWA.v1", "EMA.v1", "LAWA.v1", "Lookahead.v1", "ScheduleFree.v1"}
+    known = {"SWA.v1", "EMA.v1", "LAWA.v1", "Lookahead.v1", "LocalSGD.v1", "ScheduleFree.v1"}
     assert set(settings) <= known
     if "ScheduleFree.v1" in settings:
         assert innermost["beta1"] == 0.0
@@ -93,14 +93,17 @@ def train_by_hand(config, digits):
     model, optimizer = resolved["model"], resolved["optimizer"]
     if "ScheduleFree.v1" in settings:
         optimizer = PlainScheduleFree(optimizer, settings["ScheduleFree.v1"]["beta"])
-    slow, history = [], []
+    slow, momentum, history = [], [], []
 
     def after_step(step):
         if step == 0:
             slow.extend(copies(weights_of(model)))
+            momentum.extend(numpy.zeros_like(array) for array in slow)
             return
         if "Lookahead.v1" in settings:
             pull_back(step, slow, weights_of(model), settings["Lookahead.v1"])
+        if "LocalSGD.v1" in settings and step % settings["LocalSGD.v1"]["freq"] == 0:
+            synchronise(slow, momentum, weights_of(model), settings["LocalSGD.v1"])
         history.append(copies(weights_of(model)))
 
     train_steps(model, optimizer, config["training"], digits, after_step)
@@ -113,7 +116,7 @@ def train_by_hand(config, digits):
     elif "ScheduleFree.v1" in settings:
         averages = [optimizer.x[node.id, name] for node, name in parameters(model)]
     else:
-        averages = slow if "Lookahead.v1" in settings else None
+        averages = slow if settings.keys() & {"Lookahead.v1", "LocalSGD.v1"} else None
     return weights_of(model), averages
 
 
@@ -131,6 +134,15 @@ def pull_back(step, slow, fast, settings):
         for slow_array, fast_array in zip(slow, fast, strict=True):
             slow_array += settings["pullback"] * (fast_array - slow_array)
             fast_array[...] = slow_array
+
+
+def synchronise(slow, momentum, weights, settings):
+    """On one worker, with Nesterov momentum."""
+    for array, moment, fast in zip(slow, momentum, weights, strict=True):
+        change = array - fast
+        moment[...] = settings["outer_momentum"] * moment + change
+        array -= settings["outer_learn_rate"] * (change + settings["outer_momentum"] * moment)
+        fast[...] = array
 
 
 class PlainScheduleFree:

@@ -3,7 +3,16 @@
 import thinc.schedules
 from thinc.api import Optimizer
 
-from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups, ScheduleFree
+from thinc_swa import (
+    EMA,
+    LAWA,
+    SWA,
+    LocalSGD,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    ScheduleFree,
+)
 from thinc_swa.optimizers.base import unwrap
 from thinc_swa.schedules.compat import Schedule
 
@@ -30,6 +39,9 @@ OPTIMIZERS = {
     "Lookahead reset": lambda optimizer: Lookahead(optimizer, freq=2, inner_state="reset"),
     "Lookahead pullback": lambda optimizer: Lookahead(
         optimizer, freq=2, inner_state="pullback"
+    ),
+    "LocalSGD": lambda optimizer: LocalSGD(
+        optimizer, freq=2, start_step=1, inner_state="pullback"
     ),
     "EMA overwriting": lambda optimizer: EMA(optimizer, decay=0.5, overwrite_freq=3),
     "SWA ending": lambda optimizer: SWA(optimizer, start_step=2, end_step=5),

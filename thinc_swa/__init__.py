@@ -15,6 +15,7 @@ from .optimizers.all_averages import all_averages
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
 from .optimizers.lawa import LAWA
+from .optimizers.local_sgd import LocalSGD
 from .optimizers.lookahead import Lookahead
 from .optimizers.schedule_free import ScheduleFree
 from .optimizers.swa import SWA
@@ -33,6 +34,7 @@ from .serialization.removed_parameters import forget_missing
 __all__ = [
     "EMA",
     "LAWA",
+    "LocalSGD",
     "Lookahead",
     "OptimizerWrapper",
     "ParamGroups",

@@ -365,13 +365,18 @@ def as_average(array: Array, *, copy: bool = False) -> Array:
     return array.astype(averages_dtype(array), order="C", copy=copy)
 
 
-def empty_like(array: Array) -> Array:
-    """Make an uninitialized array with the shape, dtype and library of another one."""
+def array_module(array: Array) -> Any:
+    """The library of an array: NumPy or CuPy."""
     if isinstance(array, numpy.ndarray):
-        return numpy.empty_like(array)
+        return numpy
     import cupy
 
-    return cupy.empty_like(array)
+    return cupy
+
+
+def empty_like(array: Array) -> Array:
+    """Make an uninitialized array with the shape, dtype and library of another one."""
+    return array_module(array).empty_like(array)
 
 
 def zeros_like(array: Array) -> Array:

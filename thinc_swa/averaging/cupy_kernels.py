@@ -1,6 +1,7 @@
 """Array kernels of averages for CuPy, loaded by `cpu_kernels.py` for the first CuPy array.
 
-Only `is_finite` and `Flags.read` copy data to the host and synchronise with the GPU.
+Only `is_finite`, `are_finite` and `Flags.read` copy data to the host and synchronise with the
+GPU.
 """
 
 from collections.abc import Sequence
@@ -175,6 +176,12 @@ _find_non_finite_in_pieces: Any = _KERNELS.get_function("thinc_swa_find_non_fini
 def is_finite(array: Array) -> bool:
     """Whether all elements of an array are finite. Synchronises with the GPU."""
     return bool(cupy.isfinite(array).all().item())
+
+
+def are_finite(arrays: Sequence[Array]) -> list[bool]:
+    """Which arrays have only finite elements. Synchronises with the GPU once."""
+    found = cupy.stack([cupy.isfinite(array).all() for array in arrays])
+    return [bool(value) for value in found.get()]
 
 
 class Flags:

@@ -1,6 +1,7 @@
 """Detection of weights that are NaN or infinite, which are left out of averages."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -28,6 +29,15 @@ def pull_back_finite(
     if skipped.is_full:
         skipped.resolve()
     cpu_kernels.load_cupy_kernels().pull_back_finite(pullback, slow, fast, skipped.take_flag())
+
+
+def are_finite(arrays: Sequence[Array]) -> list[bool]:
+    """Which arrays have only finite elements. Synchronises with the GPU once."""
+    if not arrays or isinstance(arrays[0], numpy.ndarray):
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            return [cpu_kernels.is_finite_quietly(array) for array in arrays]
+    found: list[bool] = cpu_kernels.load_cupy_kernels().are_finite(arrays)
+    return found
 
 
 class SkipCount:

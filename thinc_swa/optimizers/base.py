@@ -225,6 +225,17 @@ class OptimizerWrapper(Optimizer):
         that have not been updated yet."""
         return isinstance(self.optimizer, OptimizerWrapper) and self.optimizer._is_frozen(key)
 
+    def _check_snapshot_steps(self, start_step: int | None, freq: int) -> None:
+        """Called by a wrapper further out that takes snapshots, with its settings, when they
+        are known. Check that snapshots of the whole training can be taken at these steps.
+
+        start_step (int | None): The step of the first snapshot; None if it is not known yet.
+        freq (int): Steps from one snapshot to the next.
+        RAISES: ValueError if workers have different weights at these steps.
+        """
+        if isinstance(self.optimizer, OptimizerWrapper):
+            self.optimizer._check_snapshot_steps(start_step, freq)
+
     def _has_schedules(self) -> bool:
         """Whether this wrapper has schedules of its own, which cannot go back."""
         return False

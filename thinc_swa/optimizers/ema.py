@@ -133,6 +133,7 @@ class EMA(AveragingOptimizer):
         self.overwrite_freq = None
         if overwrite_freq is not None:
             self.overwrite_freq = check_int("overwrite_freq", overwrite_freq, minimum=1)
+        self._check_snapshot_steps(self.start_step, self.freq)
         self._set_arguments(
             sigma_rel=self.sigma_rel,
             decay=self.decay,

@@ -58,6 +58,7 @@ class LAWA(AveragingOptimizer):
         super().__init__(optimizer, WindowAverage(self.window, check_finite=check_finite))
         self.freq = check_int("freq", freq, minimum=1)
         self.start_step = check_start_step(start_step, check_total_steps(total_steps))
+        self._check_snapshot_steps(self.start_step, self.freq)
         self._set_arguments(
             window=self.window,
             freq=self.freq,

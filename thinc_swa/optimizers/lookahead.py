@@ -1,10 +1,10 @@
 """Lookahead: k steps forward, one step back."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from thinc.api import Optimizer
 
-from ..averaging.cpu_kernels import as_average, is_finite, pull_back, zeros_like
+from ..averaging.cpu_kernels import as_average, is_finite, pull_back
 from ..averaging.finite import SkipCount, pull_back_finite
 from ..types import Array, FloatsXd, KeyT, StepT
 from ..validation import (
@@ -17,8 +17,7 @@ from ..validation import (
 )
 from .base import OptimizerWrapper
 from .config_factory import config_factory
-
-INNER_STATES = ("keep", "reset", "pullback")
+from .inner_state import INNER_STATES, initial_slow_moments, update_inner_state
 
 
 class Lookahead(OptimizerWrapper):
@@ -90,13 +89,7 @@ class Lookahead(OptimizerWrapper):
         self._skipped = SkipCount()
         self._is_ended = False
         self._slow: dict[KeyT, Array] = {}
-        self._slow_moments: dict[str, dict[KeyT, Array]] = {"mom1": {}, "mom2": {}}
-        if self.inner_state == "pullback":
-            # An optimizer that has been trained has moments. Those of other parameters
-            # start from zero, as Thinc's do.
-            for key in optimizer.mom1:
-                for name, moment in self._moments(key):
-                    self._slow_moments[name][key] = moment.copy()
+        self._slow_moments = initial_slow_moments(optimizer, self.inner_state)
         self._set_arguments(
             freq=self.freq,
             pullback=self.pullback,
@@ -130,17 +123,14 @@ class Lookahead(OptimizerWrapper):
         else:
             self._skipped.skip(key)
             return
-        if self.inner_state == "reset":
-            for _, moment in self._moments(key):
-                moment[...] = 0
-            self.nr_update[key] = 0
-        elif self.inner_state == "pullback":
-            for name, moment in self._moments(key):
-                slow = self._slow_moments[name]
-                if key not in slow:
-                    slow[key] = zeros_like(moment)
-                if not self.check_finite or is_finite(moment):
-                    pull_back(slow[key], moment, self.pullback)
+        update_inner_state(
+            self.optimizer,
+            key,
+            self.inner_state,
+            self._slow_moments,
+            self.pullback,
+            check_finite=self.check_finite,
+        )
 
     def _on_step(self, step: int) -> None:
         if step == self.end_step:
@@ -163,12 +153,6 @@ class Lookahead(OptimizerWrapper):
                 del self._slow[key]  # Its next update begins at the overwritten weights.
         self._averages = None
         super()._on_overwritten(keys)
-
-    def _moments(self, key: KeyT) -> Iterator[tuple[str, Array]]:
-        """The wrapped optimizer's moments of a parameter. Plain SGD has none."""
-        for name, moments in (("mom1", self.mom1), ("mom2", self.mom2)):
-            if key in moments:
-                yield name, moments[key]
 
     def _make_averages(self) -> dict[KeyT, FloatsXd]:
         return {key: slow.copy() for key, slow in self._slow.items()}

@@ -135,6 +135,7 @@ class SWA(AveragingOptimizer):
         # The parameters whose first snapshot is taken again at their next update: a set, in a
         # form that can be saved.
         self._awaited: dict[KeyT, int] = {}
+        self._check_snapshot_steps(self.start_step, self.freq)
         self._set_arguments(
             start_step=PLATEAU if self._scores else self.start_step,
             plateau_evals=plateau_evals if self._scores else None,
@@ -164,6 +165,7 @@ class SWA(AveragingOptimizer):
                 f"start_swa() must be called before end_step = {self.end_step}, but "
                 f"{n_steps} steps are complete"
             )
+        self._check_snapshot_steps(n_steps, self.freq)
         self._flush_step()
         if not self._is_started:
             self.start_step = n_steps
