@@ -100,6 +100,7 @@ class _Group(Generic[ResultT]):
         self._names: dict[int, str] = {}
         self._n_complete = 0
         self._collected: list[Array] = []
+        self._late: set[int] = set()
         self._problem: str | None = None
 
     def run(self, rank: int, function: Callable[[Communicator], ResultT]) -> None:
@@ -124,8 +125,10 @@ class _Group(Generic[ResultT]):
         wait."""
         with self._condition:
             self._condition.wait_for(lambda: len(self._ended) == self.size or self._problem)
-            # A worker that does not end is left alone. Its thread ends with the process.
-            self._condition.wait_for(lambda: len(self._ended) >= self.size - 1, timeout=5.0)
+            # A worker that does not come is left alone. Its thread ends with the process.
+            self._condition.wait_for(
+                lambda: len(self._ended | self._late) == self.size, timeout=self.timeout
+            )
 
     def exchange(self, rank: int, name: str, array: Array) -> list[Array]:
         """Collect the arrays of an operation from all workers.
@@ -150,9 +153,9 @@ class _Group(Generic[ResultT]):
                 timeout=self.timeout,
             )
             if not is_ready:
-                late = [other for other in range(self.size) if other not in self._arrays]
+                self._late = set(range(self.size)) - self._arrays.keys()
                 self._fail(
-                    f"rank {', '.join(map(str, late))} did not take part within "
+                    f"rank {', '.join(map(str, sorted(self._late)))} did not take part within "
                     f"{self.timeout:g} seconds"
                 )
             if self._problem is not None:

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy
 from thinc.api import xp2torch
+from thinc.compat import torch
 
 from ..types import Array
 from .communicator import DEFAULT_TIMEOUT, Communicator, WorkerError
 
+# Seconds for all workers to start.
+CONNECT_TIMEOUT = 300.0
 # Seconds for finding out which worker has failed.
 DIAGNOSIS_TIMEOUT = 2.0
 # Variables that `torchrun` and other launchers of torch.distributed set.
@@ -32,12 +35,20 @@ class TorchCommunicator(Communicator):
     environment variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     timeout (float): Seconds after which an operation fails if another worker has not called it.
+    connect_timeout (float): Seconds after which the connection fails if another worker has not
+        started.
     uses_gpu (bool): Whether arrays on a GPU are exchanged.
     RAISES: ImportError if PyTorch is not installed; WorkerError if not all workers can be
         reached.
     """
 
-    def __init__(self, *, timeout: float = DEFAULT_TIMEOUT, uses_gpu: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        uses_gpu: bool = False,
+    ) -> None:
         try:
             import torch.distributed
         except ImportError:
@@ -50,11 +61,11 @@ class TorchCommunicator(Communicator):
             )
         super().__init__(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timeout)
         self._torch: Any = torch.distributed
-        limit = timedelta(seconds=timeout)
+        start_limit = timedelta(seconds=connect_timeout)
         # The backends by device: small arrays are exchanged on the CPU in any case.
         backend = "cpu:gloo,cuda:nccl" if uses_gpu else "gloo"
         try:
-            self._store, *_ = next(iter(self._torch.rendezvous("env://", timeout=limit)))
+            self._store, *_ = next(iter(self._torch.rendezvous("env://", timeout=start_limit)))
             self._n_operations = 0
             self._report()
             self._torch.init_process_group(
@@ -62,7 +73,7 @@ class TorchCommunicator(Communicator):
                 store=self._torch.PrefixStore("thinc_swa", self._store),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=limit,
+                timeout=timedelta(seconds=timeout),
             )
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
@@ -127,6 +138,9 @@ def _key_of(rank: int) -> str:
 
 def _as_tensor(array: Array) -> Any:
     """A tensor that shares the memory of an array."""
+    if isinstance(array, numpy.ndarray):
+        # On the CPU, also where Thinc's default device is a GPU.
+        return torch.from_numpy(array)
     return xp2torch(array)
 
 
