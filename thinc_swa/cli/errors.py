@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from ..distributed.launcher import report_error
 from ..errors import TrainingWarning, describe_error
 from ..escaping import printable
 
@@ -42,9 +43,13 @@ def reports_errors(command: FunctionT) -> FunctionT:
             raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
         except Exception as error:
             # Typer handles these. BrokenPipeError: the reader of the output has ended.
-            if options["debug"] or isinstance(error, (typer.Exit, BrokenPipeError)):
+            if isinstance(error, (typer.Exit, BrokenPipeError)):
                 raise
-            print_error(describe_error(error))
+            is_reported = report_error(error, describe_error(error))
+            if options["debug"]:
+                raise
+            if not is_reported:
+                print_error(describe_error(error))
             raise typer.Exit(1) from None
 
     return run  # type: ignore[return-value]

@@ -52,6 +52,14 @@ NoSharingT = Annotated[
         "averages.",
     ),
 ]
+WorkersT = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of workers on this machine, for Thinc configs with LocalSGD.",
+        show_default=False,
+    ),
+]
 CodeT = Annotated[
     Path | None,
     typer.Option(

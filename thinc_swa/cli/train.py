@@ -1,12 +1,17 @@
 """`thinc-swa train`."""
 
+import json
 import logging
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..errors import naming_config
+from ..distributed.launcher import WorkerFailure, run_workers
+from ..distributed.torch_communicator import TorchCommunicator, is_launched
+from ..errors import TrainingWarning, naming_config
 from ..training.callbacks import ProgressBar, ScoreTable, StopOnInterrupt
 from ..training.configs import is_spacy_config, prepare_process, read_config
 from ..training.evaluation import format_score
@@ -15,7 +20,7 @@ from ..training.spacy_trainer import SpacyTrainer
 from ..training.spacy_training import read_spacy_config, train_spacy
 from ..training.trainer import Trainer
 from ..training.trainer import train as train_thinc
-from .errors import INTERRUPTED, UsageError, printing_warnings
+from .errors import INTERRUPTED, UsageError, print_error, printing_warnings
 from .options import (
     CodeT,
     ConfigT,
@@ -28,6 +33,7 @@ from .options import (
     SeedT,
     TrustT,
     VerboseT,
+    WorkersT,
 )
 from .overrides import config_and_overrides, spacy_overrides
 
@@ -41,6 +47,7 @@ def train(
     overwrite: OverwriteT = False,
     code: CodeT = None,
     gpu_id: GpuT = -1,
+    workers: WorkersT = None,
     trust: TrustT = False,
     save_all: SaveAllT = False,
     verbose: VerboseT = False,
@@ -51,6 +58,9 @@ def train(
     A config for Thinc needs the sections [dataset], [model], [loss], [optimizer] and
     [training]. A config for spaCy is trained as by `spacy train`. To override settings, use
     options such as --training.max_steps 500.
+
+    With --workers, or started by torchrun, a config for Thinc is trained on several workers.
+    Its optimizer needs LocalSGD.
 
     With --output, saves model-best and model-last, both with averaged weights, a log and
     checkpoints.
@@ -63,6 +73,30 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other")
     settings = read_config(path, overrides)
     is_spacy = is_spacy_config(settings)
+    is_worker = is_launched()
+    if is_worker and workers is not None:
+        raise UsageError("--workers starts the workers itself: leave it out under torchrun")
+    if is_spacy and (is_worker or (workers or 1) > 1):
+        raise UsageError(f"{path} is a spaCy config, which is trained on one worker only")
+    if workers is not None and workers > 1:
+        arguments = [name, *(f"--{key}={json.dumps(v)}" for key, v in overrides.items())]
+        _run_workers(
+            workers,
+            {
+                "CONFIG": arguments,
+                "--output": output,
+                "--seed": seed,
+                "--resume": resume,
+                "--overwrite": overwrite,
+                "--code": code,
+                "--gpu-id": gpu_id,
+                "--trust-checkpoint": trust,
+                "--save-all": save_all,
+                "--verbose": verbose,
+                "--debug": debug,
+            },
+        )
+        return
     if is_spacy and save_all:
         raise UsageError("--save-all is only available for Thinc configs")
     if is_spacy:
@@ -71,6 +105,8 @@ def train(
         settings.setdefault("training", {})["seed"] = seed
     if verbose:
         logging.getLogger("spacy").setLevel(logging.DEBUG)
+    if is_worker and gpu_id >= 0:
+        gpu_id += int(os.environ.get("LOCAL_RANK", 0))
     prepare_process(gpu_id, code)
     options: dict[str, Any] = {
         "output": output,
@@ -89,7 +125,21 @@ def train(
             with naming_config(path):
                 settings = settings.interpolate()
             callbacks = [StopOnInterrupt(), ProgressBar(), ScoreTable()]
-            trainer = train_thinc(settings, callbacks=callbacks, save_all=save_all, **options)
+            communicator = TorchCommunicator(uses_gpu=gpu_id >= 0) if is_worker else None
+            if communicator is not None and communicator.rank:
+                # Those of rank 0 are shown.
+                warnings.simplefilter("ignore", TrainingWarning)
+            trainer = train_thinc(
+                settings,
+                callbacks=callbacks,
+                save_all=save_all,
+                communicator=communicator,
+                **options,
+            )
+            if communicator is not None:
+                communicator.close()
+                if communicator.rank:
+                    return
     state = trainer.state
     if state.best is not None:
         weights = "raw" if state.best.averages is None else "averaged"
@@ -103,3 +153,22 @@ def train(
         raise typer.Exit(INTERRUPTED)
     if state.stop_reason == "patience":
         typer.echo(f"Stopped after step {state.step}: no improvement within `patience`.")
+
+
+def _run_workers(n_workers: int, options: dict[str, Any]) -> None:
+    """Run this command as several workers.
+
+    options (dict[str, Any]): Options by name, without those that are not given.
+    """
+    arguments = ["-m", "thinc_swa", "train"]
+    for name, value in options.items():
+        if value is True:
+            arguments.append(name)
+        elif value not in (None, False):
+            arguments += [name, str(value)] if name != "CONFIG" else value
+    try:
+        run_workers(n_workers, arguments)
+    except WorkerFailure as error:
+        if str(error):
+            print_error(str(error))
+        raise typer.Exit(error.exit_code) from None

@@ -40,7 +40,7 @@ def connect(
     communicator: Communicator,
     *,
     broadcast: bool = True,
-) -> None:
+) -> ParameterExchange | None:
     """Connect an optimizer with those of other workers, which call this too, before the first
     step. The training loop must call `optimizer.step_schedules()` after every step, equally
     often on all workers, also on one that has no data left.
@@ -51,17 +51,19 @@ def connect(
         those of the others.
     communicator (Communicator): The connection of this worker.
     broadcast (bool): Whether all workers get the weights of rank 0.
+    RETURNS (ParameterExchange | None): What the optimizer exchanges with; None for one worker.
     RAISES: ValueError if the optimizer or the model cannot be trained on several workers, or
         if the models differ; WorkerError if another worker does not take part.
     """
     if communicator.size == 1:
-        return
+        return None
     local_sgd = find_local_sgd(optimizer)
     exchange = ParameterExchange(model, communicator, local_sgd._is_frozen)
     check_equal(communicator, "models", exchange.describe())
     if broadcast:
         exchange.broadcast_weights()
     local_sgd._exchange = exchange
+    return exchange
 
 
 def check_equal(communicator: Communicator, what: str, description: str) -> None:

@@ -58,16 +58,22 @@ class ParameterExchange:
     values, and the buffers of PyTorch layers, such as the statistics of BatchNorm.
     Floating-point buffers become their mean over all workers, and other ones those of rank 0.
 
+    A request to stop the training is sent with the next exchange, so that all workers know of
+    it after the same step.
+
     model (Model | Language): The initialized model of this worker.
     communicator (Communicator): The connection to the other workers.
     is_left_out (Callable[[KeyT], bool]): Whether a parameter is not exchanged, the same on all
         workers.
+    wants_stop (bool): Whether this worker asks all workers to stop.
+    is_stopping (bool): Whether any worker had asked for that before the last exchange.
     """
 
     def __init__(
         self, model: ModelT, communicator: Communicator, is_left_out: Callable[[KeyT], bool]
     ) -> None:
         self.communicator = communicator
+        self.wants_stop = self.is_stopping = False
         found: dict[KeyT, tuple[str, Parameter]] = {}
         for name, key, parameter in named_parameters(model):
             is_fixed = isinstance(parameter, TorchParameter) and not (
@@ -79,7 +85,7 @@ class ParameterExchange:
             raise ValueError("The model has no parameters to train on several workers")
         self._module_buffers = list(_module_buffers(model))
         sizes = {key: int(parameter.get().size) for key, (_, parameter) in found.items()}
-        size = sum(sizes.values()) + 2 * len(sizes) + 1
+        size = sum(sizes.values()) + 2 * len(sizes) + 2
         size += sum(_sent_size(tensor) for _, tensor in self._module_buffers)
         xp = array_module(next(iter(found.values()))[1].get())
         self._buffer = xp.zeros((size,), dtype="float32")
@@ -89,7 +95,7 @@ class ParameterExchange:
             view = self._buffer[start : start + sizes[key]].reshape(parameter.shape)
             self._places.append(_Place(name, key, parameter, view))
             start += sizes[key]
-        n_counts = 2 * len(self._places) + 1
+        n_counts = 2 * len(self._places) + 2
         self._counts = self._buffer[start : start + n_counts]
         self._sent = self._buffer[start + n_counts :]
 
@@ -129,7 +135,7 @@ class ParameterExchange:
         """
         weights = [place.parameter.get() for place in self._places]
         counts = numpy.zeros(self._counts.shape, dtype="float32")
-        has_values, is_non_finite = counts[:-1].reshape(2, -1)
+        has_values, is_non_finite = counts[:-2].reshape(2, -1)
         with numpy.errstate(over="ignore", invalid="ignore"):
             for i, (place, array) in enumerate(zip(self._places, weights, strict=True)):
                 has_values[i] = write(place.key, array, place.view)
@@ -139,15 +145,15 @@ class ParameterExchange:
         is_non_finite[present] = numpy.logical_not(finite)
         for i in numpy.flatnonzero(has_values == 0):
             self._places[i].view[...] = 0
-        counts[-1] = takes_part
+        counts[-2:] = takes_part, self.wants_stop
         xp = array_module(self._buffer)
         self._counts[...] = xp.asarray(counts)
         self._write_module_buffers()
         self.communicator.all_reduce(self._buffer)
         self._read_module_buffers()
         counts = self._counts.get() if hasattr(self._counts, "get") else self._counts.copy()
-        has_values, is_non_finite = counts[:-1].reshape(2, -1)
-        n_parts = int(counts[-1])
+        has_values, is_non_finite = counts[:-2].reshape(2, -1)
+        n_parts, self.is_stopping = int(counts[-2]), bool(counts[-1])
         for i, (place, array) in enumerate(zip(self._places, weights, strict=True)):
             n_values, n_non_finite = int(has_values[i]), int(is_non_finite[i])
             yield Total(place.key, array, place.view, n_values, n_non_finite, n_parts)

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from thinc.api import Optimizer
 
+from ..distributed.communicator import Communicator, SingleWorker
 from ..errors import CallbackError
 from ..escaping import folder_name
 from ..optimizers.all_averages import average_names
@@ -39,7 +40,12 @@ MODELS = ("model-best", "model-last")
 
 class Callback:
     """Base class for training callbacks. A method may call `trainer.stop()`; an exception ends
-    the training."""
+    the training.
+
+    runs_on_all_workers (bool): Whether all workers call it, and not only rank 0.
+    """
+
+    runs_on_all_workers = False
 
     def on_start(self, trainer: TrainerInterface) -> None:
         """Called before the first step, also of a resumed training."""
@@ -344,31 +350,48 @@ class SaveCheckpoints(Callback):
     See `save_checkpoint`.
 
     folder (Path): An existing folder, without checkpoints of another training.
-    log (TrainingLog | None): Log in which checkpoints are recorded.
+    log (TrainingLog | None): Log in which checkpoints are recorded, by rank 0.
+    communicator (Communicator | None): The connection to other workers.
     """
 
-    def __init__(self, folder: Path, log: TrainingLog | None = None) -> None:
+    runs_on_all_workers = True
+
+    def __init__(
+        self,
+        folder: Path,
+        log: TrainingLog | None = None,
+        *,
+        communicator: Communicator | None = None,
+    ) -> None:
         self._folder = folder
         self._log = log
+        self._communicator = SingleWorker() if communicator is None else communicator
 
     def on_start(self, trainer: TrainerInterface) -> None:
-        check_folder(self._folder, trainer.state)
+        if self._communicator.rank == 0:
+            check_folder(self._folder, trainer.state)
         trainer.state.output = self._folder
 
     def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
-        save_checkpoint(self._folder, trainer)
-        if self._log is not None:
+        self._save(trainer)
+        if self._log is not None and self._communicator.rank == 0:
             self._log.write_checkpoint(trainer.state.step)
 
     def on_end(self, trainer: TrainerInterface) -> None:
         if trainer.state.error is None:
-            save_checkpoint(self._folder, trainer)
+            self._save(trainer)
+
+    def _save(self, trainer: TrainerInterface) -> None:
+        save_checkpoint(self._folder, trainer, communicator=self._communicator)
 
 
 class StopOnInterrupt(Callback):
     """Stop the training after the current step on Ctrl-C; a second Ctrl-C raises
     KeyboardInterrupt at once. In a process that ignores SIGINT, such as a background job of a
     shell, nothing changes. For the main thread only."""
+
+    # A terminal sends the signal to all of them.
+    runs_on_all_workers = True
 
     def __init__(self) -> None:
         self._handler: Any = None

@@ -21,7 +21,8 @@ from typing import Any
 import numpy
 import thinc.compat
 
-from ..errors import TrainingWarning
+from ..distributed.communicator import Communicator, SingleWorker
+from ..errors import TrainingWarning, describe_error
 from ..models.pytorch_loading import check_pytorch_loading
 from ..serialization.files import replace_text
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
@@ -58,19 +59,29 @@ class DamagedCheckpointError(ValueError):
         self.what = what
 
 
-def save_checkpoint(folder: Path, trainer: TrainerInterface) -> None:
+def save_checkpoint(
+    folder: Path, trainer: TrainerInterface, *, communicator: Communicator | None = None
+) -> None:
     """Save a checkpoint of a training, and delete its earlier ones except for the last two.
 
     Folders that are not checkpoints of this training are never deleted.
 
     folder (Path): An existing folder.
     trainer (TrainerInterface): The trainer, between two steps.
+    communicator (Communicator | None): The connection to other workers, which call this after
+        the same step. Each adds its weights, optimizer state and random state.
     RAISES: FileExistsError if the folder holds a checkpoint of another training, or if another
         file has the name of the checkpoint; OSError if it cannot be written.
     """
+    communicator = SingleWorker() if communicator is None else communicator
     state = trainer.state
     path = folder / f"step-{state.step:08}"
+    if communicator.rank:
+        _write_as_worker(path, trainer, communicator)
+        return
     if state.checkpoint == path and path.exists():
+        if communicator.size > 1:
+            communicator.broadcast_text("")
         return  # Nothing has changed since it was saved or loaded.
     check_folder(folder, state)
     if os.path.lexists(path) and find_run(path) != state.run_id:
@@ -78,7 +89,9 @@ def save_checkpoint(folder: Path, trainer: TrainerInterface) -> None:
     temporary, replaced = temporary_folder(path), temporary_folder(path)
     try:
         temporary.mkdir()
-        _write(temporary, trainer)
+        if communicator.size > 1:
+            communicator.broadcast_text(temporary.name)
+        _write(temporary, trainer, communicator)
         if path.exists():  # An earlier one of this training, from which it was not resumed.
             os.rename(path, replaced)
         os.rename(temporary, path)
@@ -96,7 +109,7 @@ def save_checkpoint(folder: Path, trainer: TrainerInterface) -> None:
         delete_checkpoint(other)
 
 
-def _write(folder: Path, trainer: TrainerInterface) -> None:
+def _write(folder: Path, trainer: TrainerInterface, communicator: Communicator) -> None:
     trainer.save_model(folder / MODEL)
     save_optimizer(folder / OPTIMIZER, trainer.optimizer, trainer.model)
     content = {
@@ -107,6 +120,7 @@ def _write(folder: Path, trainer: TrainerInterface) -> None:
         "random": get_random_state(),
     }
     replace_text(folder / STATE, json.dumps(content))
+    _raise_errors(communicator, None)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -114,6 +128,52 @@ def _write(folder: Path, trainer: TrainerInterface) -> None:
         "files": _digest_files(folder),
     }
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _write_as_worker(path: Path, trainer: TrainerInterface, communicator: Communicator) -> None:
+    """Write the part of a worker with a rank above 0 to the folder that rank 0 has made."""
+    name = communicator.broadcast_text("")
+    if not name:
+        return  # Saved before.
+    folder, rank, state = path.parent / name, communicator.rank, trainer.state
+    error: OSError | None = None
+    try:
+        trainer.save_model(folder / of_rank(MODEL, rank))
+        save_optimizer(folder / of_rank(OPTIMIZER, rank), trainer.optimizer, trainer.model)
+        content = {
+            "random": get_random_state(),
+            "progress": {name: getattr(state, name) for name in _OF_RANK},
+        }
+        replace_text(folder / of_rank(STATE, rank), json.dumps(content))
+    except OSError as found:
+        error = found
+    _raise_errors(communicator, error)
+    state.checkpoint = path
+
+
+# Parts of the state that differ between workers.
+_OF_RANK = ("loss", "losses", "n_losses", "seconds")
+
+
+def of_rank(name: str, rank: int) -> str:
+    """The name of the file of a worker: "model", "rank-1-model"."""
+    return f"rank-{rank}-{name}" if rank else name
+
+
+def _raise_errors(communicator: Communicator, error: OSError | None) -> None:
+    """Wait for the files of all workers.
+
+    error (OSError | None): What has prevented this worker from writing its own.
+    RAISES: This error; OSError with that of another worker.
+    """
+    if communicator.size == 1:
+        return
+    texts = communicator.gather_texts("" if error is None else describe_error(error))
+    if error is not None:
+        raise error
+    for rank, text in enumerate(texts):
+        if text:
+            raise OSError(f"The worker of rank {rank} could not write its part: {text}")
 
 
 def _digest_files(folder: Path) -> dict[str, str]:
@@ -257,7 +317,13 @@ def _read(path: Path, name: str) -> str:
         raise DamagedCheckpointError(path, f"{name} cannot be read") from None
 
 
-def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = False) -> None:
+def load_checkpoint(
+    path: Path,
+    trainer: TrainerInterface,
+    *,
+    trust: bool = False,
+    communicator: Communicator | None = None,
+) -> None:
     """Restore a training from a checkpoint.
 
     path (Path): As returned by `find_checkpoint`.
@@ -265,10 +331,13 @@ def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = Fals
         be partly restored and must not be used.
     trust (bool): Load PyTorch layers also where that can execute code from the file: see
         `check_pytorch_loading`.
+    communicator (Communicator | None): The connection to other workers, of which each loads its
+        part.
     RAISES: DamagedCheckpointError if a file is missing or has changed; ValueError if the
         checkpoint is that of a training with other settings, data or code, or if loading is not
         safe; OSError if it cannot be read.
     """
+    rank = 0 if communicator is None else communicator.rank
     check_checkpoint(path)
     content = _read(path, STATE)
     try:
@@ -279,6 +348,15 @@ def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = Fals
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(path, f"{STATE} cannot be read: {error}") from error
     _check_fingerprint(path, fingerprint, trainer.fingerprint)
+    if rank:
+        try:
+            values = json.loads(_read(path, of_rank(STATE, rank)))
+            random_state = values["random"]
+            for name in _OF_RANK:
+                setattr(state, name, values["progress"][name])
+        except (ValueError, LookupError, TypeError) as error:
+            what = f"{of_rank(STATE, rank)} cannot be read: {error}"
+            raise DamagedCheckpointError(path, what) from error
     try:
         check_pytorch_loading(trainer.model, trust=trust)
     except ValueError as error:
@@ -286,10 +364,12 @@ def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = Fals
             f"{path} is not loaded. {error} (on the command line --trust-checkpoint)"
         ) from error
     try:
-        trainer.load_model(path / MODEL)
+        trainer.load_model(path / of_rank(MODEL, rank))
     except Exception as error:
-        raise ValueError(f"The model does not fit {path / MODEL}: {error}") from error
-    load_optimizer(path / OPTIMIZER, trainer.optimizer, trainer.model)
+        raise ValueError(
+            f"The model does not fit {path / of_rank(MODEL, rank)}: {error}"
+        ) from error
+    load_optimizer(path / of_rank(OPTIMIZER, rank), trainer.optimizer, trainer.model)
     trainer.restore(state)
     state.checkpoint = path
     # Last: loading may draw random numbers.

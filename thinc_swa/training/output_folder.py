@@ -10,6 +10,7 @@ from pathlib import Path
 
 from thinc.api import Config, Optimizer
 
+from ..distributed.communicator import Communicator, SingleWorker
 from ..errors import TrainingWarning, describe_error
 from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
@@ -48,10 +49,20 @@ class TrainingFolder:
     path (Path): The folder.
     config (Config): The config of the training, without variables.
     save_all (bool): Whether to save a model with each of the averages.
+    communicator (Communicator | None): The connection to other workers. Rank 0 has locked the
+        folder for all.
     """
 
-    def __init__(self, path: Path, config: Config, *, save_all: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        *,
+        save_all: bool = False,
+        communicator: Communicator | None = None,
+    ) -> None:
         self.path = path
+        self._communicator = SingleWorker() if communicator is None else communicator
         self._save_all = save_all
         text = config.to_str()
         self._text = f"{DIGEST_LINE}{_digest_text(text)}\n{text}"
@@ -60,7 +71,8 @@ class TrainingFolder:
         """Callbacks that save to the folder."""
         log = TrainingLog(self.path / LOG, saves_all=self._save_all)
         models = SaveModels(self.path, save_all=self._save_all)
-        return [log, models, SaveCheckpoints(self.path, log)]
+        checkpoints = SaveCheckpoints(self.path, log, communicator=self._communicator)
+        return [log, models, checkpoints]
 
     def check(self, *, source: Path | None, resume: bool, overwrite: bool) -> None:
         """Check that the training can write to the folder.
@@ -195,13 +207,23 @@ class TrainingFolder:
                 "it.)"
             )
 
-    def find_checkpoint(self) -> Path | None:
-        """Find the checkpoint from which to resume.
+    def find_checkpoint(self, *, resume: bool = True) -> Path | None:
+        """Find the checkpoint from which to resume; on several workers, that of rank 0.
 
+        resume (bool): Whether to resume; on several workers, only that of rank 0 counts.
         RETURNS (Path | None): None if the training has not saved any checkpoint yet.
         RAISES: FileNotFoundError if all its checkpoints are missing; ValueError if all are
             damaged, or the log is.
         """
+        is_first = self._communicator.rank == 0
+        checkpoint = self._find_checkpoint() if resume and is_first else None
+        if self._communicator.size > 1:
+            name = "" if checkpoint is None else checkpoint.name
+            name = self._communicator.broadcast_text(name)
+            checkpoint = self.path / name if name else None
+        return checkpoint
+
+    def _find_checkpoint(self) -> Path | None:
         if self._first_line() == PENDING:
             return None
         checkpoint = find_checkpoint(self.path)
@@ -269,11 +291,15 @@ class TrainingFolder:
         RAISES: As `load_checkpoint`; ValueError if the log does not belong to the checkpoint;
             FileExistsError if files that are not of a training have the names of checkpoints.
         """
+        is_first = self._communicator.rank == 0
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, trainer, trust=trust, communicator=self._communicator)
+        if not is_first:
+            return
         if checkpoint is None:
             check_names(self.path, trainer.state)
             self.begin()
         else:
-            load_checkpoint(checkpoint, trainer, trust=trust)
             self.resume_log(trainer.state)
             self.write_config()
         sweep(self.path)

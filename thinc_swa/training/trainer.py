@@ -1,8 +1,9 @@
 """Trainer for Thinc models, which evaluates averages and raw weights side by side."""
 
 import inspect
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed
 
+from ..distributed.communicator import Communicator, SingleWorker
+from ..distributed.connection import check_equal, connect
 from ..errors import naming_config
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
@@ -47,6 +50,7 @@ SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 BATCH_NORM_BATCHES = 50
 
 TrainerT = TypeVar("TrainerT", bound="Trainer")
+ScoresT = TypeVar("ScoresT")
 
 
 class Trainer:
@@ -70,7 +74,14 @@ class Trainer:
     batch_norm_batches (int): Number of training batches for the BatchNorm statistics of the
         averages, which are estimated whenever the averages are evaluated or saved; 0 to use
         those of the raw weights. Without BatchNorm layers of PyTorch it has no effect.
-    callbacks (Sequence[Callback]): Training callbacks.
+    callbacks (Sequence[Callback]): Training callbacks. Rank 0 calls all of them, other workers
+        those with `runs_on_all_workers`.
+    communicator (Communicator | None): The connection to other workers, which have the same
+        arguments; by default there are none. A step is then one batch on every worker, and the
+        optimizer needs a `LocalSGD`. Each worker trains on its own part of the examples of an
+        epoch, and rank 0 evaluates.
+    RAISES: ValueError if an argument is out of its range, if there are more workers than
+        examples, or if the workers differ.
     """
 
     def __init__(
@@ -89,7 +100,9 @@ class Trainer:
         score: str = "accuracy",
         batch_norm_batches: int = BATCH_NORM_BATCHES,
         callbacks: Sequence[Callback] = (),
+        communicator: Communicator | None = None,
     ) -> None:
+        self.communicator = SingleWorker() if communicator is None else communicator
         self.seed = check_int("seed", seed, minimum=0)
         self.max_steps = check_int("max_steps", max_steps, minimum=0)
         self.max_epochs = check_int("max_epochs", max_epochs, minimum=0)
@@ -111,7 +124,16 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = loss
         self.dataset = check_dataset(dataset)
-        self.callbacks = CallbackList(callbacks)
+        n_examples, n_workers = len(self.dataset[0][0]), self.communicator.size
+        if n_workers > n_examples:
+            raise ValueError(
+                f"There are {n_workers} workers, but only {n_examples} training examples: use "
+                "fewer workers"
+            )
+        rank = self.communicator.rank
+        self.callbacks = CallbackList(
+            callback for callback in callbacks if rank == 0 or callback.runs_on_all_workers
+        )
         self.state = self._prepare(TrainerState())
         # Order of the examples in the current epoch.
         self._order: Any = None
@@ -132,6 +154,15 @@ class Trainer:
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
+        if self.communicator.size > 1:
+            check_equal(self.communicator, "initial weights", _describe_weights(self.model))
+            self.state.run_id = self.communicator.broadcast_text(self.state.run_id)
+        self._exchange = connect(self.optimizer, self.model, self.communicator, broadcast=False)
+        self._stop_reason = "stopped"
+        if self.communicator.rank:
+            # Dropout differs between workers. Rank 0 draws what a single worker draws.
+            seeds = numpy.random.SeedSequence((self.seed, self.communicator.rank))
+            fix_random_seed(int(seeds.generate_state(1)[0]))
 
     @classmethod
     def from_config(
@@ -141,6 +172,7 @@ class Trainer:
         *,
         code: Path | None = None,
         output: Path | None = None,
+        communicator: Communicator | None = None,
     ) -> TrainerT:
         """Make a trainer from the sections dataset, model, loss, optimizer and training of a
         config, and the callbacks of its optional section [callbacks].
@@ -150,6 +182,7 @@ class Trainer:
         code (Path | None): The Python file that registers what the config names. It is not
             executed here, but belongs to the `fingerprint`.
         output (Path | None): The output folder, which does not belong to it.
+        communicator (Communicator | None): The connection to other workers.
         """
         missing = [name for name in SECTIONS if name not in config]
         if missing:
@@ -161,7 +194,8 @@ class Trainer:
         known = [
             parameter.name
             for parameter in inspect.signature(cls).parameters.values()
-            if parameter.kind == parameter.KEYWORD_ONLY and parameter.name != "callbacks"
+            if parameter.kind == parameter.KEYWORD_ONLY
+            and parameter.name not in ("callbacks", "communicator")
         ]
         unknown = [name for name in config["training"] if name not in known]
         if unknown:
@@ -178,6 +212,7 @@ class Trainer:
             resolved["loss"],
             resolved["dataset"],
             callbacks=[*callbacks, *check_callbacks(resolved.get("callbacks", {}))],
+            communicator=communicator,
             **resolved["training"],
         )
         trainer._config, trainer._code, trainer._output = config, code, output
@@ -200,6 +235,8 @@ class Trainer:
             # The content decides, not the file.
             skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
+        if self.communicator.size > 1:
+            settings = {**settings, "--workers": str(self.communicator.size)}
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     def _describe_arguments(self) -> dict[str, str]:
@@ -218,7 +255,8 @@ class Trainer:
     @property
     def n_batches(self) -> int:
         """Steps per epoch."""
-        return -(-len(self.dataset[0][0]) // self.batch_size)
+        n_examples = -(-len(self.dataset[0][0]) // self.communicator.size)
+        return -(-n_examples // self.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -247,10 +285,18 @@ class Trainer:
         self.model.from_bytes(path.read_bytes())
 
     def stop(self, reason: str = "stopped") -> None:
-        """Stop the training after the current step.
+        """Stop the training after the current step; on several workers, after the next step
+        that ends with an exchange.
 
         reason (str): For `state.stop_reason`. The first of several counts.
         """
+        if self._exchange is None:
+            self._end(reason)
+        elif not self._exchange.wants_stop:
+            self._exchange.wants_stop = True
+            self._stop_reason = reason
+
+    def _end(self, reason: str) -> None:
         self.state.stop_reason = self.state.stop_reason or reason
 
     def run(self) -> None:
@@ -286,20 +332,26 @@ class Trainer:
 
     def _is_over(self) -> bool:
         if self._is_at_limit():
-            self.stop("max_steps" if self.total_steps == self.max_steps else "max_epochs")
+            self._end("max_steps" if self.total_steps == self.max_steps else "max_epochs")
         # Counted to the last evaluation, so that a resumed training stops at the same step.
         elif self.patience and self.state.steps_without_improvement >= self.patience:
-            self.stop("patience")
+            self._end("patience")
+        elif self._exchange is not None and self._exchange.is_stopping:
+            self._end(self._stop_reason)
         return self.state.stop_reason is not None
 
     def _train_step(self) -> None:
         epoch, X, Y = self._next_batch()
         start = time.perf_counter()
         learn_rate = current_rate(self.optimizer)
-        predictions, backprop = self.model.begin_update(X)
-        gradient, loss = self.loss(predictions, Y)
-        backprop(gradient)
-        self.model.finish_update(self.optimizer)
+        loss: Any = 0.0
+        if len(X):  # A worker may have no examples left, and waits for the others.
+            predictions, backprop = self.model.begin_update(X)
+            gradient, loss = self.loss(predictions, Y)
+            backprop(gradient)
+            self.model.finish_update(self.optimizer)
+        else:
+            self.state.n_losses -= 1
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
         self.state.add_step(
             {"loss": float(loss)},
@@ -317,7 +369,8 @@ class Trainer:
         if self._order is None or position == 0:
             # A generator for each epoch: the order can be restored in the middle of an epoch,
             # and is the same whatever dropout has drawn.
-            self._order = numpy.random.default_rng((self.seed, epoch)).permutation(len(X))
+            order = numpy.random.default_rng((self.seed, epoch)).permutation(len(X))
+            self._order = order[self.communicator.rank :: self.communicator.size]
         start = position * self.batch_size
         rows = self._order[start : start + self.batch_size]
         return epoch, self._take(X, rows), self._take(Y, rows)
@@ -333,22 +386,50 @@ class Trainer:
         return ops.asarray(data) if isinstance(data, numpy.ndarray) else data
 
     def _evaluate(self) -> None:
-        raw = self._score()
+        self._sum_losses()
+        raw = self._from_rank_0(self._score)
         # First, because it may start an average.
         report_score(self.optimizer, raw)
         self.state.n_averaged = count_snapshots(self.optimizer)
-        scores = {}
-        for name, optimizer in self._averages_to_evaluate().items():
-            # Layers that draw random numbers in predictions must not make the training depend
-            # on the number of averages.
-            with keeping_random_state(), self._use_averages_of(optimizer):
-                scores[name] = self._score()
+        scores = self._from_rank_0(self._score_averages)
         averages = next(iter(scores.values()), None)
         evaluation = self.state.add_evaluation(raw, averages, all_averages=scores)
         # Thinc 9.1: for schedules that depend on the score, such as `plateau`. Averages never
         # change the training, so it is not theirs.
         if hasattr(self.optimizer, "last_score"):
             self.optimizer.last_score = evaluation.raw
+
+    def _score_averages(self) -> dict[str, float]:
+        scores = {}
+        for name, optimizer in self._averages_to_evaluate().items():
+            # Layers that draw random numbers in predictions must not make the training depend
+            # on the number of averages.
+            with keeping_random_state(), self._use_averages_of(optimizer):
+                scores[name] = self._score()
+        return scores
+
+    def _sum_losses(self) -> None:
+        """Sum losses and requests to stop over all workers."""
+        if self._exchange is not None:
+            state = self.state
+            values = [float(self._exchange.wants_stop), state.n_losses, *state.losses.values()]
+            summed = numpy.array(values, dtype="float64")
+            self.communicator.all_reduce(summed)
+            n_stops, n_losses, *losses = summed.tolist()
+            self._exchange.is_stopping = bool(n_stops)
+            state.n_losses = round(n_losses)
+            state.losses = dict(zip(state.losses, losses, strict=True))
+
+    def _from_rank_0(self, evaluate: Callable[[], ScoresT]) -> ScoresT:
+        """The result of an evaluation, which only rank 0 does.
+
+        evaluate (Callable): Returns values that JSON can represent.
+        """
+        if self.communicator.size == 1:
+            return evaluate()
+        found = json.dumps(evaluate()) if self.communicator.rank == 0 else ""
+        result: ScoresT = json.loads(self.communicator.broadcast_text(found))
+        return result
 
     def _averages_to_evaluate(self) -> dict[str, Optimizer]:
         """Optimizers of the nesting whose averages are evaluated, by name, outermost first."""
@@ -417,6 +498,13 @@ class Trainer:
         return accuracy(predictions, Y)
 
 
+def _describe_weights(model: Model[Any, Any]) -> str:
+    """A digest of the weights of each parameter."""
+    return "\n".join(
+        f"{place}: {digest(parameter.get())}" for place, _, parameter in named_parameters(model)
+    )
+
+
 def count_snapshots(optimizer: Optimizer) -> int | None:
     """Number of snapshots in the averages of the outermost wrapper that counts them; None if
     there is no such wrapper."""
@@ -435,6 +523,7 @@ def train(
     code: Path | None = None,
     trust: bool = False,
     save_all: bool = False,
+    communicator: Communicator | None = None,
 ) -> Trainer:
     """Train a Thinc config, and save models, a log and checkpoints.
 
@@ -452,29 +541,55 @@ def train(
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
         the file: see `check_pytorch_loading`.
     save_all (bool): Also save a model with each of the averages of a nesting: see `SaveModels`.
+    communicator (Communicator | None): The connection to other workers, which call this with
+        the same arguments. Rank 0 saves the models and the log, and all workers take part in
+        the checkpoints, for which they need the same file system.
     RETURNS (Trainer): The trainer after the end of the training.
     RAISES: BlockingIOError if another process trains in the directory; FileExistsError if it
         contains a training that is neither to be resumed nor to be overwritten, or other files
         with names that are needed; FileNotFoundError if the checkpoints of the training are
-        missing; ValueError if they are damaged, or if the training has other settings, data or
-        code.
+        missing; ValueError if they are damaged, or if the training has other settings, data,
+        code or number of workers, or if the configs of the workers differ.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
+    communicator = SingleWorker() if communicator is None else communicator
+    if communicator.size > 1:
+        check_equal(communicator, "configs", config.to_str())
     if output is None:
         with naming_config(source):
-            trainer = Trainer.from_config(config, callbacks, code=code)
+            trainer = Trainer.from_config(
+                config, callbacks, code=code, communicator=communicator
+            )
         trainer.run()
         return trainer
-    folder = TrainingFolder(output, config, save_all=save_all)
+    folder = TrainingFolder(output, config, save_all=save_all, communicator=communicator)
+    if communicator.rank:
+        # Rank 0 has locked the folder, and says where to resume.
+        checkpoint = folder.find_checkpoint()
+        with naming_config(source):
+            trainer = Trainer.from_config(
+                config,
+                [*folder.callbacks(), *callbacks],
+                code=code,
+                output=output,
+                communicator=communicator,
+            )
+        folder.prepare(trainer, checkpoint, trust=trust)
+        trainer.run()
+        return trainer
     with lock_folder(output):
         # Before the data are loaded, which may take long.
         folder.check(source=source, resume=resume, overwrite=overwrite)
-        checkpoint = folder.find_checkpoint() if resume else None
+        checkpoint = folder.find_checkpoint(resume=resume)
         # The callbacks that save come first: nothing is lost if another one fails.
         with naming_config(source):
             trainer = Trainer.from_config(
-                config, [*folder.callbacks(), *callbacks], code=code, output=output
+                config,
+                [*folder.callbacks(), *callbacks],
+                code=code,
+                output=output,
+                communicator=communicator,
             )
         folder.check_models(trainer.optimizer)
         folder.prepare(trainer, checkpoint, trust=trust)
