@@ -11,6 +11,10 @@ class TrainingWarning(UserWarning):
     """Warning about a training, for example about a damaged checkpoint."""
 
 
+class WorkerError(RuntimeError):
+    """Another worker has failed, or has not taken part in time."""
+
+
 class CallbackError(RuntimeError):
     """A callback has raised an exception, which is the `__cause__`.
 
@@ -40,7 +44,7 @@ def naming_config(path: Path | None) -> Iterator[None]:
         yield
     except Exception as error:
         names_file = isinstance(error, OSError) and error.filename is not None
-        if path is None or names_file:
+        if path is None or names_file or isinstance(error, WorkerError):
             raise
         raise ValueError(f"{path}: {describe_error(error)}") from error
 
@@ -58,7 +62,7 @@ def describe_error(error: BaseException) -> str:
     text = " ".join(text.split())
     if not text:
         return type(error).__name__
-    is_for_users = isinstance(error, (OSError, ImportError, CallbackError)) or (
+    is_for_users = isinstance(error, (OSError, ImportError, CallbackError, WorkerError)) or (
         isinstance(error, ValueError) and not isinstance(error, UnicodeError)
     )
     return text if is_for_users else f"{type(error).__name__}: {text}"

@@ -259,9 +259,9 @@ def test_workers_start_with_the_weights_of_rank_0():
 @pytest.mark.parametrize(
     "wrap, message",
     [
-        (lambda o: o, "there is no LocalSGD in"),
-        (SWA, "there is no LocalSGD in"),
-        (lambda o: LocalSGD(LocalSGD(o)), "there is 2 LocalSGD in"),
+        (lambda o: o, "one LocalSGD, but Optimizer has none"),
+        (SWA, r"but SWA\(Optimizer\) has none"),
+        (lambda o: LocalSGD(LocalSGD(o)), r"LocalSGD\(LocalSGD\(Optimizer\)\) has 2"),
         (lambda o: Lookahead(LocalSGD(o)), "Lookahead cannot wrap LocalSGD"),
         (
             lambda o: ParamGroups(LocalSGD(o), groups=[{"name": "b", "params": ["b"]}]),

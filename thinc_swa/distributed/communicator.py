@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 
 import numpy
 
+from ..errors import WorkerError
 from ..types import Array
+
+__all__ = ["Communicator", "SingleWorker", "WorkerError"]
 
 # In seconds. Longer than an evaluation, for which the other workers wait.
 DEFAULT_TIMEOUT = 1800.0
-
-
-class WorkerError(RuntimeError):
-    """Another worker has failed, or has not taken part in time."""
 
 
 class Communicator(ABC):

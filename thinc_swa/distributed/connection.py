@@ -20,10 +20,10 @@ def find_local_sgd(optimizer: Optimizer) -> LocalSGD:
     levels = unwrap(optimizer)
     found = [level for level in levels if isinstance(level, LocalSGD)]
     if len(found) != 1:
-        how_many = f"{len(found)} LocalSGD" if found else "no LocalSGD"
+        names = "(".join(type(level).__name__ for level in levels) + ")" * (len(levels) - 1)
         raise ValueError(
-            f"Training on several workers needs an optimizer with one LocalSGD, but there is "
-            f"{how_many} in {optimizer!r}: wrap the optimizer in LocalSGD"
+            f"Training on several workers needs an optimizer with one LocalSGD, but {names} "
+            f"has {len(found) or 'none'}: wrap the optimizer in LocalSGD"
         )
     for level in levels[: levels.index(found[0])]:
         if not isinstance(level, AveragingOptimizer) and type(level) is not OptimizerWrapper:

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .communicator import WorkerError
+from ..errors import WorkerError
 from .torch_communicator import NEEDS_TORCH
 
 # In the environment of workers that `run_workers` has started.
 LAUNCHED = "THINC_SWA_LAUNCHED"
 # Set by torch.distributed: where a worker writes its error.
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-# Signals that end all workers. Ctrl-C is not among them: a terminal sends it to the workers
-# too, which then stop after the same step.
-SIGNALS = "SIGTERM,SIGHUP,SIGQUIT"
+# Seconds for the workers to save a checkpoint after Ctrl-C.
+SHUTDOWN_TIMEOUT = 600
 
 
 class WorkerFailure(RuntimeError):
@@ -51,8 +50,8 @@ def run_workers(n_workers: int, arguments: Sequence[str]) -> None:
     except ImportError:
         raise ImportError(NEEDS_TORCH) from None
     options: dict[str, Any] = {}
-    if "signals_to_handle" in {field.name for field in dataclasses.fields(LaunchConfig)}:
-        options["signals_to_handle"] = SIGNALS
+    if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:
+        options["shutdown_timeout"] = SHUTDOWN_TIMEOUT
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -66,15 +65,17 @@ def run_workers(n_workers: int, arguments: Sequence[str]) -> None:
         logs_specs=DefaultLogsSpecs(),
         **options,
     )
-    with _worker_environment(n_workers), _without_logging(), _outliving_interrupts():
+    with _worker_environment(n_workers), _without_logging():
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
             raise _find_cause(error.failures) from None
         except SignalException as error:
+            # It was sent to the workers too. After Ctrl-C they stop by themselves, and say so.
             number = int(error.sigval)
-            name = signal.Signals(number).name
-            raise WorkerFailure(f"Stopped by {name}", 128 + number) from None
+            text = f"Stopped by {signal.Signals(number).name}"
+            text = "" if number == signal.SIGINT else text
+            raise WorkerFailure(text, 128 + number) from None
 
 
 def report_error(error: BaseException, text: str) -> bool:
@@ -89,11 +90,18 @@ def report_error(error: BaseException, text: str) -> bool:
     details = {
         "timestamp": str(int(time.time())),
         # The failure of another worker is the cause.
-        "is_consequence": isinstance(error, WorkerError),
+        "is_consequence": _has_worker_error(error),
     }
     with open(path, "w", encoding="utf8") as file:
         json.dump({"message": {"message": text, "extraInfo": details}}, file)
     return True
+
+
+def _has_worker_error(error: BaseException | None) -> bool:
+    """Whether an error or its cause is a `WorkerError`."""
+    return error is not None and (
+        isinstance(error, WorkerError) or _has_worker_error(error.__cause__)
+    )
 
 
 def _find_cause(failures: dict[int, Any]) -> WorkerFailure:
@@ -103,7 +111,9 @@ def _find_cause(failures: dict[int, Any]) -> WorkerFailure:
         message = failure.error_file_data.get("message", "")
         if isinstance(message, dict):
             is_consequence = bool(message["extraInfo"].get("is_consequence"))
-            return (2 if is_consequence else 0), rank, message["message"], failure.exitcode
+            # It may have been ended while it exited.
+            exit_code = max(1, failure.exitcode)
+            return (2 if is_consequence else 0), rank, message["message"], exit_code
         if failure.exitcode < 0:
             name = failure.signal_name()
             text = f"Worker {rank} was ended by {name}"
@@ -122,9 +132,13 @@ def _worker_environment(n_workers: int) -> Iterator[None]:
     """Context manager with the environment variables for workers."""
     # Otherwise each of them would start as many threads as there are cores.
     n_threads = max(1, (os.cpu_count() or 1) // n_workers)
-    added = {LAUNCHED: "1"}
-    if "OMP_NUM_THREADS" not in os.environ:
-        added["OMP_NUM_THREADS"] = str(n_threads)
+    added = {
+        LAUNCHED: "1",
+        "OMP_NUM_THREADS": str(n_threads),
+        # PyTorch's warnings about connections, beside the error that results.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    added = {name: value for name, value in added.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -142,17 +156,3 @@ def _without_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def _outliving_interrupts() -> Iterator[None]:
-    """Context manager in which Ctrl-C only reaches the workers, for whose end this process
-    waits. For the main thread only."""
-    # Not SIG_IGN, which the workers would inherit.
-    before = signal.getsignal(signal.SIGINT)
-    if before != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,6 +1,7 @@
 """Workers in processes of their own, connected by torch.distributed."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -145,4 +146,6 @@ def _as_tensor(array: Array) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first sentence of an error, without its place in the source of PyTorch."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"^\[\S+:\d+\] ", "", line).partition(". ")[0]
