@@ -4,8 +4,9 @@ import sys
 from importlib import import_module
 
 # Subpackages whose names are public beside those of `thinc_swa` itself.
-PUBLIC_SUBPACKAGES = ("thinc_swa.training",)
+PUBLIC_SUBPACKAGES = ("thinc_swa.distributed", "thinc_swa.training")
 TITLES = {
+    "distributed": "Workers",
     "models": "Models",
     "optimizers": "Optimizers",
     "param_groups": "Parameter groups",
@@ -25,8 +26,11 @@ def api_pages() -> dict[str, str]:
             found = getattr(sys.modules[module], name)
             if name.startswith("_"):
                 continue
+            subpackage = found.__module__.split(".")[1]
+            if module in PUBLIC_SUBPACKAGES:
+                subpackage = module.split(".")[1]
             # By the public name, so that links to it outlive a move to another module.
-            pages.setdefault(found.__module__.split(".")[1], []).append(f"{module}.{name}")
+            pages.setdefault(subpackage, []).append(f"{module}.{name}")
     return {
         subpackage: _page(subpackage, sorted(identifiers, key=_order))
         for subpackage, identifiers in sorted(pages.items())
@@ -41,7 +45,8 @@ def _order(identifier: str) -> tuple[bool, bool, str]:
 
 def _page(subpackage: str, identifiers: list[str]) -> str:
     title = TITLES.get(subpackage, subpackage.replace("_", " ").capitalize())
-    module = "thinc_swa.training" if subpackage == "training" else "thinc_swa"
+    module = f"thinc_swa.{subpackage}"
+    module = module if module in PUBLIC_SUBPACKAGES else "thinc_swa"
     parts = [f"# {title}\n\nImported from `{module}`.\n"]
     parts += [f"::: {identifier}\n" for identifier in identifiers]
     return "\n".join(parts)

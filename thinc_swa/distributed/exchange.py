@@ -143,8 +143,8 @@ class ParameterExchange:
         finite = are_finite([self._places[i].view for i in present])
         has_values[present] = finite
         is_non_finite[present] = numpy.logical_not(finite)
-        for i in numpy.flatnonzero(has_values == 0):
-            self._places[i].view[...] = 0
+        for absent in numpy.flatnonzero(has_values == 0):
+            self._places[absent].view[...] = 0
         counts[-2:] = takes_part, self.wants_stop
         xp = array_module(self._buffer)
         self._counts[...] = xp.asarray(counts)
