@@ -391,7 +391,7 @@ def test_weights_that_are_not_finite_never_enter_an_average(name, is_stepped, va
 
 
 @pytest.mark.parametrize("dtype, expected", [("float16", "float32"), ("float64", "float64")])
-@pytest.mark.parametrize("name", ["SWA", "EMA", "Lookahead"])
+@pytest.mark.parametrize("name", ["SWA", "EMA", "Lookahead", "LocalSGD"])
 def test_precision(name, dtype, expected, xp):
     # Thinc cannot clip gradients of half precision on the GPU.
     optimizer = OPTIMIZERS[name](SGD(0.1, grad_clip=0.0))

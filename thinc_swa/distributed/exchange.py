@@ -1,6 +1,6 @@
 """Exchange of one array per parameter between workers, in a single all-reduce."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy
@@ -65,6 +65,7 @@ class ParameterExchange:
     communicator (Communicator): The connection to the other workers.
     is_left_out (Callable[[KeyT], bool]): Whether a parameter is not exchanged, the same on all
         workers.
+    keys (Collection[KeyT]): The parameters that are exchanged.
     wants_stop (bool): Whether this worker asks all workers to stop.
     is_stopping (bool): Whether any worker had asked for that before the last exchange.
     """
@@ -84,6 +85,7 @@ class ParameterExchange:
         if not found:
             raise ValueError("The model has no parameters to train on several workers")
         self._module_buffers = list(_module_buffers(model))
+        self.keys: Collection[KeyT] = found.keys()
         sizes = {key: int(parameter.get().size) for key, (_, parameter) in found.items()}
         size = sum(sizes.values()) + 2 * len(sizes) + 2
         size += sum(_sent_size(tensor) for _, tensor in self._module_buffers)
@@ -98,11 +100,6 @@ class ParameterExchange:
         n_counts = 2 * len(self._places) + 2
         self._counts = self._buffer[start : start + n_counts]
         self._sent = self._buffer[start + n_counts :]
-
-    @property
-    def keys(self) -> set[KeyT]:
-        """The parameters that are exchanged."""
-        return {place.key for place in self._places}
 
     def describe(self) -> str:
         """The layout of the buffer, which all workers must have in common."""
