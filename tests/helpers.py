@@ -1,6 +1,6 @@
 """What several test modules need."""
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,14 +16,15 @@ def require(*packages):
     """Skip what needs these packages where they are missing. Those that the environment
     variable THINC_SWA_REQUIRE names (comma separated) must be there: no skip, an error.
 
-    packages (str): Names to import.
+    packages (str): Names to import. They are not imported here: JAX, which optax imports, warns
+        at every fork of its process from then on.
     """
     required = os.environ.get("THINC_SWA_REQUIRE", "").replace(" ", "").split(",")
     for package in packages:
-        if package in required:
-            importlib.import_module(package)
-        else:
-            pytest.importorskip(package)
+        if importlib.util.find_spec(package) is None:
+            if package in required:
+                raise ModuleNotFoundError(f"No module named {package!r}, which is required")
+            pytest.skip(f"{package} is not installed", allow_module_level=True)
 
 
 def as_numpy(array):

@@ -1,10 +1,12 @@
 """The numbers of docs/conventions.md, computed by the libraries."""
 
+import json
 from pathlib import Path
 
 import numpy
 import pytest
 from helpers import require
+from new_process import run_in_new_process
 from thinc.api import SGD
 
 from thinc_swa import EMA, SWA
@@ -72,6 +74,10 @@ def by_torch_ema():
 
 def by_optax():
     require("optax")
+    return json.loads(run_in_new_process(print_averages_of_optax))
+
+
+def print_averages_of_optax():
     import optax
 
     average = optax.ema(0.5)
@@ -80,7 +86,7 @@ def by_optax():
     for value in WEIGHTS:
         updates, state = average.update(numpy.array([value]), state)
         averages.append(float(updates[0]))
-    return averages
+    print(json.dumps(averages))
 
 
 def rates_of_thinc():

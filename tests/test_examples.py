@@ -184,6 +184,7 @@ def test_missing_matplotlib_is_one_line(tmp_path):
     assert result.stderr == "This example draws with matplotlib: pip install matplotlib\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [path for path in EXAMPLES if NEEDS.get(path.stem) == ["sklearn"]],

@@ -39,8 +39,8 @@ def test_commands_are_those_of_thinc_swa(tmp_path):
     "arguments, exit_code, message",
     [
         (["train", "missing.cfg"], 1, "Error: No such file or directory: missing.cfg"),
-        (["train", "missing.cfg", "--oops"], 2, "oops"),
-        (["nothing"], 2, "No such command"),
+        pytest.param(["train", "missing.cfg", "--oops"], 2, "oops", marks=pytest.mark.slow),
+        pytest.param(["nothing"], 2, "No such command", marks=pytest.mark.slow),
     ],
 )
 def test_exit_codes_and_errors(arguments, exit_code, message, tmp_path):

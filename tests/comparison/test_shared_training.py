@@ -71,9 +71,9 @@ def n_trainings(runs):
     "optimizers, settings",
     [
         (SHARED, {}),
-        (SHARED, {"patience": 20, "max_steps": 300}),
-        (SLOW, {}),
-        (RATES, {}),
+        pytest.param(SHARED, {"patience": 20, "max_steps": 300}, marks=pytest.mark.slow),
+        pytest.param(SLOW, {}, marks=pytest.mark.slow),
+        pytest.param(RATES, {}, marks=pytest.mark.slow),
     ],
     ids=["adam", "patience", "lookahead", "rates"],
 )

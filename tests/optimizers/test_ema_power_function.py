@@ -113,7 +113,13 @@ def test_parameters_that_skip_steps():
     assert set(optimizer.averages) == set(KEYS)
 
 
-@pytest.mark.parametrize("sigma_rel", [0.02, 0.1, 0.25, 0.288, MAX_SIGMA_REL])
+@pytest.mark.parametrize(
+    "sigma_rel",
+    [
+        0.1,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (0.02, 0.25, 0.288, MAX_SIGMA_REL)),
+    ],
+)
 @pytest.mark.parametrize("noise", [0.0, 0.001, 0.1])
 def test_stays_exact_over_many_snapshots(sigma_rel, noise):
     optimizer = EMA(Adam(0.1), sigma_rel=sigma_rel)

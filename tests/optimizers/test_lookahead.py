@@ -3,6 +3,7 @@ import pytest
 from helpers import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_process import run_in_new_process
 from reference import assert_close, assert_equal, make_weights, to_numpy, train
 from thinc.api import SGD, Adam, RAdam
 
@@ -204,6 +205,10 @@ def test_lookahead_and_then_swa():
 
 def test_against_optax():
     require("optax")
+    run_in_new_process(compare_with_optax)
+
+
+def compare_with_optax():
     import optax
 
     start = numpy.linspace(-1, 1, 6).astype("f")

@@ -9,6 +9,7 @@ import thinc.schedules
 from helpers import as_numpy, require
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_process import run_in_new_process
 from reference import KEYS, assert_close, assert_equal, make_weights, to_numpy, train
 from small_models import make_model, parameters
 from thinc.api import SGD, Adam, Config, Optimizer, RAdam, registry, warmup_linear
@@ -202,9 +203,15 @@ def test_against_the_reference_formula(warmup, beta):
 @pytest.mark.parametrize("warmup", [1, 30])
 def test_against_optax(warmup):
     require("optax")
+    run_in_new_process(compare_with_optax, warmup)
+
+
+def compare_with_optax(warmup):
     import jax.numpy
     import optax
     from optax.contrib import schedule_free, schedule_free_eval_params
+
+    warmup = int(warmup)
 
     # optax counts the steps of the outer schedule from 1 and those of the inner one from 0.
     def rate_of(step):

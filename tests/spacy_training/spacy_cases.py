@@ -1,12 +1,15 @@
 """Small trainings with the configs for spaCy, and the averages that they must have."""
 
 import numpy
+import pytest
 from helpers import HAS_GPU, require
 
 require("spacy")
 from spacy.training import Corpus  # noqa: E402
 
 NAMES = ["swa", "ema", "lawa", "lookahead", "lookahead_swa", "schedule_free"]
+# For tests that train for seconds.
+EACH_NAME = ["swa", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 GPU_IDS = [-1, 0] if HAS_GPU else [-1]
 # spaCy counts from 0 and stops after its step `max_steps`: one step more.
 MAX_STEPS = 200

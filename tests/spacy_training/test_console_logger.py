@@ -37,6 +37,7 @@ def trainings(corpus, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_training_is_the_same(trainings):
     _, (plain, _), (ours, _) = trainings
     for model in ("model-best", "model-last"):
@@ -47,6 +48,7 @@ def test_the_training_is_the_same(trainings):
                 assert (ours / path.relative_to(plain)).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_raw_scores_are_shown_beside_those_of_the_averages(trainings, corpus):
     folder, (plain, plain_table), (_, table) = trainings
     header = next(line for line in table.splitlines() if "SCORE" in line)
@@ -62,6 +64,7 @@ def test_raw_scores_are_shown_beside_those_of_the_averages(trainings, corpus):
     assert "RAW_SCORE" not in plain_table
 
 
+@pytest.mark.slow
 def test_without_averages_both_scores_are_the_same(corpus, tmp_path):
     settings = {
         LOGGER: "thinc_swa.ConsoleLogger.v1",

@@ -25,6 +25,7 @@ from spacy.training.pretrain import pretrain  # noqa: E402
 from spacy.util import load_model_from_config, registry  # noqa: E402
 from spacy_cases import (  # noqa: E402
     AVERAGES,
+    EACH_NAME,
     EVAL_FREQUENCY,
     GPU_IDS,
     N_STEPS,
@@ -36,9 +37,7 @@ from spacy_cases import (  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
 
 
-@pytest.mark.parametrize(
-    "name", ["swa", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
-)
+@pytest.mark.parametrize("name", EACH_NAME)
 def test_spacy_train_runs_every_config(name, corpus, tmp_path):
     """The config files with fewer steps, in a process of its own."""
     settings = {**corpus, "training.max_steps": 200, "training.eval_frequency": 100}
@@ -56,7 +55,7 @@ def test_spacy_train_runs_every_config(name, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("gpu_id", GPU_IDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH_NAME)
 def test_saved_weights_are_the_averages(name, gpu_id, trained):
     training = trained(name, gpu_id)
     assert len(training.history) == N_STEPS + 1
@@ -69,7 +68,7 @@ def test_saved_weights_are_the_averages(name, gpu_id, trained):
 
 
 @pytest.mark.parametrize("gpu_id", GPU_IDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH_NAME)
 def test_evaluations_are_of_the_averages(name, gpu_id, trained, corpus):
     training = trained(name, gpu_id)
     # spaCy evaluates after the first step, and then every EVAL_FREQUENCY steps.
