@@ -11,10 +11,6 @@ class TrainingWarning(UserWarning):
     """Warning about a training, for example about a damaged checkpoint."""
 
 
-class WorkerError(RuntimeError):
-    """Another worker has failed, or has not taken part in time."""
-
-
 class CallbackError(RuntimeError):
     """A callback has raised an exception, which is the `__cause__`.
 
@@ -30,6 +26,10 @@ class CallbackError(RuntimeError):
             f"{type(error).__name__}: {error}"
         )
         self.__cause__ = error
+
+
+class WorkerError(RuntimeError):
+    """Another worker has failed, or has not taken part in time."""
 
 
 @contextmanager

@@ -68,7 +68,7 @@ MOMENTS = st.sets(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     n_workers=st.integers(2, 4),
     freq=st.integers(1, 4),
