@@ -12,6 +12,7 @@ from tiny import ADAM, make_arrays, make_trainer, weights_of, write_config
 
 from thinc_swa import LocalSGD
 from thinc_swa.distributed import SingleWorker, run_simulated
+from thinc_swa.models.batch_norm import get_batch_norm
 from thinc_swa.training import Callback, train
 from thinc_swa.training.checkpoints import DamagedCheckpointError
 
@@ -195,6 +196,35 @@ def test_resuming_is_bit_identical(tmp_path, step, start_step):
     for name in ("optimizer.safetensors", "rank-1-optimizer.safetensors", "rank-1-model"):
         paths = [tmp_path / folder / "step-00000060" / name for folder in ("output", "whole")]
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
+
+
+def test_resuming_with_pytorch_layers_is_bit_identical(tmp_path):
+    """BatchNorm statistics differ between workers until the next synchronisation."""
+    require("torch")
+    import torch_layers  # noqa: F401
+
+    # BatchNorm needs at least two examples in the last batch of an epoch.
+    config = local_config(tmp_path, max_steps=30, batch_size=5)
+    config["model"] = {
+        "@layers": "chain.v1",
+        "*": {
+            "hidden": {
+                "@layers": "tests.batch_norm.v1",
+                "n_inputs": 3,
+                "n_outputs": 8,
+                "width": 8,
+                "dropout": 0.3,
+            },
+            "output": {"@layers": "Softmax.v1", "nI": 8},
+        },
+    }
+    train_on(2, config, output=tmp_path / "whole")
+    train_on(2, config, output=tmp_path / "output", callbacks=[Stopping(13)])
+    resumed = train_on(2, config, output=tmp_path / "output", resume=True)
+    assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
+    # Step 30 is two steps after a synchronisation.
+    first, second = (get_batch_norm(trainer.model) for trainer in resumed)
+    assert not first[0]["running_mean"].equal(second[0]["running_mean"])
 
 
 def test_resuming_with_another_number_of_workers_is_an_error(tmp_path):
