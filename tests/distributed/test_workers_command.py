@@ -45,7 +45,7 @@ def test_spacy_configs_are_trained_on_one_worker(tmp_path, run, monkeypatch):
     result = run(tmp_path, "train", "spacy.cfg", "--workers", "2")
     assert result.returncode == 2 and message in result.stderr
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "1")
+        monkeypatch.setenv(name, "2")
     result = run(tmp_path, "train", "spacy.cfg")
     assert result.returncode == 2 and message in result.stderr
 
@@ -53,7 +53,7 @@ def test_spacy_configs_are_trained_on_one_worker(tmp_path, run, monkeypatch):
 def test_workers_under_torchrun_are_a_usage_error(tmp_path, run, monkeypatch):
     path = write_config(tmp_path, optimizer=LOCAL_SGD)
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "1")
+        monkeypatch.setenv(name, "2")
     result = run(tmp_path, "train", path.name, "--workers", "2")
     assert result.returncode == 2 and "leave it out under torchrun" in result.stderr
 
@@ -77,6 +77,31 @@ def test_one_worker_needs_no_launcher(tmp_path, run):
     one, none = (run(tmp_path, "train", path.name, *more) for more in (["--workers", "1"], []))
     assert one.returncode == 0
     assert one.stdout == none.stdout
+
+
+def test_workers_get_all_options(tmp_path, run, monkeypatch):
+    path = write_config(tmp_path, optimizer=LOCAL_SGD)
+    calls = []
+    module = sys.modules["thinc_swa.cli.train"]
+    monkeypatch.setattr(module, "run_workers", lambda *arguments: calls.append(arguments))
+    options = ["-o", "out", "--resume", "--seed", "0", "-g", "0", "--code", "code.py"]
+    overrides = ["--training.max_steps", "5", "--training.score=loss", "--a-b.c-d", "-1"]
+    assert (
+        run(tmp_path, "train", path.name, *overrides, "--workers=3", *options).returncode == 0
+    )
+    ((n_workers, arguments),) = calls
+    assert n_workers == 3
+    assert arguments[:4] == ["-m", "thinc_swa", "train", path.name]
+    assert arguments[4:10] == [
+        *("--training.max_steps", "5", "--training.score", '"loss"', "--a-b.c-d", "-1")
+    ]
+    assert set(arguments[10:]) == {
+        "--output=out",
+        "--resume",
+        "--seed=0",
+        "--gpu-id=0",
+        "--code=code.py",
+    }
 
 
 @pytest.mark.slow

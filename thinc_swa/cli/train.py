@@ -79,23 +79,23 @@ def train(
     if is_spacy and (is_worker or (workers or 1) > 1):
         raise UsageError(f"{path} is a spaCy config, which is trained on one worker only")
     if workers is not None and workers > 1:
-        arguments = [name, *(f"--{key}={json.dumps(v)}" for key, v in overrides.items())]
-        _run_workers(
-            workers,
-            {
-                "CONFIG": arguments,
-                "--output": output,
-                "--seed": seed,
-                "--resume": resume,
-                "--overwrite": overwrite,
-                "--code": code,
-                "--gpu-id": gpu_id,
-                "--trust-checkpoint": trust,
-                "--save-all": save_all,
-                "--verbose": verbose,
-                "--debug": debug,
-            },
-        )
+        arguments = [str(path)]
+        for key, value in overrides.items():
+            # Not with "=", which changes hyphens.
+            arguments += [f"--{key}", json.dumps(value)]
+        given = {
+            "--output": output,
+            "--seed": seed,
+            "--resume": resume,
+            "--overwrite": overwrite,
+            "--code": code,
+            "--gpu-id": gpu_id,
+            "--trust-checkpoint": trust,
+            "--save-all": save_all,
+            "--verbose": verbose,
+            "--debug": debug,
+        }
+        _run_workers(workers, arguments, given)
         return
     if is_spacy and save_all:
         raise UsageError("--save-all is only available for Thinc configs")
@@ -155,17 +155,18 @@ def train(
         typer.echo(f"Stopped after step {state.step}: no improvement within `patience`.")
 
 
-def _run_workers(n_workers: int, options: dict[str, Any]) -> None:
+def _run_workers(n_workers: int, config: list[str], options: dict[str, Any]) -> None:
     """Run this command as several workers.
 
-    options (dict[str, Any]): Options by name, without those that are not given.
+    config (list[str]): The config and its overrides.
+    options (dict[str, Any]): Options by name: their value, whether a flag is given, or None.
     """
-    arguments = ["-m", "thinc_swa", "train"]
+    arguments = ["-m", "thinc_swa", "train", *config]
     for name, value in options.items():
         if value is True:
             arguments.append(name)
-        elif value not in (None, False):
-            arguments += [name, str(value)] if name != "CONFIG" else value
+        elif value is not None and value is not False:
+            arguments.append(f"{name}={value}")
     try:
         run_workers(n_workers, arguments)
     except WorkerFailure as error:

@@ -24,8 +24,10 @@ NEEDS_TORCH = 'Training on several workers needs PyTorch: pip install "thinc-swa
 
 
 def is_launched() -> bool:
-    """Whether this process is a worker that a launcher of torch.distributed has started."""
-    return all(name in os.environ for name in VARIABLES)
+    """Whether this process is one of several workers that a launcher of torch.distributed has
+    started."""
+    is_complete = all(name in os.environ for name in VARIABLES)
+    return is_complete and os.environ["WORLD_SIZE"] != "1"
 
 
 class TorchCommunicator(Communicator):
