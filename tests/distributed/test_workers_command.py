@@ -85,7 +85,7 @@ def test_workers_get_all_options(tmp_path, run, monkeypatch):
     module = sys.modules["thinc_swa.cli.train"]
     monkeypatch.setattr(module, "run_workers", lambda *arguments: calls.append(arguments))
     options = ["-o", "out", "--resume", "--seed", "0", "-g", "0", "--code", "code.py"]
-    overrides = ["--training.max_steps", "5", "--training.score=loss", "--a-b.c-d", "-1"]
+    overrides = ["--training.max_steps", "5", "--training.score=loss", "--training.a-b", "-1"]
     assert (
         run(tmp_path, "train", path.name, *overrides, "--workers=3", *options).returncode == 0
     )
@@ -93,7 +93,7 @@ def test_workers_get_all_options(tmp_path, run, monkeypatch):
     assert n_workers == 3
     assert arguments[:4] == ["-m", "thinc_swa", "train", path.name]
     assert arguments[4:10] == [
-        *("--training.max_steps", "5", "--training.score", '"loss"', "--a-b.c-d", "-1")
+        *("--training.max_steps", "5", "--training.score", '"loss"', "--training.a-b", "-1")
     ]
     assert set(arguments[10:]) == {
         "--output=out",
