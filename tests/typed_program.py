@@ -9,6 +9,7 @@ from thinc.types import Floats2d
 from thinc_swa import (
     EMA,
     SWA,
+    LocalSGD,
     Lookahead,
     OptimizerWrapper,
     ParamGroups,
@@ -43,6 +44,7 @@ def main() -> None:
         SWA(Lookahead(Adam(0.001)), start_step=0.75, total_steps=100, freq=10),
         EMA(Adam(0.001), half_life=10, warmup=True),
         Lookahead(Adam(0.001), freq=5, pullback=0.8, inner_state="reset"),
+        SWA(LocalSGD(Adam(0.001), freq=5, outer_learn_rate=0.8, start_step=10), freq=5),
         Adam(one_cycle(0.001, total_steps=100), beta1=one_cycle_momentum(steps=100)),
         Adam(phases((0.5, 0.1), cosine(0.1, steps=50, cycles=2), total_steps=100)),
         Adam(0.001, L2=swa_anneal(0.0, 0.1, start_step=0.5, anneal_steps=9, total_steps=100)),

@@ -145,6 +145,7 @@ def test_torchrun(tmp_path):
         (ADAM, 2, "needs an optimizer with one LocalSGD"),
         (LOCAL_SGD, 4, "4 workers, but only 3 training examples"),
     ],
+    ids=["optimizer", "examples"],
 )
 def test_an_error_of_all_workers_is_shown_once(tmp_path, optimizer, n_workers, message):
     import numpy
