@@ -210,6 +210,23 @@ def test_start_swa_between_synchronisations_is_an_error():
     assert optimizer.n_averaged == 1
 
 
+@pytest.mark.parametrize("n_steps, expected", [(6, 6), (7, 10), (9, 10)])
+def test_a_plateau_starts_swa_at_the_next_synchronisation(n_steps, expected):
+    optimizer = SWA(
+        LocalSGD(sgd(), freq=4, start_step=2), freq=4, start_step="plateau", plateau_evals=1
+    )
+    weights = make_weights()
+    train(optimizer, weights, n_steps)
+    for score in (0.9, 0.8, 0.7, 0.6):
+        optimizer.add_score(score)
+    assert optimizer.start_step == expected
+    assert optimizer.n_averaged == (expected == n_steps)
+    train(optimizer, weights, 10 - n_steps, seed=2)
+    assert optimizer.n_averaged == 1 + (expected == 6)
+    if expected == 10:
+        assert_equal(optimizer.averages, to_numpy(weights))
+
+
 WRONG = [
     ({"freq": 0}, "freq must be an int >= 1"),
     ({"freq": 5.7}, "freq must be an int >= 1"),

@@ -236,6 +236,12 @@ class OptimizerWrapper(Optimizer):
         if isinstance(self.optimizer, OptimizerWrapper):
             self.optimizer._check_snapshot_steps(start_step, freq)
 
+    def _next_snapshot_step(self, step: int) -> int:
+        """The first step, from a given one on, after which snapshots can be taken."""
+        if isinstance(self.optimizer, OptimizerWrapper):
+            return self.optimizer._next_snapshot_step(step)
+        return step
+
     def _has_schedules(self) -> bool:
         """Whether this wrapper has schedules of its own, which cannot go back."""
         return False

@@ -350,6 +350,9 @@ class LocalSGD(OptimizerWrapper):
                 f"minus a multiple of {self.freq}"
             )
 
+    def _next_snapshot_step(self, step: int) -> int:
+        return step if self._is_synchronous else step + (self.start_step - step) % self.freq
+
     def _make_averages(self) -> dict[KeyT, FloatsXd]:
         return {key: slow.copy() for key, slow in self._slow.items()}
 

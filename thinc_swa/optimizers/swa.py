@@ -190,11 +190,16 @@ class SWA(AveragingOptimizer):
         score (float): The score of the raw weights; higher is better. NaN is ignored.
         """
         super().add_score(score)
-        if not self._scores or self._is_started or math.isnan(score):
+        if not self._scores or self.start_step is not None or math.isnan(score):
             return
         best, oldest, *recent = self._scores
         if best is not None and score < best:
-            self.start_swa()
+            n_steps = self._steps.n_begun
+            step = self._next_snapshot_step(n_steps)
+            if step == n_steps:
+                self.start_swa()
+            else:
+                self.start_step = step
         if oldest is not None:
             best = oldest if best is None else max(best, oldest)
         self._scores = [best, *recent, float(score)]
