@@ -11,6 +11,7 @@ from .about import __version__
 from .models.averages import apply_averages, use_averages
 from .models.batch_norm import update_batch_norm
 from .models.parameter_paths import register_parameter_paths
+from .models.saved_models import average_models, greedy_soup, interpolate_models
 from .optimizers.all_averages import all_averages
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
@@ -41,8 +42,11 @@ __all__ = [
     "__version__",
     "all_averages",
     "apply_averages",
+    "average_models",
     "cosine",
     "forget_missing",
+    "greedy_soup",
+    "interpolate_models",
     "parameter_summary",
     "load_optimizer",
     "register_parameter_paths",
