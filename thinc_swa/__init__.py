@@ -15,6 +15,7 @@ from .models.saved_models import average_models, greedy_soup, interpolate_models
 from .optimizers.all_averages import all_averages
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
+from .optimizers.l2sp import L2SP
 from .optimizers.lawa import LAWA
 from .optimizers.lookahead import Lookahead
 from .optimizers.schedule_free import ScheduleFree
@@ -33,6 +34,7 @@ from .serialization.removed_parameters import forget_missing
 
 __all__ = [
     "EMA",
+    "L2SP",
     "LAWA",
     "Lookahead",
     "OptimizerWrapper",

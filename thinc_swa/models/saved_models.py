@@ -1,6 +1,5 @@
 """Averages, interpolations and soups of saved models."""
 
-import errno
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from ..serialization.files import atomic_write
 from ..serialization.folders import atomic_folder, delete
 from ..validation import check_number
 from .saved_files import SavedModel, is_model_file
-from .saved_pipelines import META, STRINGS, SavedPipeline, find_differences
+from .saved_pipelines import META, STRINGS, SavedPipeline, find_differences, find_model
 
 PathT = str | Path
 ScoreT = TypeVar("ScoreT")
@@ -41,8 +40,9 @@ class Soup:
 def average_models(paths: Sequence[PathT], output: PathT, *, overwrite: bool = False) -> None:
     """Average the weights of saved models, and save a model with the averages.
 
-    The models are spaCy pipelines (folders that `nlp.to_disk` has written) or Thinc models
-    (files that `model.to_disk` has written, or with what `model.to_bytes` returns). They must
+    The models are spaCy pipelines (folders that `nlp.to_disk` has written, or the names of
+    installed packages) or Thinc models (files that `model.to_disk` has written, or with what
+    `model.to_bytes` returns). They must
     come from one model: checkpoints of one training, or trainings that began with the same
     weights. Then their mean can be better than each of them (model soups, Wortsman et al. 2022,
     arXiv:2203.05482). The mean of models with different initial weights is useless.
@@ -240,11 +240,9 @@ def _check_paths(paths: Sequence[PathT]) -> list[Path]:
     """Check that there are saved models of one kind at different paths."""
     if isinstance(paths, (str, Path)) or len(paths) < 2:
         raise ValueError(f"paths must be at least two saved models, but was {paths!r}")
-    models = [Path(path) for path in paths]
+    models = [find_model(path) for path in paths]
     seen: dict[str, Path] = {}
     for path in models:
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         place = os.path.realpath(path)
         if place in seen:
             raise ValueError(f"{path} and {seen[place]} are the same model")

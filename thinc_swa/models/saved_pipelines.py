@@ -1,7 +1,10 @@
 """Saved spaCy pipelines: which of their files have weights, and what two of them must have in
 common. spaCy is not needed."""
 
+import errno
+import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,10 +81,10 @@ class SavedPipeline:
         """
         versions = [_minor_version(pipeline.meta) for pipeline in (self, other)]
         if versions[0] != versions[1]:
-            yield f"{META}: spacy_version {versions[0]} and {versions[1]}"
+            yield f"{META}, spacy_version: {versions[0]} and {versions[1]}"
         for name in META_FIELDS:
             values = self.meta.get(name), other.meta.get(name)
-            yield from find_differences(*values, f"{META}: {name}")
+            yield from find_differences(*values, f"{META}, {name}")
         yield from find_differences(self._settings(), other._settings(), CONFIG)
         for first, second in ((self, other), (other, self)):
             for file in first.files:
@@ -101,22 +104,59 @@ class SavedPipeline:
         return settings
 
 
+def find_model(name: str | Path) -> Path:
+    """Find a saved model by its path, or an installed pipeline by the name of its package.
+
+    name (str | Path): The path or the name.
+    RETURNS (Path): The path.
+    RAISES: FileNotFoundError if there is neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    package = _find_package(str(name)) if str(name).isidentifier() else None
+    if package is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    meta = _read_json(package / META)
+    return package / f"{meta['lang']}_{meta['name']}-{meta['version']}"
+
+
+def _find_package(name: str) -> Path | None:
+    """The folder of an installed package that has a pipeline. It is not imported."""
+    spec = importlib.util.find_spec(name)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(folder) / META).is_file():
+            return Path(folder)
+    return None
+
+
 def find_differences(first: Any, other: Any, place: str) -> Iterator[str]:
     """List in words where two nested values differ.
 
     place (str): What the values are.
     """
+    first, other = _parse_text(first), _parse_text(other)
     if isinstance(first, dict) and isinstance(other, dict):
         for name in [*first, *(name for name in other if name not in first)]:
             inner = f"{place}, {name}"
             if name not in other:
-                yield f"{inner} only in the first"
+                yield f"{inner}: only in the first"
             elif name not in first:
-                yield f"{inner} only in the other"
+                yield f"{inner}: only in the other"
             else:
                 yield from find_differences(first[name], other[name], inner)
     elif not _is_equal(first, other):
-        yield f"{place} {_list_difference(first, other) or _pair(first, other)}"
+        yield f"{place}: {_list_difference(first, other) or _pair(first, other)}"
+
+
+def _parse_text(value: Any) -> Any:
+    """The content of a string of JSON, such as the transitions of a parser."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass
+    return value
 
 
 def _is_equal(first: Any, other: Any) -> bool:
