@@ -53,6 +53,8 @@ class SavedModel:
             ) from error
         # Dtypes of the weights that are averaged, set by `prepare`.
         self._dtypes: dict[str, Any] = {}
+        # Further names of the same weights, with the first one.
+        self._tied: dict[str, str] = {}
 
     def _add_node(self, i: int, node: dict[str, Any]) -> None:
         place = f"layer {i} ({node['name']})"
@@ -89,22 +91,24 @@ class SavedModel:
 
     def prepare(self) -> None:
         """Convert the weights to arrays that other models can be added to, in place."""
-        seen: dict[Any, Any] = {}
+        seen: dict[Any, str] = {}
         for name, (owner, key) in self._places.items():
             array = owner[key]
             if not _is_float(array):
                 continue
-            self._dtypes[name] = array.dtype
             _check_finite(array, self.path, name)
             if isinstance(array, numpy.ndarray):
+                self._dtypes[name] = array.dtype
                 # The arrays of a message are read-only.
                 owner[key] = array.astype(averages_dtype(array))
                 continue
-            identity = _identity(array)
-            if identity not in seen:
-                seen[identity] = _as_accumulator(array)
-            # Tied weights stay tied.
-            owner[key] = seen[identity]
+            first = seen.setdefault(_identity(array), name)
+            if first == name:
+                self._dtypes[name] = array.dtype
+                owner[key] = _as_accumulator(array)
+            else:
+                self._tied[name] = first
+                owner[key] = None  # Its memory. See `write`.
 
     def add(self, other: "SavedModel", fraction: float) -> None:
         """Move the weights towards those of another model: weights += fraction * (other -
@@ -114,15 +118,12 @@ class SavedModel:
         fraction (float): The fraction, from 0 to 1.
         RAISES: ValueError if weights of the other model are NaN or infinite.
         """
-        done = set()
         for name in self._dtypes:
             owner, key = self._places[name]
             other_owner, other_key = other._places[name]
-            total, array = owner[key], other_owner[other_key]
+            array = other_owner[other_key]
             _check_finite(array, other.path, name)
-            if id(total) not in done:
-                done.add(id(total))
-                _move(total, array, fraction)
+            _move(owner[key], array, fraction)
 
     def write(self, path: Path) -> None:
         """Write the model as `Model.to_disk` does.
@@ -135,6 +136,10 @@ class SavedModel:
             if owner[key].dtype != dtype:
                 convert = "astype" if isinstance(owner[key], numpy.ndarray) else "to"
                 owner[key] = getattr(owner[key], convert)(dtype)
+        for name, first in self._tied.items():
+            owner, key = self._places[name]
+            first_owner, first_key = self._places[first]
+            owner[key] = first_owner[first_key].detach()
         with path.open("wb") as file:
             for chunk in _chunks(self._message):
                 file.write(chunk)

@@ -335,6 +335,8 @@ def _fold(
         problems[path] += _model_differences(model, other)
         if is_needed and not any(problems.values()):
             model.add(other, fraction)
+        # Its memory, before the next one is read.
+        del other
     return model
 
 
