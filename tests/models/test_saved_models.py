@@ -499,6 +499,7 @@ def fill_disk(folder):
         print(type(error).__name__, error.filename)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     pytest.importorskip("resource")
     paths = save(tmp_path, make_model(0, 200), make_model(1, 200))

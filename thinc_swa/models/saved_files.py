@@ -141,7 +141,9 @@ class SavedModel:
             first_owner, first_key = self._places[first]
             owner[key] = first_owner[first_key].detach()
         with path.open("wb") as file:
-            for chunk in _chunks(self._message):
+            # Making one takes long: it looks up entry points.
+            packer = msgpack.Packer(use_bin_type=True)
+            for chunk in _chunks(self._message, packer):
                 file.write(chunk)
 
 
@@ -252,37 +254,37 @@ def _move(total: Any, array: Any, fraction: float) -> None:
             block += factor * (other[start : start + BLOCK_SIZE] - block)
 
 
-def _chunks(value: Any) -> Iterator[Any]:
+def _chunks(value: Any, packer: Any) -> Iterator[Any]:
     """Bytes-like pieces of a msgpack message, with arrays as srsly has them. Arrays are not
     copied."""
     if isinstance(value, _Shim):
-        pieces = list(_chunks(_with_bytes(value)))
+        pieces = list(_chunks(_with_bytes(value), packer))
         yield _bytes_header(sum(memoryview(piece).nbytes for piece in pieces))
         yield from pieces
     elif isinstance(value, dict):
-        yield _packer().pack_map_header(len(value))
+        yield packer.pack_map_header(len(value))
         for name, item in value.items():
-            yield from _chunks(name)
-            yield from _chunks(item)
+            yield from _chunks(name, packer)
+            yield from _chunks(item, packer)
     elif isinstance(value, list):
-        yield _packer().pack_array_header(len(value))
+        yield packer.pack_array_header(len(value))
         for item in value:
-            yield from _chunks(item)
+            yield from _chunks(item, packer)
     elif isinstance(value, numpy.ndarray):
         array = numpy.ascontiguousarray(value).reshape(value.shape)
         header = {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": array.shape}
-        yield _packer().pack_map_header(len(header) + 1)
+        yield packer.pack_map_header(len(header) + 1)
         for name, item in header.items():
-            yield _packer().pack(name)
-            yield _packer().pack(item)
-        yield _packer().pack(b"data")
+            yield packer.pack(name)
+            yield packer.pack(item)
+        yield packer.pack(b"data")
         yield _bytes_header(array.nbytes)
         yield array.reshape(-1).view("u1")
     elif isinstance(value, bytes):
         yield _bytes_header(len(value))
         yield value
     else:
-        yield _packer().pack(value)
+        yield packer.pack(value)
 
 
 def _with_bytes(shim: _Shim) -> dict[str, Any]:
@@ -297,7 +299,3 @@ def _bytes_header(size: int) -> bytes:
         if size < 1 << (8 * n_bytes):
             return bytes([code]) + size.to_bytes(n_bytes, "big")
     raise ValueError(f"A part of the model has {size} bytes: msgpack allows 4 GiB")
-
-
-def _packer() -> Any:
-    return msgpack.Packer(use_bin_type=True)

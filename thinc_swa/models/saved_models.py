@@ -228,9 +228,12 @@ def _find_foreign(target: Path, model: Path) -> str | None:
     except ValueError as error:
         return str(error)
     # Other files in the folder of the model, such as a licence, have been copied from there.
-    known = {file.parts[0] for file in pipeline.files} | {path.name for path in model.iterdir()}
-    known |= set(pipeline.meta.get("components", ()))
-    others = sorted(path.name for path in target.iterdir() if path.name not in known)
+    known = {path.name for path in model.iterdir()}
+    others = sorted(
+        path.name
+        for path in target.iterdir()
+        if path.name not in known and not pipeline.is_part(path.name)
+    )
     if others:
         return f"{target} contains {', '.join(others)}, which is not part of a pipeline"
     return None

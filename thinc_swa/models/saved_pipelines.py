@@ -27,6 +27,8 @@ META_FIELDS = ("lang", "pipeline", "components", "labels", "vectors")
 CONFIG_SECTIONS = ("nlp", "components")
 # Settings of [nlp] that do not change what the weights mean.
 FREE_SETTINGS = ("batch_size", "disabled")
+# A set of the sentencizer, which is saved in any order.
+UNORDERED = "punct_chars"
 MAX_TEXT = 60
 # Larger files are compared, but not read into memory.
 MAX_PARSED = 1 << 26
@@ -50,13 +52,18 @@ class SavedPipeline:
         self._config = _read_config(path / CONFIG)
         if not isinstance(self.meta, dict):
             raise ValueError(f"{path} is not a saved pipeline: {META} has no fields")
-        names = (*TOP_FILES, *self.meta.get("components", ()))
         # The files that matter, by their paths in the folder.
         self.files = sorted(
             file.relative_to(path)
             for file in path.rglob("*")
-            if file.is_file() and file.relative_to(path).parts[0] in names
+            if file.is_file() and self.is_part(file.relative_to(path).parts[0])
         )
+
+    def is_part(self, name: str) -> bool:
+        """Whether a file or folder in the folder of the pipeline is a part of the pipeline."""
+        components = self.meta.get("components", ())
+        # Some components add a suffix: "sentencizer.json".
+        return name in (*TOP_FILES, *components) or Path(name).stem in components
 
     def model_files(self) -> list[Path]:
         """The files of Thinc models, by their paths in the folder."""
@@ -227,7 +234,10 @@ def _parse(path: Path) -> Any:
         return None
     data = path.read_bytes()
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if isinstance(value, dict) and UNORDERED in value:
+            value[UNORDERED] = sorted(value[UNORDERED])
+        return value
     except ValueError:
         pass
     try:
