@@ -40,7 +40,7 @@ class L2SP(OptimizerWrapper):
 
     __slots__ = ["alpha", "_anchors"]
 
-    def __init__(self, optimizer: Optimizer, *, alpha: float = 0.01) -> None:
+    def __init__(self, optimizer: Optimizer, *, alpha: float = 0.1) -> None:
         super().__init__(optimizer)
         self.alpha = check_number("alpha", alpha, minimum=0.0)
         # The weights at the start.
