@@ -1,5 +1,6 @@
 """Averages, interpolations and soups of saved Thinc models, with PyTorch layers too."""
 
+import sys
 import tracemalloc
 
 import numpy
@@ -262,6 +263,32 @@ def test_the_memory_does_not_depend_on_the_number_of_models(tmp_path):
     few, many = map(float, run_in_new_process(print_peaks, tmp_path).split())
     assert 1.5 < few < 2.4
     assert many == pytest.approx(few, rel=0.05)
+
+
+def print_peak_of_torch(folder, n_models):
+    """Growth of the process while it averages, in sizes of the models."""
+    import resource
+    from pathlib import Path
+
+    paths = sorted(Path(folder).glob("large-*"))[: int(n_models)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    average_models(paths, Path(folder) / "mean", overwrite=True)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(grown / paths[0].stat().st_size)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units")
+def test_the_memory_of_pytorch_layers_does_not_depend_on_the_number_of_models(tmp_path):
+    require("torch")
+    import torch
+    from thinc.api import PyTorchWrapper
+
+    layers = [torch.nn.Linear(1600, 1600) for _ in range(8)]
+    for i in range(6):
+        PyTorchWrapper(torch.nn.Sequential(*layers)).to_disk(tmp_path / f"large-{i}")
+    few, many = (float(run_in_new_process(print_peak_of_torch, tmp_path, n)) for n in (2, 6))
+    assert few < 3.8 and many < 3.8
 
 
 # A greedy soup

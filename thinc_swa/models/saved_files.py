@@ -77,9 +77,8 @@ class SavedModel:
             if array is not None:
                 self._places[f"{place}, {name}"] = (parameters, name)
         shims = message["shims"][i]
-        for j, data in enumerate(shims):
-            # Replaced one by one, so that there are never two copies of all of them.
-            shims[j] = shim = _read_shim(data, f"{self.path}: {place}")
+        for j in range(len(shims)):
+            shims[j] = shim = _read_shim(shims, j, f"{self.path}: {place}")
             description[f"PyTorch {j}"] = {k: v for k, v in shim.items() if k != STATE}
             state = shim[STATE]
             prefix = f"{j}." if len(shims) > 1 else ""
@@ -173,13 +172,16 @@ def _read_message(path: Path) -> dict[str, Any]:
     return message
 
 
-def _read_shim(data: Any, place: str) -> _Shim:
+def _read_shim(shims: list[Any], i: int, place: str) -> _Shim:
+    # Each copy of the weights is released as soon as there is the next one.
+    data, shims[i] = shims[i], None
     shim = None
     if isinstance(data, bytes):
         try:
             shim = msgpack_loads(data)
         except Exception:
             shim = None
+    del data
     if not isinstance(shim, dict) or not isinstance(shim.get(STATE), bytes):
         raise ValueError(
             f"{place} is a layer of another framework in a form that is not known: only "

@@ -57,7 +57,7 @@ def average_models(paths: Sequence[PathT], output: PathT, *, overwrite: bool = F
     The mean is calculated in float32, or float64 for float64 weights, to a relative precision
     of 1e-6. The memory does not depend on the number of models. Models are read one by one, and
     of a pipeline one component after the other. At most the averages and two copies of the
-    weights of the largest component are in memory, three with PyTorch layers.
+    weights of the largest component are in memory.
 
     paths (Sequence[str | Path]): The models, at least two.
     output (str | Path): The folder or file to write, atomically.
