@@ -242,6 +242,7 @@ def test_other_pipelines(paths, tmp_path, name):
     make_pipeline(**arguments).to_disk(tmp_path / "other")
     both = r"The models differ from the first one, .*seed-0, .*other: .*"
     assert_refused(tmp_path, [*paths, tmp_path / "other"], both + message)
+    assert_refused(tmp_path, [*paths, tmp_path / "other"], message, output="new/folder/mean")
     with pytest.raises(ValueError) as found:
         average_models([*paths, tmp_path / "other"], tmp_path / "mean")
     # Those that fit are not named, and shapes are in the same error.

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from ..models.saved_combination import parent_folders
 from ..models.saved_models import check_output, interpolate_models, score_interpolations
 from ..models.saved_pipelines import find_model
 from ..training.configs import prepare_process
@@ -139,11 +140,11 @@ def _interpolate_best(
     def score(path: Path) -> tuple[float, float | None]:
         return new_scorer(path), None if old_scorer is None else old_scorer(path)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     scores: list[AlphaScore] = []
     # While it is evaluated, on a terminal only.
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    live = Live(console=console, auto_refresh=False, transient=True)
+    with parent_folders(output), live:
         for alpha, (new, old) in score_interpolations(
             base, tuned, alphas, score, folder=output.parent
         ):

@@ -1,26 +1,22 @@
 """Averages, interpolations and soups of saved models."""
 
-import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ..serialization.files import atomic_write
-from ..serialization.folders import atomic_folder, delete
+from ..serialization.folders import delete
 from ..validation import check_number
-from .saved_files import SavedModel, is_model_file
-from .saved_pipelines import META, STRINGS, SavedPipeline, find_differences, find_model
+from .saved_combination import combine, mean_fractions, parent_folders
+from .saved_files import is_model_file
+from .saved_pipelines import SavedPipeline, find_model
 
 PathT = str | Path
 ScoreT = TypeVar("ScoreT")
-# Of the differences in an error.
-MAX_DIFFERENCES = 12
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def average_models(paths: Sequence[PathT], output: PathT, *, overwrite: bool = F
     """
     models = _check_paths(paths)
     target = check_output(models, output, overwrite=overwrite)
-    _combine(models, _mean_fractions(models), target)
+    combine(models, mean_fractions(models), target)
 
 
 def interpolate_models(
@@ -91,7 +87,7 @@ def interpolate_models(
     alpha = check_number("alpha", alpha, minimum=0.0, maximum=1.0)
     models = _check_paths([base, tuned])
     target = check_output(models, output, overwrite=overwrite)
-    _combine(models, [1.0, alpha], target)
+    combine(models, [1.0, alpha], target)
 
 
 def greedy_soup(
@@ -119,21 +115,20 @@ def greedy_soup(
     models = _check_paths(paths)
     target = check_output(models, output, overwrite=overwrite)
     # Before the evaluations, which may take long.
-    _combine(models, _mean_fractions(models), None)
+    combine(models, mean_fractions(models), None)
     found = {path: _check_score(score(path), path) for path in models}
     ranked = sorted(models, key=lambda path: -found[path])
     ingredients, best = ranked[:1], found[ranked[0]]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder_in(target.parent) as folder:
+    with parent_folders(target), temporary_folder_in(target.parent) as folder:
         for i, path in enumerate(ranked[1:]):
             candidates = [*ingredients, path]
             candidate = folder / str(i)
-            _combine(candidates, _mean_fractions(candidates), candidate)
+            combine(candidates, mean_fractions(candidates), candidate)
             value = _check_score(score(candidate), candidate)
             if value >= best:
                 ingredients, best = candidates, value
             delete(candidate)
-    _combine(ingredients, _mean_fractions(ingredients), target)
+    combine(ingredients, mean_fractions(ingredients), target)
     return Soup({path: found[path] for path in ranked}, ingredients, best)
 
 
@@ -159,14 +154,14 @@ def score_interpolations(
     """
     alphas = [check_number("alpha", alpha, minimum=0.0, maximum=1.0) for alpha in alphas]
     models = _check_paths([base, tuned])
-    _combine(models, [1.0, 0.0], None)
+    combine(models, [1.0, 0.0], None)
     with temporary_folder_in(folder) as temporary:
         for alpha in alphas:
             if alpha in (0.0, 1.0):
                 yield alpha, score(models[int(alpha)])
                 continue
             candidate = temporary / "model"
-            _combine(models, [1.0, alpha], candidate)
+            combine(models, [1.0, alpha], candidate)
             yield alpha, score(candidate)
             delete(candidate)
 
@@ -266,143 +261,3 @@ def _check_score(value: float, path: Path) -> float:
     if math.isnan(value):
         raise ValueError(f"The score of {path} is NaN")
     return value
-
-
-def _mean_fractions(paths: Sequence[Path]) -> list[float]:
-    """The fraction by which each model moves the mean of those before it."""
-    return [1 / (i + 1) for i in range(len(paths))]
-
-
-def _combine(paths: Sequence[Path], fractions: Sequence[float], target: Path | None) -> None:
-    """Move the weights of the first model towards those of each other one, in turn.
-
-    fractions (Sequence[float]): The fraction of the difference for each model. That of the
-        first is ignored.
-    target (Path | None): The output. None only checks that the models fit.
-    """
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if paths[0].is_dir():
-        _combine_pipelines(paths, fractions, target)
-        return
-    problems: dict[Path, list[str]] = {path: [] for path in paths[1:]}
-    model = _fold(paths, fractions, problems, is_needed=target is not None)
-    _raise_differences(paths[0], problems)
-    if target is not None:
-        with atomic_write(target) as temporary:
-            model.write(temporary)
-
-
-def _combine_pipelines(
-    paths: Sequence[Path], fractions: Sequence[float], target: Path | None
-) -> None:
-    first, *others = map(SavedPipeline, paths)
-    problems = {other.path: list(first.differences(other)) for other in others}
-    with _output_folder(target) as temporary:
-        for file in first.model_files():
-            if not all(file in other.files for other in others):
-                continue  # One of the differences.
-            files = [path / file for path in paths]
-            is_needed = temporary is not None and not any(problems.values())
-            inner: dict[Path, list[str]] = {path: [] for path in files[1:]}
-            model = _fold(files, fractions, inner, is_needed=is_needed)
-            for path, found in zip(paths[1:], inner.values(), strict=True):
-                problems[path] += [f"{file.as_posix()}: {problem}" for problem in found]
-            if temporary is not None and not any(problems.values()):
-                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-                model.write(temporary / file)
-            # Its memory, before the next one is read.
-            del model
-        _raise_differences(paths[0], problems)
-        if temporary is not None:
-            _copy_rest(first, others, temporary)
-
-
-def _fold(
-    paths: Sequence[Path],
-    fractions: Sequence[float],
-    problems: dict[Path, list[str]],
-    *,
-    is_needed: bool,
-) -> SavedModel:
-    """Add models to the first one, as far as they fit.
-
-    problems (dict[Path, list[str]]): Gets the differences of each model to the first one.
-    is_needed (bool): Whether to calculate, or only to compare.
-    """
-    model = SavedModel(paths[0])
-    if is_needed:
-        model.prepare()
-    for path, fraction in zip(paths[1:], fractions[1:], strict=True):
-        other = SavedModel(path)
-        problems[path] += _model_differences(model, other)
-        if is_needed and not any(problems.values()):
-            model.add(other, fraction)
-        # Its memory, before the next one is read.
-        del other
-    return model
-
-
-def _model_differences(model: SavedModel, other: SavedModel) -> list[str]:
-    if len(model.description) != len(other.description):
-        return [f"{len(model.description)} layers and {len(other.description)} layers"]
-    found = []
-    for (name, layer), (other_name, other_layer) in zip(
-        model.description.items(), other.description.items(), strict=True
-    ):
-        if name != other_name:
-            found.append(f"{name} and {other_name}")
-        else:
-            found += find_differences(layer, other_layer, name)
-    return found
-
-
-def _raise_differences(first: Path, problems: dict[Path, list[str]]) -> None:
-    parts = []
-    for path, found in problems.items():
-        if found:
-            shown = "; ".join(found[:MAX_DIFFERENCES])
-            n_more = len(found) - MAX_DIFFERENCES
-            parts.append(f"{path}: {shown}{f'; and {n_more} more' if n_more > 0 else ''}")
-    if parts:
-        raise ValueError(
-            f"The models differ from the first one, {first}, so they cannot be averaged. "
-            + ". ".join(parts)
-        )
-
-
-@contextmanager
-def _output_folder(target: Path | None) -> Iterator[Path | None]:
-    if target is None:
-        yield None
-        return
-    try:
-        with atomic_folder(target) as temporary:
-            yield temporary
-    except OSError as error:
-        # Errors of writes, such as a full disk, have no file name.
-        if error.filename is None:
-            error.filename = str(target)
-        raise
-
-
-def _copy_rest(first: SavedPipeline, others: Sequence[SavedPipeline], folder: Path) -> None:
-    """Copy everything that has no weights from the first pipeline."""
-    models = set(first.model_files())
-    for path in sorted(first.path.rglob("*")):
-        file = path.relative_to(first.path)
-        if path.is_dir():
-            (folder / file).mkdir(exist_ok=True)
-        elif file not in models:
-            shutil.copyfile(path, folder / file)
-    # Scores of the first pipeline.
-    _write_json(folder / META, {**first.meta, "performance": {}})
-    if STRINGS in first.files:
-        strings = dict.fromkeys(
-            string for pipeline in (first, *others) for string in pipeline.strings()
-        )
-        _write_json(folder / STRINGS, list(strings))
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf8")
