@@ -248,6 +248,16 @@ def test_dev_data_that_cannot_be_read(pipelines, run, dev, message):
     assert sorted(pipelines.iterdir()) == before
 
 
+def test_thinc_models_cannot_be_evaluated(pipelines, run):
+    for name in "ab":
+        Linear(1, 1).initialize().to_disk(pipelines / name)
+    message = "Error: a is not a spaCy pipeline: only pipelines can be evaluated\n"
+    options = ("--dev", "dev.spacy", "-o", "c")
+    assert run(pipelines, "average", "a", "b", "--greedy", *options) == (1, "", message)
+    alphas = ("--alphas", "0:1:0.5")
+    assert run(pipelines, "interpolate", "a", "b", *alphas, *options) == (1, "", message)
+
+
 def test_custom_code_and_missing_factories(pipelines, run):
     """Evaluation loads pipelines, averaging does not."""
     from spacy.tokens import DocBin

@@ -23,8 +23,11 @@ class PipelineScorer:
 
         path (Path): The folder of the pipeline.
         RETURNS (float): Its score, from 0 to 1.
-        RAISES: ValueError if the corpus is empty or damaged, or has none of the scores.
+        RAISES: ValueError if it is not a pipeline, or if the corpus is empty or damaged, or has
+            none of the scores.
         """
+        if not path.is_dir():
+            raise ValueError(f"{path} is not a spaCy pipeline: only pipelines can be evaluated")
         from spacy import load
         from spacy.training import Corpus
         from spacy.training.loop import create_evaluation_callback
