@@ -3,7 +3,16 @@
 import thinc.schedules
 from thinc.api import Optimizer
 
-from thinc_swa import EMA, LAWA, SWA, Lookahead, OptimizerWrapper, ParamGroups, ScheduleFree
+from thinc_swa import (
+    EMA,
+    L2SP,
+    LAWA,
+    SWA,
+    Lookahead,
+    OptimizerWrapper,
+    ParamGroups,
+    ScheduleFree,
+)
 from thinc_swa.optimizers.base import unwrap
 from thinc_swa.schedules.compat import Schedule
 
@@ -39,6 +48,7 @@ OPTIMIZERS = {
     "ParamGroups": lambda optimizer: ParamGroups(
         optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
     ),
+    "L2SP": lambda optimizer: L2SP(optimizer, alpha=0.1),
     "ScheduleFree": lambda optimizer: ScheduleFree(without_momentum(optimizer)),
 }
 

@@ -24,9 +24,9 @@ import thinc.compat
 from ..errors import TrainingWarning
 from ..models.pytorch_loading import check_pytorch_loading
 from ..serialization.files import replace_text
+from ..serialization.folders import delete, sync, temporary_folder
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
 from .fingerprints import TrainingFingerprint, differences, digest_file
-from .folders import delete, sync, temporary_folder
 from .interface import TrainerInterface
 from .state import TrainerState
 

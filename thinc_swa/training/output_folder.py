@@ -13,6 +13,7 @@ from thinc.api import Config, Optimizer
 from ..errors import TrainingWarning, describe_error
 from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
+from ..serialization.folders import temporary_folder
 from .callbacks import MODELS, Callback, SaveCheckpoints, SaveModels, TrainingLog, model_names
 from .checkpoints import (
     check_names,
@@ -24,7 +25,6 @@ from .checkpoints import (
     sweep,
 )
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
-from .folders import temporary_folder
 from .interface import TrainerInterface
 from .logs import Record, find_disorder, keep_records, read_log
 from .state import TrainerState

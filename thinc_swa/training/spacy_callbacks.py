@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import TrainingWarning
+from ..serialization.folders import atomic_folder, copy_folder
 from .callbacks import Callback
 from .checkpoints import keeping_random_state
 from .evaluation import Evaluation
-from .folders import atomic_folder, copy_folder
 from .spacy_pipelines import save_pipeline
 from .spacy_trainer import SpacyTrainer
 
