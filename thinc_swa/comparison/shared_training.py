@@ -318,7 +318,7 @@ class _SharedSpacyTrainer(RunSpacyTrainer):
     ) -> dict[str, float]:
         """Scores of the averages of several optimizers of the nesting, by their places."""
         return {
-            place: self._score_again(corpus, optimizer)
+            place: self._score_again(corpus, optimizer)[0]
             for place, optimizer in optimizers.items()
         }
 

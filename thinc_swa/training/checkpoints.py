@@ -330,7 +330,7 @@ def sweep(folder: Path) -> None:
     """Delete temporary folders that a crash has left. Not for a folder in which another process
     saves checkpoints."""
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\.(step-\d{8,}|model-\w+)\.[0-9a-f]{32}\.tmp", path.name):
+        if re.fullmatch(r"\.(step-\d{8,}|model-[\w.-]+)\.[0-9a-f]{32}\.tmp", path.name):
             delete(path)
 
 

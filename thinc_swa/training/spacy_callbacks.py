@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import TrainingWarning
-from .callbacks import Callback
+from .callbacks import Callback, is_best, model_names
 from .checkpoints import keeping_random_state
-from .evaluation import Evaluation
+from .evaluation import Evaluation, evaluated_averages
 from .folders import atomic_folder, copy_folder
 from .spacy_pipelines import save_pipeline
 from .spacy_trainer import SpacyTrainer
@@ -23,25 +23,48 @@ class SavePipelines(Callback):
     the best so far.
 
     folder (Path): An existing folder.
+    save_all (bool): Also save the pipeline with each of the averages of a nesting, as
+        `SaveModels` does: `model-best-NAME` and `model-last-NAME`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, save_all: bool = False) -> None:
         self._folder = folder
+        self._save_all = save_all
 
     def on_evaluate(self, trainer: SpacyTrainer, evaluation: Evaluation) -> None:  # type: ignore[override]
         self._save_last(trainer)
         if evaluation.is_best:
-            with atomic_folder(self._folder / "model-best") as temporary:
-                copy_folder(self._folder / "model-last", temporary)
+            self._copy_to_best("")
+        evaluations = trainer.state.evaluations
+        for name in evaluation.all_averages if self._save_all else ():
+            suffix = self._save_averages(trainer, name)
+            if is_best(name, evaluations, ties=True):
+                self._copy_to_best(suffix)
 
     def on_end(self, trainer: SpacyTrainer) -> None:  # type: ignore[override]
         # After an error weights may be half updated; those of the last evaluation are saved.
         if trainer.state.error is None:
             self._save_last(trainer)
+            if self._save_all and not trainer.state.is_evaluated:
+                for name in evaluated_averages(trainer.optimizer):
+                    self._save_averages(trainer, name)
 
     def _save_last(self, trainer: SpacyTrainer) -> None:
         with trainer.use_averages():
             save_pipeline(trainer.before_to_disk(trainer.model), self._folder / "model-last")
+
+    def _save_averages(self, trainer: SpacyTrainer, name: str) -> str:
+        """RETURNS (str): Suffix of the folder."""
+        suffix = f"-{model_names(trainer.optimizer)[name]}"
+        # `before_to_disk` may draw random numbers.
+        with keeping_random_state(), trainer.use_averages(name), trainer.use_scores_of(name):
+            pipeline = trainer.before_to_disk(trainer.model)
+            save_pipeline(pipeline, self._folder / f"model-last{suffix}")
+        return suffix
+
+    def _copy_to_best(self, suffix: str) -> None:
+        with atomic_folder(self._folder / f"model-best{suffix}") as temporary:
+            copy_folder(self._folder / f"model-last{suffix}", temporary)
 
 
 class ConfigLogger(Callback):

@@ -126,6 +126,7 @@ class SpacyTrainer:
             "losses": {},
             "score_weights": list(self._score_weights),
             "infos": [],
+            "scores_of_averages": {},
             "batches": self._batches.position,
         }
         # ParamGroups selects parameters by their paths.
@@ -234,6 +235,28 @@ class SpacyTrainer:
         with self.model.use_params(averages):
             with self._statistics.use(place) if averages else nullcontext():
                 yield
+
+    @contextmanager
+    def use_scores_of(self, name: str) -> Iterator[None]:
+        """Context manager in which the meta of the pipeline has the scores of averages in the
+        last evaluation instead of those that decide on the best weights.
+
+        name (str): Name of the averages in `all_averages(optimizer)`.
+        """
+        meta = self.model.meta
+        earlier = dict(meta.get("performance", {}))
+        scores = self.state.extra["scores_of_averages"].get(name)
+        metrics = self.settings["score_weights"]
+        meta["performance"] = {
+            key: scores.get(key, 0.0) if key in metrics else value
+            for key, value in earlier.items()
+            # Averages that started after the evaluation have no scores, only losses.
+            if scores is not None or key not in metrics
+        }
+        try:
+            yield
+        finally:
+            meta["performance"] = earlier
 
     def save_model(self, path: Path) -> None:
         """Save the pipeline with its current weights as a folder, atomically."""
@@ -382,15 +405,17 @@ class SpacyTrainer:
         state = self.state
         averaging = list(self._averages_to_evaluate().items())
         scores: dict[str, float] = {}
+        details: dict[str, dict[str, Any]] = {}
         averages: float | None = None
         if averaging:
             (name, optimizer), *others = averaging
             with self._use_averages_of(optimizer):
                 score, other_scores = self._score(corpus)
             averages = scores[name] = float(score)
-            raw = self._score_again(corpus)
+            details[name] = other_scores
+            raw, _ = self._score_again(corpus)
             for name, optimizer in others:
-                scores[name] = self._score_again(corpus, optimizer)
+                scores[name], details[name] = self._score_again(corpus, optimizer)
         else:
             score, other_scores = self._score(corpus)
             raw = float(score)
@@ -417,6 +442,7 @@ class SpacyTrainer:
         saved = {name: value for name, value in self.info.items() if name != "checkpoints"}
         saved["training_seconds"] = state.seconds
         state.extra["infos"].append(_as_json(saved))
+        state.extra["scores_of_averages"] = _as_json(details)
         state.add_evaluation(
             raw,
             averages,
@@ -441,8 +467,8 @@ class SpacyTrainer:
 
     def _score_again(
         self, corpus: Callable[[Any], Any], optimizer: Optimizer | None = None
-    ) -> float:
-        """Score in an additional evaluation, on which nothing may depend.
+    ) -> tuple[float, dict[str, Any]]:
+        """Score and further scores in an additional evaluation, on which nothing may depend.
 
         corpus (Callable): Reader of the development corpus.
         optimizer (Optimizer | None): Optimizer of the nesting whose averages are evaluated; by
@@ -453,7 +479,8 @@ class SpacyTrainer:
             keeping_strings(self.model.vocab),
             nullcontext() if optimizer is None else self._use_averages_of(optimizer),
         ):
-            return float(self._score(corpus)[0])
+            score, other_scores = self._score(corpus)
+            return float(score), other_scores
 
     def _score(self, corpus: Callable[[Any], Any]) -> tuple[float, dict[str, Any]]:
         from spacy.training.loop import create_evaluation_callback
