@@ -299,9 +299,9 @@ def load_checkpoint(path: Path, trainer: TrainerInterface, *, trust: bool = Fals
     set_random_state(random_state)
     if unsaved:
         warnings.warn(
-            f"The state of the random generator of {', '.join(unsaved)} cannot be saved: layers "
-            "of Thinc on the GPU draw other numbers for dropout than in an uninterrupted "
-            "training",
+            f"The state of the random generator of {', '.join(unsaved)} cannot be saved: "
+            "layers of Thinc on the GPU draw other numbers for dropout than in an "
+            "uninterrupted training",
             TrainingWarning,
             stacklevel=2,
         )
