@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from comparison_runs import compare, prepare, results_without_times
 from helpers import require
-from processes import IS_LINUX, wait_for_files
+from processes import IS_LINUX
 from thinc.api import Config
 from tiny import write_config
 
@@ -216,29 +217,37 @@ def test_a_killed_run_is_resumed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["settings", "overwrite", "fewer", "damaged", "log"])
-def test_trainings_that_cannot_be_resumed_begin_again(tmp_path, how):
+def test_trainings_that_cannot_be_resumed_begin_again(tmp_path):
     code = write_code(tmp_path, 34)
     paths = write_thinc(tmp_path, ("adam", "ema"))
     settings = {"n_seeds": 1, "code": code}
     interrupt(tmp_path, paths, **settings)
-    folder = tmp_path / "output" / "runs" / "adam" / "seed-1"
-    if how == "settings":
-        settings["overrides"] = {"training.batch_size": 9}
-    elif how == "overwrite":
-        settings["overwrite"] = True
-    elif how == "fewer":
-        paths = paths[1:]
-    elif how == "damaged":
-        for path in folder.glob("checkpoints/step-*/optimizer.safetensors"):
-            path.write_bytes(b"x")
-    elif how == "log":
-        (folder / "log.jsonl").write_text("")
-    (training,) = make_trainings(prepare(tmp_path / "output", paths, **settings))
-    assert training.checkpoint is None and list(describe_resumed([training])) == []
-    runs = compare(tmp_path / "output", paths, **settings)
+    output = tmp_path / "output"
+
+    def find(entries=paths, is_shared=True, **changed):
+        runs = prepare(output, entries, **{**settings, **changed})
+        return [found.checkpoint for found in make_trainings(runs, is_shared=is_shared)]
+
+    (checkpoint,) = find()
+    assert checkpoint.name == "step-00000030"
+    assert find(overrides={"training.batch_size": 9}) == [None]
+    assert find(overwrite=True) == [None]
+    assert find(paths[1:]) == [None]
+    assert find(is_shared=False) == [None, None]
+    # An entry that was not trained does not matter.
+    assert find([*paths, *write_thinc(tmp_path, ("swa",))]) == [checkpoint, None]
+    log = output / "runs" / "ema" / "seed-1" / "log.jsonl"
+    content = log.read_text()
+    log.write_text("")
+    assert find() == [None]
+    log.write_text(content)
+    (checkpoint / "optimizer.safetensors").write_bytes(b"x")
+    (earlier,) = find()
+    assert earlier.name == "step-00000020"
+    (earlier / "optimizer.safetensors").write_bytes(b"x")
+    assert find() == [None]
+    runs = compare(output, paths, **settings)
     assert n_trained(tmp_path) == 60
-    settings.pop("overwrite", None)
     whole = compare(tmp_path / "whole", paths, **settings)
     assert results_without_times(runs) == results_without_times(whole)
 
@@ -313,7 +322,9 @@ def test_a_killed_comparison_of_a_spacy_config_continues(tmp_path):
 
     process = start("output")
     try:
-        wait_for_files(tmp_path / "reached")
+        while not (tmp_path / "reached").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)

@@ -51,7 +51,7 @@ class RunCheckpoints:
         return self._checkpoint is not None
 
     def resume(self, trainer: TrainerInterface) -> None:
-        """Load the checkpoint, if there is one to resume from.
+        """Load the checkpoint, if there is one to resume from. Called before the training.
 
         RAISES: ResumeError if that is not possible. The trainer must not be used then.
         """
@@ -60,6 +60,7 @@ class RunCheckpoints:
                 load_checkpoint(self._checkpoint, trainer)
             except (ValueError, OSError) as error:
                 raise ResumeError(str(error)) from error
+        self._last = time.monotonic()
 
     def save_if_due(
         self,
@@ -75,7 +76,9 @@ class RunCheckpoints:
         """
         state, start = trainer.state, time.monotonic()
         is_over = state.stop_reason is not None or state.step == state.total_steps
-        if is_over or start - self._last < max(MIN_INTERVAL, self._duration / MAX_PART):
+        interval = max(MIN_INTERVAL, self._duration / MAX_PART)
+        # spaCy evaluates after the first step.
+        if is_over or state.step == 1 or start - self._last < interval:
             return
         complete()
         # A checkpoint must not be ahead of the logs.
