@@ -207,7 +207,7 @@ def test_runs_that_are_complete_stay_so_when_the_others_are_resumed(tmp_path):
 def test_a_killed_run_is_resumed(tmp_path):
     """For example by the kernel, for want of memory."""
     code = write_code(tmp_path, 44, END)
-    paths = write_thinc(tmp_path, ("swa",))
+    paths = write_thinc(tmp_path, ("adam",))
     settings = {"n_seeds": 1, "code": code}
     (failed,) = compare(tmp_path / "output", paths, **settings)
     assert failed.error == "the process ended with exit code -9"

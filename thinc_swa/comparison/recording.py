@@ -33,7 +33,7 @@ TrainerT = TypeVar("TrainerT", bound="RunSpacyTrainer")
 class RunOptions:
     """Options of the training of one or several runs.
 
-    checkpoints (RunCheckpoints): Its checkpoints.
+    checkpoints (RunCheckpoints): Checkpoints of the training.
     gpu_id (int): GPU id; -1 for the CPU.
     code (Path | None): The Python file that registers what the config names, already executed.
     output (Path | None): Output folder of the comparison.

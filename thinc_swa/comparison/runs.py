@@ -145,9 +145,12 @@ class Run:
     def is_over(self) -> bool:
         """Whether a shared training, if it is resumed, goes on without this run, which is
         complete or whose averages have diverged."""
-        last = self.evaluations[-1] if self.evaluations else {"raw": None}
+        if self.state == "done":
+            return True
         has_failed = self.records[-1:] != [] and self.records[-1]["type"] == "error"
-        return self.state == "done" or (has_failed and None in last.values())
+        last = self.evaluations[-1:]
+        # NaN is null in JSON.
+        return has_failed and any(None in (found["raw"], found["score"]) for found in last)
 
     def can_resume(self, step: int) -> bool:
         """Whether the training can be resumed after a step: the inputs are the same, and the
