@@ -41,10 +41,14 @@ def train_step(step):
 @registry.layers("pausing.v1")
 def make_layer():
     def forward(model, X, is_train):
+        step = model.attrs.get("step", 0) + is_train
+        since = 0 if is_train else model.attrs.get("since", 0) + 1
+        model.attrs.update(step=step, since=since)
         if is_train:
-            model.attrs["step"] = model.attrs.get("step", 0) + 1
-            train_step(model.attrs["step"])
-        return X, lambda dY: dY
+            train_step(step)
+        # The second evaluation is that of averages.
+        is_nan = {diverges} and step > 25 and since > 1
+        return X * float("nan") if is_nan else X, lambda dY: dY
 
     return Model("pausing", forward)
 
@@ -121,8 +125,9 @@ def write_spacy(folder, names, **settings):
     return paths
 
 
-def write_code(folder, step, action=PAUSE):
-    (folder / "code.py").write_text(CODE.format(step=step, action=action))
+def write_code(folder, step, action=PAUSE, diverges=False):
+    text = CODE.format(step=step, action=action, diverges=diverges)
+    (folder / "code.py").write_text(text)
     return folder / "code.py"
 
 
@@ -201,6 +206,23 @@ def test_runs_that_are_complete_stay_so_when_the_others_are_resumed(tmp_path):
     (training,) = assert_resumed(tmp_path, paths, whole, step=60, n_steps=10, **settings)
     assert [run.name for run in training.runs] == ["adam", "ema", "swa"]
     assert [run.name for run in training.open_runs] == ["ema", "swa"]
+
+
+@pytest.mark.slow
+def test_averages_that_have_diverged_stay_so_when_the_others_are_resumed(tmp_path):
+    code = write_code(tmp_path, 44, diverges=True)
+    paths = write_thinc(tmp_path, ("adam", "ema"))
+    settings = {"n_seeds": 1, "code": code}
+    interrupt(tmp_path, paths, **settings)
+    runs = prepare(tmp_path / "output", paths, **settings)
+    (training,) = make_trainings(runs)
+    assert [run.name for run in training.open_runs] == ["adam"]
+    runs = compare(tmp_path / "output", paths, **settings)
+    assert n_trained(tmp_path) == 20
+    assert [run.state for run in runs] == ["done", "failed"]
+    assert runs[1].error.startswith("The training has diverged: the score after step 30 is")
+    whole = compare(tmp_path / "whole", paths, **settings)
+    assert results_without_times(runs) == results_without_times(whole)
 
 
 @pytest.mark.slow

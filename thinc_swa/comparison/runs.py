@@ -515,8 +515,12 @@ def _start(executor: Executor, training: Training, gpu_id: int, n_cores: int) ->
 
     RETURNS (Training): The training of the runs that were started. The others have failed.
     """
-    for run in training.open_runs:
-        run.state, run.records, run._n_bytes = "running", [], 0
+    for run in training.runs:
+        if any(run is other for other in training.open_runs):
+            run.state, run.records, run._n_bytes = "running", [], 0
+        elif run.state != "done":
+            # Its averages have diverged before the checkpoint.
+            run.state = "failed"
     started = training.open_runs
     try:
         if training.checkpoint is None:
