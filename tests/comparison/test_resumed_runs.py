@@ -298,6 +298,37 @@ def test_checkpoints_that_do_not_fit_are_reported(tmp_path):
         assert line.endswith("training.seed was 7 and is 1 now")
 
 
+UNSAVABLE = """
+from thinc.api import Model, Shim, registry
+from thinc_swa.comparison import run_checkpoints
+
+run_checkpoints.MIN_INTERVAL = 0.0
+
+class Unsavable(Shim):
+    def finish_update(self, optimizer):
+        pass
+
+    def to_bytes(self):
+        raise RuntimeError("no bytes")
+
+@registry.layers("pausing.v1")
+def make_layer():
+    shim = Unsavable(None)
+    return Model("unsavable", lambda model, X, is_train: (X, lambda dY: dY), shims=[shim])
+"""
+
+
+@pytest.mark.slow
+def test_models_that_cannot_be_saved_are_trained_without_checkpoints(tmp_path):
+    code = tmp_path / "code.py"
+    code.write_text(UNSAVABLE)
+    (run,) = compare(tmp_path / "output", write_thinc(tmp_path, ("ema",)), n_seeds=1, code=code)
+    assert run.state == "done" and len(run.evaluations) == 6
+    output = (run.folder / "output.txt").read_text()
+    assert output.count("continues without checkpoints, as they cannot be saved") == 1
+    assert "no bytes" in output and not (run.folder / "checkpoints").exists()
+
+
 # spaCy
 
 

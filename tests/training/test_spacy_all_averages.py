@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import require
+from helpers import require, run_command
 
 require("spacy", "filelock", "matplotlib")
 
@@ -109,3 +109,12 @@ def test_folders_of_averages_belong_to_their_training(config, tmp_path):
     with pytest.raises(FileExistsError, match="contains model-last-ema, which thinc-swa"):
         train_spacy(config, output=output, save_all=True, overwrite=True)
     assert (output / "model-last-ema" / "mine").exists()
+
+
+@pytest.mark.slow
+def test_the_command_saves_all(config, tmp_path):
+    require("typer", "rich")
+    path = tmp_path / "config" / "config.cfg"
+    result = run_command(tmp_path, "train", path, "-o", "output", "--save-all")
+    assert result.returncode == 0, result.stderr
+    assert {found.name for found in (tmp_path / "output").glob("model-*")} == FOLDERS

@@ -10,9 +10,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import ResumeError, TrainingWarning
+from ..errors import ResumeError, TrainingWarning, describe_error
 from ..serialization.files import replace_text
-from ..training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from ..training.checkpoints import (
+    find_checkpoint,
+    keeping_random_state,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ..training.interface import TrainerInterface
 from ..training.logs import Log
 
@@ -44,6 +49,8 @@ class RunCheckpoints:
         # The end and the duration of the last save.
         self._last = time.monotonic()
         self._duration = 0.0
+        # Whether a checkpoint could not be saved.
+        self._has_failed = False
 
     @property
     def is_resumed(self) -> bool:
@@ -58,8 +65,8 @@ class RunCheckpoints:
         if self._checkpoint is not None:
             try:
                 load_checkpoint(self._checkpoint, trainer)
-            except (ValueError, OSError) as error:
-                raise ResumeError(str(error)) from error
+            except Exception as error:
+                raise ResumeError(describe_error(error)) from error
         self._last = time.monotonic()
 
     def save_if_due(
@@ -69,7 +76,8 @@ class RunCheckpoints:
         complete: Callable[[], None] = lambda: None,
     ) -> None:
         """Save a checkpoint after an evaluation, unless the last one is too recent or the
-        training is at its end.
+        training is at its end. A model that cannot be saved is trained without checkpoints,
+        with a warning.
 
         logs (Sequence[Log]): Logs of the runs that are not complete.
         complete (Callable): Called before, to complete the logs.
@@ -78,16 +86,27 @@ class RunCheckpoints:
         is_over = state.stop_reason is not None or state.step == state.total_steps
         interval = max(MIN_INTERVAL, self._duration / MAX_PART)
         # spaCy evaluates after the first step.
-        if is_over or state.step == 1 or start - self._last < interval:
+        is_early = state.step == 1 or start - self._last < interval
+        if is_over or is_early or self._has_failed:
             return
         complete()
         # A checkpoint must not be ahead of the logs.
         for log in logs:
             log.sync()
-        if not self._folder.exists():
-            self._folder.mkdir()
-            replace_text(self._folder / RUNS, json.dumps({"runs": self._names}))
-        save_checkpoint(self._folder, trainer)
+        try:
+            if not self._folder.exists():
+                self._folder.mkdir()
+                replace_text(self._folder / RUNS, json.dumps({"runs": self._names}))
+            with keeping_random_state():
+                save_checkpoint(self._folder, trainer)
+        except Exception as error:
+            self._has_failed = True
+            warnings.warn(
+                "The training continues without checkpoints, as they cannot be saved: "
+                f"{describe_error(error)}",
+                TrainingWarning,
+                stacklevel=2,
+            )
         self._last = time.monotonic()
         self._duration = self._last - start
 
