@@ -63,8 +63,6 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other")
     settings = read_config(path, overrides)
     is_spacy = is_spacy_config(settings)
-    if is_spacy and save_all:
-        raise UsageError("--save-all is only available for Thinc configs")
     if is_spacy:
         settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
     if seed is not None:
@@ -79,6 +77,7 @@ def train(
         "source": path,
         "code": code,
         "trust": trust,
+        "save_all": save_all,
     }
     trainer: Trainer | SpacyTrainer
     with printing_warnings():
@@ -89,7 +88,7 @@ def train(
             with naming_config(path):
                 settings = settings.interpolate()
             callbacks = [StopOnInterrupt(), ProgressBar(), ScoreTable()]
-            trainer = train_thinc(settings, callbacks=callbacks, save_all=save_all, **options)
+            trainer = train_thinc(settings, callbacks=callbacks, **options)
     state = trainer.state
     if state.best is not None:
         weights = "raw" if state.best.averages is None else "averaged"

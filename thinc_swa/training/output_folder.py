@@ -148,7 +148,7 @@ class TrainingFolder:
         if name == CONFIG:
             return path.is_file() and self._has_marker()
         # The target of a link may have been deleted by `begin`.
-        is_pipeline = name in MODELS and (path / "meta.json").is_file()
+        is_pipeline = name.startswith(MODELS) and (path / "meta.json").is_file()
         if not path.is_file() and path.exists() and not is_pipeline:
             return False
         has_mark = self._has_marker() or any(map(find_run, checkpoints(self.path)))
