@@ -5,6 +5,7 @@ from thinc.api import Optimizer
 
 from thinc_swa import (
     EMA,
+    L2SP,
     LAWA,
     SWA,
     LocalSGD,
@@ -51,6 +52,7 @@ OPTIMIZERS = {
     "ParamGroups": lambda optimizer: ParamGroups(
         optimizer, groups=[{"name": "biases", "params": ["b"], "lr_scale": 0.5, "L2": 0.1}]
     ),
+    "L2SP": lambda optimizer: L2SP(optimizer, alpha=0.1),
     "ScheduleFree": lambda optimizer: ScheduleFree(without_momentum(optimizer)),
 }
 

@@ -11,9 +11,11 @@ from .about import __version__
 from .models.averages import apply_averages, use_averages
 from .models.batch_norm import update_batch_norm
 from .models.parameter_paths import register_parameter_paths
+from .models.saved_models import average_models, greedy_soup, interpolate_models
 from .optimizers.all_averages import all_averages
 from .optimizers.base import OptimizerWrapper
 from .optimizers.ema import EMA
+from .optimizers.l2sp import L2SP
 from .optimizers.lawa import LAWA
 from .optimizers.local_sgd import LocalSGD
 from .optimizers.lookahead import Lookahead
@@ -33,6 +35,7 @@ from .serialization.removed_parameters import forget_missing
 
 __all__ = [
     "EMA",
+    "L2SP",
     "LAWA",
     "LocalSGD",
     "Lookahead",
@@ -43,8 +46,11 @@ __all__ = [
     "__version__",
     "all_averages",
     "apply_averages",
+    "average_models",
     "cosine",
     "forget_missing",
+    "greedy_soup",
+    "interpolate_models",
     "parameter_summary",
     "load_optimizer",
     "register_parameter_paths",

@@ -11,6 +11,10 @@ class TrainingWarning(UserWarning):
     """Warning about a training, for example about a damaged checkpoint."""
 
 
+class ResumeError(ValueError):
+    """A training cannot be resumed from its checkpoint."""
+
+
 class CallbackError(RuntimeError):
     """A callback has raised an exception, which is the `__cause__`.
 

@@ -21,6 +21,7 @@ from thinc.types import FloatsXd
 
 from thinc_swa import (
     EMA,
+    L2SP,
     LAWA,
     SWA,
     Lookahead,
@@ -222,12 +223,21 @@ def draw_reconstruction(axes: Axes, colours: Colours) -> None:
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
+def draw_l2sp(axes: Axes, colours: Colours) -> None:
+    n_steps = 80
+    styles = ((0.0, "raw", "--"), (0.5, "second", "-"), (2.0, "first", "-"))
+    for alpha, colour, line in styles:
+        raw, _ = trace(L2SP(sgd(), alpha=alpha), n_steps, noise=0.4)
+        axes.plot(raw, color=colours[colour], ls=line, lw=1.8, label=f"alpha = {alpha:g}")
+
+
 PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
     "swa": draw_swa,
     "ema": draw_ema,
     "lawa": draw_lawa,
     "lookahead": draw_lookahead,
     "schedule_free": draw_schedule_free,
+    "l2sp": draw_l2sp,
     "param_groups": draw_param_groups,
     "reconstruction": draw_reconstruction,
 }

@@ -160,7 +160,7 @@ def test_other_data_are_a_warning(output, run):
         (["--sigma-rels", "0.2:0.1:0.01"], "--sigma-rels must be START:STOP:STEP"),
         (["--sigma-rels", "0.1:0.2:0"], "--sigma-rels must be START:STOP:STEP"),
         (["--sigma-rels", "0.1:0.2:-0.1"], "--sigma-rels must be START:STOP:STEP"),
-        (["--sigma-rels", "0.1:0.2:1e-9"], "with at most 1000 widths"),
+        (["--sigma-rels", "0.1:0.2:1e-9"], "with at most 1000 values"),
         (["--sigma-rels", "0.1:0.4:0.1"], "sigma_rel must be a number > 0 and <= 0.288675"),
         (["--sigma-rel", "0"], "sigma_rel must be a number > 0 and <= 0.288675, but was 0.0"),
     ],

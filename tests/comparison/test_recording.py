@@ -12,13 +12,15 @@ require("spacy", "torch")
 import torch  # noqa: E402
 from corpus import generate_records, write_corpus  # noqa: E402
 from pipelines import is_same, read_config, weights_of  # noqa: E402
+from spacy.language import Language  # noqa: E402
 from spacy.ml.models.tok2vec import MaxoutWindowEncoder  # noqa: E402
 from spacy.training import Corpus  # noqa: E402
 from spacy.util import registry  # noqa: E402
 from thinc.api import PyTorchWrapper, chain, with_array  # noqa: E402
 
 from thinc_swa import update_batch_norm, use_averages  # noqa: E402
-from thinc_swa.comparison.recording import train_config  # noqa: E402
+from thinc_swa.comparison.recording import RunOptions, train_config  # noqa: E402
+from thinc_swa.comparison.run_checkpoints import RunCheckpoints  # noqa: E402
 from thinc_swa.models.batch_norm import get_batch_norm  # noqa: E402
 from thinc_swa.training.configs import make_model  # noqa: E402
 from thinc_swa.training.logs import Log, read_log  # noqa: E402
@@ -43,7 +45,6 @@ class Watched:
         self.n_readings = 0
         registry.optimizers("tests.watched.v1", func=self._watch_optimizer)
         registry.readers("tests.watched_train.v1", func=self._watch_train)
-        registry.readers("tests.watched_dev.v1", func=self._watch_dev)
 
     def _watch_optimizer(self, optimizer):
         self.optimizer = optimizer
@@ -57,12 +58,14 @@ class Watched:
 
         return read
 
-    def _watch_dev(self, path: str):
-        def read(nlp):
-            self.evaluated.append((weights_of(nlp), statistics_of(nlp)))
-            return Corpus(path)(nlp)
+    def watch_evaluations(self, monkeypatch):
+        evaluate = Language.evaluate
 
-        return read
+        def watch(nlp, examples):
+            self.evaluated.append((weights_of(nlp), statistics_of(nlp)))
+            return evaluate(nlp, examples)
+
+        monkeypatch.setattr(Language, "evaluate", watch)
 
 
 def statistics_of(nlp):
@@ -83,33 +86,36 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, data):
+def run(tmp_path, data, monkeypatch):
     """Train a pipeline with BatchNorm, and return what was watched and the evaluations."""
 
-    def run(encoder="tests.batch_norm_encoder.v1", change=None, **settings):
+    def run(encoder="tests.batch_norm_encoder.v1", change=None, n_batches=None, **settings):
         watched = Watched()
-        config = make_config(data, encoder, settings)
+        config = make_config(data, encoder, settings, n_batches)
         if change is not None:
             change(config)
         path = tmp_path / "log.jsonl"
         path.unlink(missing_ok=True)
-        with closing(Log(path)) as log:
-            train_config(config, log)
+        with closing(Log(path)) as log, monkeypatch.context() as patch:
+            watched.watch_evaluations(patch)
+            train_config(config, log, RunOptions(RunCheckpoints(tmp_path, ["run"])))
         records = [record for record in read_log(path) if record["type"] == "evaluation"]
         return watched, records
 
     return run
 
 
-def make_config(data, encoder, settings):
+def make_config(data, encoder, settings, n_batches=None):
     config = read_config("swa", {"training.max_steps": 24}).interpolate()
     components = config["components"]
     components["tok2vec"]["model"]["embed"].update(rows=[200] * 4, width=16)
     components["tok2vec"]["model"]["encode"] = {"@architectures": encoder, "width": 16}
     components["ner"]["model"]["tok2vec"]["width"] = 16
-    for name, path in zip(("train", "dev"), data, strict=True):
-        reader = f"tests.watched_{name}.v1"
-        config["corpora"][name] = {"@readers": reader, "path": str(path)}
+    train, dev = map(str, data)
+    config["corpora"]["train"] = {"@readers": "tests.watched_train.v1", "path": train}
+    config["corpora"]["dev"]["path"] = dev
+    if n_batches is not None:
+        config["thinc_swa"] = {"batch_norm_batches": n_batches}
     training = config["training"]
     training["optimizer"]["optimizer"]["learn_rate"] = 0.05
     training["optimizer"].update(learn_rate=0.05, start_step=4, freq=2)
@@ -140,10 +146,8 @@ def test_averages_are_evaluated_with_batch_norm_statistics_of_their_own(run, dat
         statistics = statistics_of(nlp)
     assert records[-1]["averages"] == records[-1]["score"] == pytest.approx(fresh)
     assert fresh != stale
-    # spaCy's evaluation, that of the raw weights, and that of the averages again.
-    (spacys, plain, own) = watched.evaluated[-3:]
-    assert is_same(spacys[0], own[0]) and not is_same(spacys[0], plain[0])
-    assert is_same_statistics(spacys[1], plain[1])
+    own, plain = watched.evaluated[-2:]
+    assert not is_same(own[0], plain[0])
     for name in ("running_mean", "running_var"):
         numpy.testing.assert_allclose(own[1][0][name], statistics[0][name], rtol=1e-4)
 
@@ -153,7 +157,7 @@ def test_batch_norm_statistics_do_not_change_the_training_of_spacy(run):
     the examples is random."""
     results = []
     for n_batches in (0, 1, 50):
-        watched, records = run(batch_norm_batches=n_batches, dropout=0.3)
+        watched, records = run(n_batches=n_batches, dropout=0.3)
         results.append((weights_of(watched.nlp), statistics_of(watched.nlp), records))
     weights, statistics, records = results[0]
     for other_weights, other_statistics, other_records in results[1:]:
@@ -171,10 +175,10 @@ def test_the_sample_for_batch_norm_is_the_same_in_every_evaluation(run, monkeypa
         samples.append([[doc.text for doc in batch] for batch in batches])
         update_batch_norm(nlp, iter([[nlp.make_doc("I like socks .")]]), **settings)
 
-    monkeypatch.setattr("thinc_swa.comparison.recording.update_batch_norm", update)
-    before, _ = run(batch_norm_batches=0, accumulate_gradient=2)
+    monkeypatch.setattr("thinc_swa.training.spacy_batch_norm.update_batch_norm", update)
+    before, _ = run(n_batches=0, accumulate_gradient=2)
     assert samples == []
-    watched, records = run(batch_norm_batches=2, accumulate_gradient=2)
+    watched, records = run(n_batches=2, accumulate_gradient=2)
     assert len(samples) == len([r for r in records if r["averages"] is not None]) > 1
     assert samples[1:] == samples[:-1]
     # Two batches of 20, in the parts that the layers see in a step.
@@ -192,13 +196,15 @@ def test_predictions_for_batch_norm_do_not_see_annotations_of_earlier_ones(run, 
         update_batch_norm(nlp, batches, **settings)
         assert any(doc.has_annotation("ENT_IOB") for doc in seen[-20:])
 
-    monkeypatch.setattr("thinc_swa.comparison.recording.update_batch_norm", update)
+    monkeypatch.setattr("thinc_swa.training.spacy_batch_norm.update_batch_norm", update)
     run()
     assert len(seen) >= 80
 
 
 def test_pipelines_without_batch_norm_are_not_evaluated_again(run, monkeypatch):
-    monkeypatch.setattr("thinc_swa.comparison.recording.SpacyRecorder._read_sample", None)
+    monkeypatch.setattr(
+        "thinc_swa.training.spacy_batch_norm.AverageStatistics._read_sample", None
+    )
     watched, records = run("spacy.MaxoutWindowEncoder.v2", change=_as_spacys)
     n_with_averages = len([r for r in records if r["averages"] is not None])
     assert len(watched.evaluated) == len(records) + n_with_averages
@@ -232,13 +238,21 @@ def test_frozen_components_keep_their_batch_norm_statistics(run, data, tmp_path)
 
 def test_invalid_numbers_of_batches_are_errors(run, data):
     for wrong in (-1, 2.5, "many"):
-        with pytest.raises(ValueError, match=r"batch_norm_batches in \[training\] must be"):
-            run(batch_norm_batches=wrong)
+        with pytest.raises(ValueError, match=r"batch_norm_batches in \[thinc_swa\] must be"):
+            run(n_batches=wrong)
+
+
+def test_other_settings_and_the_setting_in_training_are_errors(run):
+    def add(config):
+        config["thinc_swa"] = {"batch_norm": 3}
+
+    with pytest.raises(ValueError, match=r"unknown settings \['batch_norm'\]"):
+        run(change=add)
+    with pytest.raises(ValueError, match=r"belongs in the section \[thinc_swa\]"):
+        run(batch_norm_batches=3)
 
 
 def test_the_parameters_of_a_config_with_the_setting_can_be_listed(data):
     Watched()
-    config = make_config(data, "tests.batch_norm_encoder.v1", {"batch_norm_batches": 5})
-    nlp, _ = make_model(config)
+    nlp, _ = make_model(make_config(data, "tests.batch_norm_encoder.v1", {}, 5))
     assert statistics_of(nlp)
-    assert config["training"]["batch_norm_batches"] == 5

@@ -8,7 +8,7 @@ from comparison_runs import compare, prepare, results_without_times
 from thinc.api import Config
 from tiny import write_config
 
-from thinc_swa.comparison.runs import group_runs, train_runs
+from thinc_swa.comparison.runs import make_trainings, train_runs
 from thinc_swa.training.logs import read_log
 
 ADAM = """
@@ -128,9 +128,10 @@ def test_missing_runs_are_trained_with_the_results_of_all(tmp_path):
         **{(name, 2): 3 for name in ("adam", "ema", "swa")},
     }
     # Nothing is trained again, with or without sharing.
-    (group,) = group_runs(prepare(tmp_path / "output", paths, overwrite=True, n_seeds=1))
-    assert len(group) == 3
-    assert group_runs(prepare(tmp_path / "output", paths)) == []
+    runs = prepare(tmp_path / "output", paths, overwrite=True, n_seeds=1)
+    (training,) = make_trainings(runs)
+    assert len(training.runs) == 3
+    assert make_trainings(prepare(tmp_path / "output", paths)) == []
 
 
 def test_an_incomplete_log_of_one_entry_is_repeated_alone(tmp_path):
@@ -139,7 +140,8 @@ def test_an_incomplete_log_of_one_entry_is_repeated_alone(tmp_path):
     log = first[1].folder / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))
     runs = prepare(tmp_path / "output", paths, n_seeds=1)
-    assert [[run.name for run in group] for group in group_runs(runs)] == [["ema"]]
+    (training,) = make_trainings(runs)
+    assert [run.name for run in training.runs] == ["ema"]
     train_runs(runs)
     assert results_without_times(runs) == results_without_times(first)
 

@@ -33,6 +33,7 @@ def test_pictures_have_lines_and_labels(drawn):
         "lawa": "average of the last 6",
         "lookahead": "slow",
         "schedule_free": "the average",
+        "l2sp": "alpha = 0.5",
         "param_groups": "frozen",
         "reconstruction": "wanted: sigma_rel = 0.15",
     }

@@ -27,7 +27,7 @@ from spacy.training import Corpus  # noqa: E402
 from spacy.util import load_model_from_config  # noqa: E402
 from thinc.api import Adam, Optimizer  # noqa: E402
 
-from thinc_swa import use_averages  # noqa: E402
+from thinc_swa import average_models, use_averages  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -284,3 +284,23 @@ def test_parameter_groups_without_registered_paths_are_refused(groups_settings, 
         ValueError, match=r"\[initialize.after_init\] with @callbacks = \"thinc"
     ):
         Trainer(config, tmp_path)
+
+
+def test_saved_pipelines_are_averaged(saved_path, tmp_path):
+    """The weights of PyTorch layers, which are in the bytes of shims."""
+    nlp = spacy.load(saved_path)
+    before = weights_of(nlp)
+    random = numpy.random.default_rng(0)
+    for name in nlp.pipe_names:
+        for node in nlp.get_pipe(name).model.walk():
+            for shim in node.shims:
+                for tensor in shim._model.parameters():
+                    noise = random.normal(size=tuple(tensor.shape)).astype("f")
+                    tensor.data += tensor.data.new_tensor(noise)
+    nlp.to_disk(tmp_path / "other")
+    after = weights_of(nlp)
+    average_models([saved_path, tmp_path / "other"], tmp_path / "mean")
+    mean_nlp = spacy.load(tmp_path / "mean")
+    assert_close(weights_of(mean_nlp), mean([before, after]))
+    assert length(difference(torch_part(after), before)) > 1
+    assert mean_nlp("Nike makes shoes")._.trf_data is not None

@@ -16,7 +16,8 @@ from wrapped_optimizers import OPTIMIZERS, Refusing
 from thinc_swa import EMA, SWA, Lookahead, OptimizerWrapper
 from thinc_swa.schedules.learn_rate import current_rate
 
-AVERAGING = [name for name in OPTIMIZERS if name not in ("OptimizerWrapper", "ParamGroups")]
+WITHOUT_AVERAGES = ("OptimizerWrapper", "ParamGroups", "L2SP")
+AVERAGING = [name for name in OPTIMIZERS if name not in WITHOUT_AVERAGES]
 PAIRS = list(itertools.product(["SWA", "EMA", "Lookahead"], repeat=2))
 SNAPSHOTS = ("SWA", "SWA ending", "SWA annealing", "EMA", "EMA power function", "LAWA")
 SNAPSHOTS += ("EMA overwriting",)

@@ -26,6 +26,13 @@ OPTIMIZERS = {
     "Adam": ADAM,
     "Adam with averages": {**ADAM, "use_averages": True},
     "SWA": SWA,
+    "SWA, EMA and LAWA": {
+        **SWA,
+        "optimizer": {
+            "@optimizers": "EMA.v1",
+            "optimizer": {"@optimizers": "LAWA.v1", "window": 3, "freq": 4, "optimizer": ADAM},
+        },
+    },
     "EMA": {"@optimizers": "EMA.v1", "optimizer": ADAM},
     "Lookahead in SWA": {
         **SWA,
@@ -187,9 +194,10 @@ class StopAt(Callback):
             trainer.stop("interrupted")
 
 
-def train_in_parts(config, output, *steps):
+def train_in_parts(config, output, *steps, **settings):
     """Train with interruptions after steps.
 
+    settings (Any): Further arguments of `train_spacy`.
     RETURNS (tuple[list, SpacyTrainer]): The calls of the logger in the last part, and the
         trainer.
     """
@@ -200,7 +208,9 @@ def train_in_parts(config, output, *steps):
         random.seed(i)
         numpy.random.seed(i)
         callbacks = [] if step is None else [StopAt(step)]
-        trainer = train_spacy(config, output=output, resume=i > 0, callbacks=callbacks)
+        trainer = train_spacy(
+            config, output=output, resume=i > 0, callbacks=callbacks, **settings
+        )
     return recorder.calls, trainer
 
 
@@ -226,7 +236,7 @@ def differing(one, other):
 
 
 def results_of(output):
-    """Results in an output folder that must not depend on interruptions: models, pipeline and
+    """Results in an output folder that must not depend on interruptions: pipelines, model and
     optimizer state of the last checkpoint, and the log without times."""
     records = []
     for line in (output / "log.jsonl").read_text(encoding="utf8").splitlines():
@@ -238,7 +248,7 @@ def results_of(output):
     last = max(output.glob("step-*"))
     files = {
         name: content
-        for folder in ("model-best", "model-last", last.name)
+        for folder in (*sorted(path.name for path in output.glob("model-*")), last.name)
         for name, content in files_of(output / folder, f"{folder}/").items()
         # These contain times and the id of the training.
         if name not in (f"{last.name}/training.json", f"{last.name}/checkpoint.json")

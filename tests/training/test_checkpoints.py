@@ -7,7 +7,7 @@ import shutil
 import numpy
 import pytest
 from helpers import require
-from thinc.api import SGD, Adam, PyTorchWrapper, Softmax, chain
+from thinc.api import SGD, Adam, NumpyOps, PyTorchWrapper, Softmax, chain
 from tiny import assert_same, make_dataset, make_trainer, weights_of
 
 from thinc_swa import SWA
@@ -368,3 +368,40 @@ def test_random_states_of_available_gpus_are_restored(monkeypatch):
     )
     set_random_state(json.loads(json.dumps(get_random_state())))
     assert list(restored) == [0] and restored[0].equal(states[0])
+
+
+# Random generators
+
+
+class OpsOfGpu(NumpyOps):
+    """On the CPU, with the name of those of CuPy."""
+
+    name = "cupy"
+
+
+def make_trainer_on_gpu(callbacks=()):
+    trainer = make_swa(callbacks)
+    for node in trainer.model.walk():
+        node.ops = OpsOfGpu()
+    return trainer
+
+
+def test_the_generators_in_a_checkpoint_are_known(saved, tmp_path):
+    content = json.loads((saved / "step-00000009" / "training.json").read_text())
+    known = {"python", "numpy", "torch", "torch_cuda"}
+    assert {"python", "numpy"} <= content["random"].keys() <= known
+    assert content["unsaved_generators"] == []
+
+
+def test_resuming_with_layers_on_a_gpu_warns_of_dropout(tmp_path):
+    """CuPy does not give the state of its generator away."""
+    make_trainer_on_gpu([SaveAt(tmp_path, 9)]).run()
+    content = json.loads((tmp_path / "step-00000009" / "training.json").read_text())
+    assert content["unsaved_generators"] == ["CuPy"]
+    trainer = make_trainer_on_gpu()
+    with pytest.warns(
+        TrainingWarning, match="random generator of CuPy cannot be saved"
+    ) as found:
+        load_checkpoint(find_checkpoint(tmp_path), trainer)
+    assert len(found) == 1
+    assert trainer.state.step == 9

@@ -19,6 +19,7 @@ import spacy  # noqa: E402
 from chains import run_chain, write_spacy_configs  # noqa: E402
 from pipelines import weights_of  # noqa: E402
 from spacy.tokens import DocBin  # noqa: E402
+from spacy.util import registry  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     SWA,
     StopAt,
@@ -152,25 +153,45 @@ def test_plateau_gets_the_raw_scores(config):
     assert trainer.optimizer.n_averaged > 0
 
 
+def make_printer():
+    """Logger that prints the steps of evaluations."""
+
+    def set_up(nlp, stdout, stderr):
+        def log_step(info):
+            if info is not None:
+                stdout.write(f"step {info['step']}\n")
+
+        return log_step, lambda: None
+
+    return set_up
+
+
+def make_logger(name, path):
+    console = {"@loggers": name, "progress_bar": None, "output_file": str(path)}
+    if name != "spacy.ChainLogger.v1":
+        return console
+    require("spacy_loggers")
+    registry.loggers("tests.printer.v1", func=make_printer)
+    return {
+        "@loggers": name,
+        "logger1": {**console, "@loggers": "spacy.ConsoleLogger.v2", "progress_bar": False},
+        "logger2": {"@loggers": "tests.printer.v1"},
+    }
+
+
+LOGGERS = ["spacy.ConsoleLogger.v3", "thinc_swa.ConsoleLogger.v1", "spacy.ChainLogger.v1"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["spacy.ConsoleLogger.v3", "spacy.ChainLogger.v1"])
+@pytest.mark.parametrize("name", LOGGERS)
 def test_loggers_of_resumed_trainings_have_all_records(name, config, tmp_path, capsys):
-    logger = {"@loggers": "spacy.ConsoleLogger.v3", "progress_bar": None}
-    if name == "spacy.ChainLogger.v1":
-        logger = {"@loggers": name, "logger1": {**logger, "output_file": None}}
-        config["training"]["logger"] = logger
-        train_spacy(config, output=tmp_path / "output", callbacks=[StopAt(13)])
-        capsys.readouterr()
-        train_spacy(config, output=tmp_path / "output", resume=True)
-        lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[1] for line in lines[-3:]] == ["0", "10", "20"]
-        return
     contents = []
     for i, steps in enumerate([[], [13, 17]]):
         path = tmp_path / f"{i}.jsonl"
-        config["training"]["logger"] = {**logger, "output_file": str(path)}
+        config["training"]["logger"] = make_logger(name, path)
         for step in (*steps, None):
             callbacks = [] if step is None else [StopAt(step)]
+            capsys.readouterr()
             train_spacy(
                 config,
                 output=tmp_path / str(i),
@@ -179,6 +200,9 @@ def test_loggers_of_resumed_trainings_have_all_records(name, config, tmp_path, c
             )
         contents.append([json.loads(line) for line in path.read_text().splitlines()])
         assert [record["step"] for record in contents[-1]] == [0, 10, 20]
+        # Tables of console loggers are not printed, not even in a chain; other loggers print.
+        lines = ["step 0", "step 10", "step 20"] if name == "spacy.ChainLogger.v1" else []
+        assert capsys.readouterr().out.splitlines() == lines
     for record in contents[0] + contents[1]:
         record["scores"].pop("speed", None)
     assert contents[0] == contents[1]
@@ -186,6 +210,19 @@ def test_loggers_of_resumed_trainings_have_all_records(name, config, tmp_path, c
     with pytest.warns(TrainingWarning, match="does not write to .*, which exists already"):
         train_spacy(config, output=tmp_path / "other")
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 10, 20]
+
+
+def test_the_table_of_a_console_logger_in_a_chain_is_not_printed(config, capsys):
+    require("spacy_loggers")
+    config["training"]["max_steps"] = 1
+    config["training"]["logger"] = {
+        "@loggers": "spacy.ChainLogger.v1",
+        "logger3": {"@loggers": "spacy.ConsoleLogger.v1", "progress_bar": True},
+    }
+    train_spacy(config, callbacks=[SpacyTable()])
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["step", "1"]
+    assert err == ""
 
 
 def test_raw_evaluation_leaves_strings_and_random_states(tmp_path, monkeypatch):

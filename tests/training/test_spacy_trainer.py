@@ -11,7 +11,9 @@ require("spacy", "filelock")
 
 import spacy  # noqa: E402
 from pipelines import read_config  # noqa: E402
-from spacy.util import registry  # noqa: E402
+from spacy.language import DEFAULT_CONFIG_PRETRAIN_PATH  # noqa: E402
+from spacy.training.initialize import init_nlp  # noqa: E402
+from spacy.util import load_config, registry  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     DATA,
     OPTIMIZERS,
@@ -212,6 +214,17 @@ def rate_schedule(folder):
     return ner(folder, optimizer="EMA", training__optimizer__optimizer__learn_rate=rate)
 
 
+def init_tok2vec(folder):
+    """Weights of a tok2vec, as `spacy pretrain` saves them."""
+    layer = init_nlp(ner(folder, training__seed=7)).get_pipe("tok2vec").model
+    (folder / "tok2vec.bin").write_bytes(layer.to_bytes())
+    return ner(
+        folder,
+        paths__init_tok2vec=str(folder / "tok2vec.bin"),
+        pretraining=load_config(DEFAULT_CONFIG_PRETRAIN_PATH)["pretraining"],
+    )
+
+
 CASES = {
     "ner": brands,
     "tagger and parser": tagger_and_parser,
@@ -232,6 +245,15 @@ CASES = {
     "augmenter": lambda folder: ner(folder, corpora__train__augmenter=LOWER),
     "accumulate_gradient": lambda folder: half_tagged(folder, training__accumulate_gradient=2),
     "compounding": lambda folder: ner(folder, training__batcher=COMPOUNDING),
+    "init_tok2vec": init_tok2vec,
+    "batches by sequence": lambda folder: ner(
+        folder,
+        training__batcher={
+            "@batchers": "spacy.batch_by_sequence.v1",
+            "size": {"@schedules": "compounding.v1", "start": 4, "stop": 32, "compound": 1.1},
+            "get_length": None,
+        },
+    ),
     "padded batches": lambda folder: ner(
         folder,
         training__batcher={

@@ -21,6 +21,8 @@ from ..comparison.results import (
     Summary,
     describe_failures,
     describe_outdated,
+    describe_restarted,
+    describe_resumed,
     final_scores,
     report,
     summarize,
@@ -28,7 +30,7 @@ from ..comparison.results import (
     to_csv,
     to_json,
 )
-from ..comparison.runs import Run, group_runs, make_runs, train_runs
+from ..comparison.runs import Run, Training, make_runs, make_trainings, train_runs
 from ..comparison.sharing import describe_sharing
 from ..errors import describe_error
 from ..escaping import for_encoding, printable
@@ -84,7 +86,7 @@ def compare(
     trained once per seed.
 
     Complete runs in the output directory are reused if config, data, code and versions are the
-    same.
+    same, and interrupted ones are resumed.
     """
     names, overrides = split_overrides([*configs, *context.args])
     if not names:
@@ -130,13 +132,16 @@ def _compare(
     console = _console()
     for line in describe_outdated(runs):
         _print(console, line)
-    for line in _describe_sharing(entries, runs) if is_shared else ():
+    trainings = make_trainings(runs, is_shared=is_shared)
+    for line in (*_describe_sharing(entries, trainings), *describe_resumed(trainings)):
         _print(console, line)
     errors: list[str] = []
     try:
         with _progress(console, score) as watch:
             train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, is_shared=is_shared, watch=watch)
     finally:
+        for line in describe_restarted(runs):
+            _print(console, line)
         summaries = summarize(runs)
         if any(summary.n_runs for summary in summaries):
             # Results first: they may have taken hours, and plots and the terminal can fail.
@@ -164,9 +169,9 @@ def _compare(
         raise typer.Exit(1)
 
 
-def _describe_sharing(entries: Sequence[Entry], runs: Sequence[Run]) -> Iterator[str]:
+def _describe_sharing(entries: Sequence[Entry], trainings: Sequence[Training]) -> Iterator[str]:
     """Describe the trainings for several entries, a line for each set of entries."""
-    groups = [tuple(run.name for run in group) for group in group_runs(runs)]
+    groups = [tuple(run.name for run in training.runs) for training in trainings]
     for names in dict.fromkeys(group for group in groups if len(group) > 1):
         configs = {entry.name: with_seed(entry.config, 0) for entry in entries}
         yield describe_sharing((name, configs[name]) for name in names)

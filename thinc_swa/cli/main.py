@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import typer
 
+from .average import average
 from .compare import compare
 from .errors import UsageError, print_error, reports_errors
 from .info import info
+from .interpolate import interpolate
 from .overrides import CONTEXT_SETTINGS, spread
 from .params import params
 from .reconstruct import reconstruct
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 for _command in (train, compare, params):
     app.command(context_settings=CONTEXT_SETTINGS)(reports_errors(_command))
+app.command()(reports_errors(average))
+app.command()(reports_errors(interpolate))
 app.command()(reports_errors(reconstruct))
 app.command()(reports_errors(info))
 

@@ -25,6 +25,18 @@ OutputT = Annotated[
     Path | None, typer.Option("--output", "-o", help="Output directory.", show_default=False)
 ]
 ComparisonOutputT = Annotated[Path, typer.Option("--output", "-o", help="Output directory.")]
+ModelOutputT = Annotated[
+    Path, typer.Option("--output", "-o", help="Path of the new model.", show_default=False)
+]
+OverwriteModelT = Annotated[
+    bool, typer.Option("--overwrite", help="Overwrite the model at the output path.")
+]
+DevT = Annotated[
+    Path | None,
+    typer.Option(
+        "--dev", help="Dev data, a .spacy file or a folder of them.", show_default=False
+    ),
+]
 SeedT = Annotated[
     int | None, typer.Option(help="Override the seed in the config.", show_default=False)
 ]

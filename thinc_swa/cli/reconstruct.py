@@ -13,9 +13,9 @@ from ..training.evaluation import format_score
 from ..validation import check_number
 from .errors import UsageError, printing_warnings
 from .options import CodeT, DebugT, GpuT, TrustT
+from .ranges import parse_range
 
 PLOT = "widths"
-MAX_WIDTHS = 1000
 
 FolderT = Annotated[
     Path,
@@ -72,7 +72,9 @@ def reconstruct(
     """
     if (sigma_rel is None) == (sigma_rels is None):
         raise UsageError("Give either --sigma-rel or --sigma-rels")
-    widths = parse_widths(sigma_rels) if sigma_rels is not None else [sigma_rel or 0.0]
+    widths = [sigma_rel or 0.0]
+    if sigma_rels is not None:
+        widths = parse_range(sigma_rels, option="--sigma-rels", example="0.03:0.25:0.01")
     try:
         for width in widths:
             check_number("sigma_rel", width, above=0.0, maximum=MAX_SIGMA_REL)
@@ -115,23 +117,3 @@ def reconstruct(
         if output is not None:
             evaluator.save(output, best.sigma_rel)
             typer.echo(f"Saved {output}.")
-
-
-def parse_widths(text: str) -> list[float]:
-    """Parse START:STOP:STEP, with STOP included.
-
-    RETURNS (list[float]): The widths, ascending.
-    RAISES: UsageError if it has another form.
-    """
-    try:
-        start, stop, step = map(float, text.split(":"))
-        n_steps = (stop - start) / step
-    except (ValueError, ZeroDivisionError):
-        n_steps = math.nan
-    # Rounding errors must not lose the last one.
-    if not (0 <= n_steps < MAX_WIDTHS and step > 0):
-        raise UsageError(
-            f"--sigma-rels must be START:STOP:STEP, such as 0.03:0.25:0.01, with at most "
-            f"{MAX_WIDTHS} widths, but was {text!r}"
-        )
-    return [round(start + i * step, 10) for i in range(math.floor(n_steps + 1e-6) + 1)]

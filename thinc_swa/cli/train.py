@@ -97,8 +97,6 @@ def train(
         }
         _run_workers(workers, arguments, given)
         return
-    if is_spacy and save_all:
-        raise UsageError("--save-all is only available for Thinc configs")
     if is_spacy:
         settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
     if seed is not None:
@@ -115,6 +113,7 @@ def train(
         "source": path,
         "code": code,
         "trust": trust,
+        "save_all": save_all,
     }
     trainer: Trainer | SpacyTrainer
     with printing_warnings():
@@ -132,7 +131,6 @@ def train(
             trainer = train_thinc(
                 settings,
                 callbacks=callbacks,
-                save_all=save_all,
                 communicator=communicator,
                 **options,
             )

@@ -18,6 +18,8 @@ class EntryBoundary(OptimizerWrapper):
     entry (int): Index of the entry.
     """
 
+    _state = ("has_dropped",)
+
     __slots__ = ["entry", "has_dropped"]
 
     def __init__(self, optimizer: Optimizer, *, entry: int) -> None:
@@ -37,27 +39,6 @@ class EntryBoundary(OptimizerWrapper):
     @averages.setter
     def averages(self, averages: dict[KeyT, FloatsXd] | None) -> None:
         self.has_dropped = True
-
-
-class HiddenAverages(OptimizerWrapper):
-    """Wrapper without averages: spaCy's loop evaluates the raw weights then.
-
-    optimizer (Optimizer): The optimizer to wrap.
-    """
-
-    __slots__: list[str] = []
-
-    @property
-    def is_passive(self) -> bool:
-        return True
-
-    @property
-    def averages(self) -> dict[KeyT, FloatsXd]:
-        return {}
-
-    @averages.setter
-    def averages(self, averages: dict[KeyT, FloatsXd] | None) -> None:
-        self.optimizer.averages = averages
 
 
 def make_boundary(optimizer: Optimizer, entry: int) -> Optimizer:

@@ -60,6 +60,8 @@ class Job:
     shared (tuple[SharedRun, ...]): Further runs with the same `sharing_key`.
     n_cores (int): Number of cores that the process may use for further processes and for
         itself.
+    output (str | None): Output folder of the comparison.
+    checkpoint (str | None): Checkpoint from which the training is resumed. The logs end there.
     """
 
     config: str
@@ -70,6 +72,8 @@ class Job:
     only_dataset: bool = False
     shared: tuple[SharedRun, ...] = ()
     n_cores: int = 1
+    output: str | None = None
+    checkpoint: str | None = None
 
 
 class Executor(Protocol):

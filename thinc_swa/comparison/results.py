@@ -11,7 +11,7 @@ from typing import Any
 
 from ..escaping import as_code, for_markdown, printable
 from ..training.evaluation import format_score
-from .runs import Run
+from .runs import Run, Training
 
 # Level of confidence intervals.
 CONFIDENCE = 0.95
@@ -300,6 +300,23 @@ def describe_outdated(runs: Sequence[Run]) -> Iterator[str]:
             f"{name} with seed {', '.join(seeds)}" for name, seeds in names.items()
         )
         yield printable(f"Trained again: {which}: {reason}")
+
+
+def describe_resumed(trainings: Sequence[Training]) -> Iterator[str]:
+    """Describe the interrupted trainings that are resumed, one line each."""
+    for training in trainings:
+        if training.checkpoint is not None:
+            names = ", ".join(run.name for run in training.open_runs)
+            seed = training.runs[0].seed
+            yield printable(f"Resumed after step {training.step}: {names} with seed {seed}")
+
+
+def describe_restarted(runs: Sequence[Run]) -> Iterator[str]:
+    """Describe the interrupted runs that could not be resumed, one line each."""
+    for run in runs:
+        if run.restarted is not None:
+            which = f"{run.name} with seed {run.seed}"
+            yield printable(f"Trained from the beginning: {which}: {run.restarted}")
 
 
 def report(

@@ -23,8 +23,10 @@ from typing import Any, NoReturn
 # Files in the folder of a run.
 LOG = "log.jsonl"
 OUTPUT = "output.txt"
-# Exit code of a worker that cannot write its log, nor an error to it.
+# Exit codes of a worker that cannot write its log, nor an error to it, and of one that cannot
+# resume the training.
 CANNOT_WRITE = 74
+CANNOT_RESUME = 75
 
 PR_SET_PDEATHSIG = 1
 
@@ -71,12 +73,14 @@ def run_job(job: dict[str, Any]) -> int:
     """
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    with open(os.path.join(job["folder"], OUTPUT), "wb") as file:
+    with open(os.path.join(job["folder"], OUTPUT), "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     from pathlib import Path
 
-    from thinc_swa.training.logs import Log
+    from thinc_swa.comparison.run_checkpoints import write_reason
+    from thinc_swa.errors import ResumeError
+    from thinc_swa.training.logs import Log, read_log
 
     runs = [job, *job["shared"]]
     for run in job["shared"]:
@@ -86,10 +90,17 @@ def run_job(job: dict[str, Any]) -> int:
     logs = [Log(Path(run["folder"], LOG)) for run in runs]
     try:
         for run, log in zip(runs, logs, strict=True):
+            if job["checkpoint"] is not None:
+                log.n_records = sum(1 for _ in read_log(log.path))
+                continue
             log.write("start", config=run["config"], inputs=run["inputs"])
             log.flush()
         try:
-            _train(job, [run["config"] for run in runs], logs)
+            _train(job, runs, logs)
+        except ResumeError as error:
+            sys.stderr.write(traceback.format_exc())
+            write_reason(Path(job["folder"]), error)
+            return CANNOT_RESUME
         except Exception as error:
             from thinc_swa.errors import describe_error
 
@@ -121,28 +132,37 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _train(job: dict[str, Any], texts: list[str], logs: list[Any]) -> None:
+def _train(job: dict[str, Any], runs: list[dict[str, Any]], logs: list[Any]) -> None:
     from pathlib import Path
 
     from thinc.api import Config
 
-    from thinc_swa.comparison.recording import log_dataset, train_config
+    from thinc_swa.comparison.recording import RunOptions, log_dataset, train_config
+    from thinc_swa.comparison.run_checkpoints import RunCheckpoints, name_of
     from thinc_swa.comparison.shared_training import train_shared
     from thinc_swa.training.configs import prepare_process
 
-    code = None if job["code"] is None else Path(job["code"])
+    code, output, checkpoint = (
+        None if job[name] is None else Path(job[name])
+        for name in ("code", "output", "checkpoint")
+    )
     prepare_process(job["gpu_id"], code)
-    configs = [Config().from_str(text) for text in texts]
+    configs = [Config().from_str(run["config"]) for run in runs]
     if job["only_dataset"]:
         log_dataset(configs[0], logs[0])
-    elif len(logs) == 1:
-        train_config(configs[0], logs[0], gpu_id=job["gpu_id"])
+        return
+    folders = [Path(run["folder"]) for run in runs]
+    options = RunOptions(
+        RunCheckpoints(folders[0], [name_of(folder) for folder in folders], checkpoint),
+        gpu_id=job["gpu_id"],
+        code=code,
+        output=output,
+        n_cores=job["n_cores"],
+    )
+    if len(runs) == 1:
+        train_config(configs[0], logs[0], options)
     else:
-        train_shared(
-            list(zip(configs, logs, strict=True)),
-            gpu_id=job["gpu_id"],
-            n_cores=job["n_cores"],
-        )
+        train_shared(list(zip(configs, logs, strict=True)), options)
 
 
 # A server process with all imports, from which the processes of the runs are forked (Linux)

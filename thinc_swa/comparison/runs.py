@@ -1,7 +1,7 @@
 """Runs of a comparison: trainings of each config with each seed, in processes of their own.
 
 Every run has a folder with its log. A complete run is not repeated if its config and everything
-that the config depends on are unchanged.
+that the config depends on are unchanged, and an interrupted one is resumed from its checkpoint.
 """
 
 import json
@@ -17,13 +17,20 @@ from ..errors import describe_error
 from ..escaping import folder_name, printable
 from ..training.configs import is_spacy_config, with_seed
 from ..training.fingerprints import describe_inputs, describe_settings, differences, is_exact
-from ..training.logs import Log, Record, read_log
+from ..training.logs import Log, Record, keep_records, read_log
 from ..validation import check_int
 from .entries import Entry
 from .executors import Executor, Job, SharedRun, make_executor
 from .folders import check_folder, prepare_folder
+from .run_checkpoints import (
+    delete_checkpoints,
+    find_last,
+    name_of,
+    read_names,
+    read_reason,
+)
 from .run_logs import read_run_log
-from .run_worker import CANNOT_WRITE, LOG
+from .run_worker import CANNOT_RESUME, CANNOT_WRITE, LOG
 from .sharing import sharing_key
 
 # Seconds between reads of the logs.
@@ -48,10 +55,12 @@ class Run:
     folder (Path): Folder for the log and the output.
     inputs (dict[str, str]): Fingerprints of what the config depends on.
     code (Path | None): A Python file that registers what the config names.
+    output (Path | None): Output folder of the comparison.
     dataset (str | None): The section [dataset] as JSON; None for spaCy configs.
     sharing_key (str): Runs with the same key can share a training.
     state (str): "waiting", "running", "done" or "failed".
     outdated (str | None): Reason why a complete run in the folder is not used.
+    restarted (str | None): Reason why an interrupted training was not resumed.
     records (list[Record]): Records of the log that have been read.
     """
 
@@ -62,10 +71,12 @@ class Run:
     folder: Path
     inputs: dict[str, str] = field(default_factory=dict)
     code: Path | None = None
+    output: Path | None = None
     dataset: str | None = None
     sharing_key: str = ""
     state: str = "waiting"
     outdated: str | None = None
+    restarted: str | None = None
     records: list[Record] = field(default_factory=list)
     _n_bytes: int = field(default=0, init=False, repr=False)
 
@@ -129,6 +140,36 @@ class Run:
         self.outdated = "; ".join(changes[:MAX_DIFFERENCES])
         if more > 0:
             self.outdated += f"; and {more} more"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a shared training, if it is resumed, goes on without this run, which is
+        complete or whose averages have diverged."""
+        if self.state == "done":
+            return True
+        has_failed = self.records[-1:] != [] and self.records[-1]["type"] == "error"
+        last = self.evaluations[-1:]
+        # NaN is null in JSON.
+        return has_failed and any(None in (found["raw"], found["score"]) for found in last)
+
+    def can_resume(self, step: int) -> bool:
+        """Whether the training can be resumed after a step: the inputs are the same, and the
+        log has the evaluation of this step.
+
+        step (int): Step as the log counts.
+        """
+        return self.is_over or any(found["step"] == step for found in self.evaluations)
+
+    def rewind(self, step: int) -> None:
+        """Remove from the log what was recorded after a step.
+
+        step (int): Step as the log counts.
+        RAISES: OSError if the log cannot be written.
+        """
+        keep_records(
+            self.folder / LOG,
+            lambda record: record["type"] != "error" and record.get("step", 0) <= step,
+        )
 
     def _differences(self, start: Record) -> list[str]:
         """Differences between the config and inputs in a log and the current ones.
@@ -236,7 +277,15 @@ def make_runs(
             dataset = None if is_spacy_config(config) else json.dumps(config.get("dataset"))
             inputs = dict(known[key])
             shared = sharing_key(config)
-            runs.append(Run(entry.name, i, seed, text, folder, inputs, code, dataset, shared))
+            runs.append(
+                Run(
+                    *(entry.name, i, seed, text, folder, inputs),
+                    code=code,
+                    output=output,
+                    dataset=dataset,
+                    sharing_key=shared,
+                )
+            )
     if not overwrite:
         for run in runs:
             run.read()
@@ -327,7 +376,7 @@ def train_runs(
     runs (Sequence[Run]): All runs, whose states are updated.
     n_jobs (int): Number of parallel processes.
     gpu_id (int): GPU id; -1 for the CPU.
-    is_shared (bool): Train runs once that differ only in averages: see `group_runs`.
+    is_shared (bool): Train runs once that differ only in averages: see `make_trainings`.
     watch (Callable): Called with the runs several times a second, to show the progress.
     """
     check_int("jobs", n_jobs, minimum=1)
@@ -335,60 +384,122 @@ def train_runs(
     if n_jobs > 1:
         for name in THREADS:
             environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
-    waiting = group_runs(runs, is_shared=is_shared)
+    _delete_leftovers(runs)
+    waiting = make_trainings(runs, is_shared=is_shared)
     n_cores = max(_count_cores() // max(min(n_jobs, len(waiting)), 1), 1)
-    jobs = [_make_job(group, gpu_id, n_cores) for group in waiting]
-    working: dict[str, list[Run]] = {}
+    jobs = [_make_job(training, gpu_id, n_cores) for training in waiting]
+    working: dict[str, Training] = {}
     executor = make_executor(jobs, environment=environment)
     try:
         while waiting or working:
             while waiting and len(working) < n_jobs:
-                group = _start(executor, waiting.pop(0), gpu_id, n_cores)
-                if group:
-                    working[str(group[0].folder)] = group
+                training = _start(executor, waiting.pop(0), gpu_id, n_cores)
+                if training.runs:
+                    working[str(training.runs[0].folder)] = training
                 watch(runs)
             if working:
                 for folder, exit_code in executor.poll(REPORT_INTERVAL).items():
                     waiting[:0] = _finish(working.pop(folder), exit_code)
-            for group in working.values():
-                for run in group:
+            for training in working.values():
+                for run in training.open_runs:
                     run.follow()
             watch(runs)
     finally:
         executor.close()
-        for group in working.values():
-            for run in group:
+        for training in working.values():
+            for run in training.open_runs:
                 run.read()
                 if run.state != "done":
                     run.state = "waiting"
 
 
-def group_runs(runs: Sequence[Run], *, is_shared: bool = True) -> list[list[Run]]:
-    """Group the runs that are not done by their trainings: runs with the same seed whose
-    configs differ only in averages have one training.
+@dataclass
+class Training:
+    """Training of one run, or of several runs with the same seed whose configs differ only in
+    averages.
+
+    runs (list[Run]): The runs. Only a training that is resumed has runs that are over.
+    checkpoint (Path | None): Checkpoint from which it is resumed.
+    step (int): Its step, as logs count.
+    """
+
+    runs: list[Run]
+    checkpoint: Path | None = None
+    step: int = 0
+    open_runs: list[Run] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Runs that are not over at the start.
+        is_new = self.checkpoint is None
+        self.open_runs = [run for run in self.runs if is_new or not run.is_over]
+
+
+def make_trainings(runs: Sequence[Run], *, is_shared: bool = True) -> list[Training]:
+    """Make the trainings for the runs that are not done: first those that are resumed.
 
     runs (Sequence[Run]): All runs.
-    is_shared (bool): Otherwise each run is a group.
-    RETURNS (list[list[Run]]): The groups, in the order of their first runs.
+    is_shared (bool): Otherwise each run has a training of its own.
+    RETURNS (list[Training]): The trainings, in the order of their first runs.
     """
+    trainings = _find_interrupted(runs, is_shared=is_shared)
+    resumed = [id(run) for training in trainings for run in training.runs]
     groups: dict[object, list[Run]] = {}
     for run in runs:
-        if run.state != "done":
+        if run.state != "done" and id(run) not in resumed:
             key = (run.seed_index, run.sharing_key) if is_shared else str(run.folder)
             groups.setdefault(key, []).append(run)
-    return list(groups.values())
+    return trainings + [Training(group) for group in groups.values()]
 
 
-def _make_job(group: Sequence[Run], gpu_id: int, n_cores: int) -> Job:
-    first, *others = group
+def _find_interrupted(runs: Sequence[Run], *, is_shared: bool) -> list[Training]:
+    """Find interrupted trainings with checkpoints, all of whose runs are among `runs` and have
+    the same inputs as before."""
+    by_name = {name_of(run.folder): run for run in runs}
+    found = []
+    for run in runs:
+        names = read_names(run.folder)
+        members = [by_name[name] for name in names if name in by_name]
+        if names[:1] != [name_of(run.folder)] or len(members) < len(names):
+            continue
+        if all(member.is_over for member in members) or not (is_shared or len(members) == 1):
+            continue
+        last = find_last(run.folder)
+        if last is None:
+            continue
+        checkpoint, n_steps = last
+        # Logs of spaCy configs count from 0.
+        step = n_steps - 1 if run.dataset is None else n_steps
+        if all(member.can_resume(step) for member in members):
+            found.append(Training(members, checkpoint, step))
+    return found
+
+
+def _delete_leftovers(runs: Sequence[Run]) -> None:
+    """Delete the checkpoints of trainings whose runs are complete: `compare` was killed before
+    it has deleted them."""
+    done = [name_of(run.folder) for run in runs if run.state == "done"]
+    for run in runs:
+        names = read_names(run.folder)
+        if names and all(name in done for name in names):
+            delete_checkpoints(run.folder)
+
+
+def _make_job(training: Training, gpu_id: int, n_cores: int) -> Job:
+    first, *others = training.runs
+    code, output, checkpoint = (
+        None if path is None else str(path)
+        for path in (first.code, first.output, training.checkpoint)
+    )
     return Job(
         first.text,
         first.inputs,
         str(first.folder),
         gpu_id,
-        None if first.code is None else str(first.code),
+        code,
         shared=tuple(SharedRun(run.text, run.inputs, str(run.folder)) for run in others),
         n_cores=n_cores,
+        output=output,
+        checkpoint=checkpoint,
     )
 
 
@@ -399,43 +510,70 @@ def _count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(executor: Executor, group: Sequence[Run], gpu_id: int, n_cores: int) -> list[Run]:
-    """Start the training of a group. RETURNS (list[Run]): The runs that were started. The
-    others have failed."""
-    started = []
-    for run in group:
-        run.state, run.records, run._n_bytes = "running", [], 0
-        try:
-            prepare_folder(run.folder)
-        except OSError as error:
-            run.fail(describe_error(error))
-        else:
-            started.append(run)
+def _start(executor: Executor, training: Training, gpu_id: int, n_cores: int) -> Training:
+    """Start a training.
+
+    RETURNS (Training): The training of the runs that were started. The others have failed.
+    """
+    for run in training.runs:
+        if any(run is other for other in training.open_runs):
+            run.state, run.records, run._n_bytes = "running", [], 0
+        elif run.state != "done":
+            # Its averages have diverged before the checkpoint.
+            run.state = "failed"
+    started = training.open_runs
     try:
+        if training.checkpoint is None:
+            started = [run for run in started if _prepare(run)]
+            training = Training(started)
+        else:
+            for run in started:
+                run.rewind(training.step)
         if started:
-            executor.start(_make_job(started, gpu_id, n_cores))
+            executor.start(_make_job(training, gpu_id, n_cores))
     except OSError as error:
         for run in started:
             run.fail(describe_error(error))
-        return []
-    return started
+        return Training([])
+    return training
 
 
-def _finish(group: Sequence[Run], exit_code: int) -> list[list[Run]]:
+def _prepare(run: Run) -> bool:
+    """Prepare the folder of a run. RETURNS (bool): False if it has failed."""
+    try:
+        prepare_folder(run.folder)
+    except OSError as error:
+        run.fail(describe_error(error))
+        return False
+    return True
+
+
+def _finish(training: Training, exit_code: int) -> list[Training]:
     """Read the results of a training that has ended.
 
-    RETURNS (list[list[Run]]): Groups of runs to be trained one by one.
+    RETURNS (list[Training]): Trainings to start instead: that of all runs from the beginning if
+        it could not be resumed, or of each run on its own.
     """
-    if len(group) == 1:
-        _finish_run(group[0], exit_code)
+    first = training.runs[0]
+    if exit_code == CANNOT_RESUME:
+        runs = [run for run in training.runs if run.state != "done"]
+        for run in runs:
+            run.restarted = read_reason(first.folder)
+        return [Training(runs)]
+    if len(training.runs) == 1:
+        _finish_run(first, exit_code)
+        # After an error the run may be resumed, for example if it was killed.
+        if first.state == "done":
+            delete_checkpoints(first.folder)
         return []
+    delete_checkpoints(first.folder)
     again = []
-    for run in group:
+    for run in training.open_runs:
         run.state = "failed"
         run.read()
         if run.state != "done" and run.error is None:
             run.state, run.outdated = "waiting", None
-            again.append([run])
+            again.append(Training([run]))
     return again
 
 

@@ -5,8 +5,7 @@ Each entry gets the log that a training of its own would have written.
 
 import dataclasses
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,56 +13,52 @@ from thinc.api import Config, Optimizer, registry
 
 from ..errors import describe_error
 from ..optimizers.base import unwrap
-from ..optimizers.scores import report_score
 from ..training.callbacks import Callback
-from ..training.checkpoints import keeping_random_state
-from ..training.configs import (
-    check_spacy,
-    is_spacy_config,
-    optimizer_section,
-    take_batch_norm_batches,
-)
+from ..training.configs import check_spacy, is_spacy_config, optimizer_section
 from ..training.evaluation import Evaluation
 from ..training.interface import TrainerInterface
-from ..training.logs import Log
+from ..training.logs import Log, Record, read_log
+from ..training.spacy_trainer import SpacyTrainer
 from ..training.state import TrainerState
 from ..training.trainer import Trainer
-from .entry_boundary import EntryOptimizer, HiddenAverages, make_boundary, split_entries
+from .entry_boundary import EntryOptimizer, make_boundary, split_entries
 from .forked_call import ForkedCall, can_fork
 from .recording import (
     Progress,
-    SpacyRecorder,
+    RunOptions,
+    RunSpacyTrainer,
+    describe_end,
     has_diverged,
     log_data,
     log_end,
     log_evaluation,
+    logged_evaluation,
+    logged_step,
     raise_if_diverged,
-    run_spacy_loop,
 )
+from .run_checkpoints import RunCheckpoints
 from .sharing import BOUNDARY, Nesting, nest, take_apart
 
 
-def train_shared(
-    entries: Sequence[tuple[Config, Log]], *, gpu_id: int = -1, n_cores: int = 1
-) -> None:
+def train_shared(entries: Sequence[tuple[Config, Log]], options: RunOptions) -> None:
     """Train entries with the same `sharing_key` once.
 
     entries (Sequence[tuple[Config, Log]]): Config of each entry, with its seed, interpolated;
         and its log for records of evaluations, of the progress between them, and of the end or
         the divergence of its averages.
-    gpu_id (int): GPU id; -1 for the CPU.
-    n_cores (int): Number of cores: more than one lets spaCy's averages be evaluated beside the
-        training.
-    RAISES: Any error of the training, which no log has then.
+    options (RunOptions): Options of the training.
+    RAISES: ResumeError if it cannot be resumed; any error of the training, which no log has
+        then.
     """
     config = entries[0][0].copy()
     nestings = [take_apart(optimizer_section(found)["optimizer"]) for found, _ in entries]
     optimizer_section(config)["optimizer"] = nest(nestings)
     logs = [log for _, log in entries]
+    recorders = _Recorders(nestings, logs)
     if is_spacy_config(config):
-        _train_spacy(config, nestings, logs, gpu_id=gpu_id, n_cores=n_cores)
+        _train_spacy(config, recorders, options)
     else:
-        _train_thinc(config, nestings, logs)
+        _train_thinc(config, recorders, options)
 
 
 class _Recorders:
@@ -92,6 +87,22 @@ class _Recorders:
             _EntryRecorder(entry, log, len(found))
             for entry, log in zip(found, self._logs, strict=True)
         ]
+
+    def start(self, trainer: Trainer | SpacyTrainer, checkpoints: RunCheckpoints) -> None:
+        """Prepare the training, or restore it and the results in the logs.
+
+        RAISES: ResumeError if it cannot be restored; ValueError if a wrapper of an entry
+            changes the training.
+        """
+        self.set_optimizer(trainer.optimizer)
+        if checkpoints.is_resumed:
+            checkpoints.resume(trainer)
+            for entry in self.entries:
+                entry.restore(list(read_log(entry.log.path)))
+            self.update()
+        elif isinstance(trainer, Trainer):
+            for entry in self.entries:
+                log_data(entry.log, trainer)
 
     @property
     def unfinished(self) -> "list[_EntryRecorder]":
@@ -137,30 +148,35 @@ class _EntryRecorder:
         self._n_shared = n_shared
         # Evaluations of this entry.
         self.state = TrainerState()
-        # Scores and negative steps of the evaluations in spaCy's loop.
-        self._results: list[tuple[float, int]] = []
         self.is_over = False
 
-    def add_result(self, score: float, step: int) -> None:
-        """Record a score for spaCy's early stopping.
+    def restore(self, records: Sequence[Record]) -> None:
+        """Restore the results from the log.
 
-        score (float): Score in spaCy's loop.
-        step (int): The step.
+        records (Sequence[Record]): The records up to the checkpoint, or all of an entry that is
+            complete.
         """
-        self._results.append((score, -step))
+        self.is_over = records[-1]["type"] in ("end", "error")
+        fields = [field.name for field in dataclasses.fields(Evaluation)]
+        for record in () if self.is_over else records:
+            if record["type"] == "evaluation":
+                values = {name: record[name] for name in fields if name in record}
+                self._add(Evaluation(epoch=0, **values))
 
     @property
     def best_step(self) -> int:
-        """Step of the highest score in spaCy's loop, the first of several."""
-        # As in the loop, also where scores are NaN. It evaluates after the first step.
-        return -max(self._results)[1] if self._results else 0
+        """Step of the highest score, the first of several; 0 without scores."""
+        return self.state.best_step or 0
+
+    def _add(self, evaluation: Evaluation) -> None:
+        is_best = self.state.is_improvement(evaluation.score)
+        self.state.evaluations.append(dataclasses.replace(evaluation, is_best=is_best))
 
     def add(self, evaluation: Evaluation) -> None:
         """Record an evaluation. Scores that are not finite end the entry."""
-        is_best = self.state.is_improvement(evaluation.score)
-        self.state.evaluations.append(dataclasses.replace(evaluation, is_best=is_best))
         log_evaluation(self.log, evaluation)
         if not has_diverged(evaluation):
+            self._add(evaluation)
             return
         self.is_over = True
         try:
@@ -196,16 +212,18 @@ class _Recorder(Callback):
     """Log of the evaluations of all entries and of the progress.
 
     recorders (_Recorders): The recorders.
-    patience (int): Steps without a better score of an entry after which it ends.
+    checkpoints (RunCheckpoints): Checkpoints of the training.
     """
 
-    def __init__(self, recorders: _Recorders) -> None:
+    def __init__(self, recorders: _Recorders, checkpoints: RunCheckpoints) -> None:
         self._recorders = recorders
+        self._checkpoints = checkpoints
         self._progress = Progress(recorders.open_logs)
+        # Steps without a better score of an entry after which it ends.
         self.patience = 0
 
     def on_step(self, trainer: TrainerInterface) -> None:
-        self._progress.update(trainer.state.step, trainer.state.total_steps or 0)
+        self._progress.update(trainer)
 
     def on_evaluate(self, trainer: TrainerInterface, evaluation: Evaluation) -> None:
         state = trainer.state
@@ -220,42 +238,30 @@ class _Recorder(Callback):
             is_at_limit = state.step >= (state.total_steps or 0)
             waited = entry.state.steps_without_improvement
             if self.patience and waited >= self.patience and not (entry.is_over or is_at_limit):
-                entry.end(**_results(state, "patience"))
+                entry.end(**{**describe_end(trainer), "reason": "patience"})
         self._recorders.update()
         if not self._recorders.unfinished:
             trainer.stop("all entries are complete")
+        self._checkpoints.save_if_due(trainer, self._recorders.open_logs)
 
 
-def _results(state: TrainerState, reason: str | None) -> dict[str, Any]:
-    return {
-        "reason": reason,
-        "n_steps": state.step,
-        "seconds_per_step": state.seconds / state.step,
-    }
-
-
-def _train_thinc(config: Config, nestings: Sequence[Nesting], logs: Sequence[Log]) -> None:
+def _train_thinc(config: Config, recorders: _Recorders, options: RunOptions) -> None:
     # Registered in this process only.
     registry.optimizers(BOUNDARY)(make_boundary)
-    recorders = _Recorders(nestings, logs)
-    recorder = _Recorder(recorders)
-    trainer = _SharedTrainer.from_config(config, [recorder])
+    recorder = _Recorder(recorders, options.checkpoints)
+    trainer = _SharedTrainer.from_config(
+        config, [recorder], code=options.code, output=options.output
+    )
     # Each entry has its own scores.
     recorder.patience, trainer.patience = trainer.patience, 0
-    recorders.set_optimizer(trainer.optimizer)
     trainer.recorders = recorders
-    for log in logs:
-        log_data(log, trainer)
+    recorders.start(trainer, options.checkpoints)
     trainer.run()
     for entry in recorders.unfinished:
-        entry.end(**_results(trainer.state, trainer.state.stop_reason))
+        entry.end(**describe_end(trainer))
 
 
 # spaCy
-
-
-class _AllComplete(Exception):
-    """Ends spaCy's loop when all entries are complete."""
 
 
 @dataclass
@@ -263,117 +269,129 @@ class _Pending:
     """Evaluation whose averages may still be evaluated by another process.
 
     call (ForkedCall | None): The process.
-    scores (dict[str, tuple[float, float]]): Scores of averages by their places in the nesting,
-        as in spaCy's loop and with the BatchNorm statistics of the averages.
-    entries (list[tuple[_EntryRecorder, str | None, Evaluation]]): Each entry, the place of its
-        averages, and its evaluation without the score of these.
+    scores (dict[str, float]): Scores of averages by their places in the nesting.
+    entries (list[tuple[_EntryRecorder, str | None, int | None]]): Each entry, the place of its
+        averages, and the number of snapshots in them.
+    evaluation (Evaluation | None): The evaluation of the raw weights, when it is complete.
     """
 
     call: ForkedCall | None
-    scores: dict[str, tuple[float, float]]
-    entries: list[tuple[_EntryRecorder, str | None, Evaluation]]
+    scores: dict[str, float]
+    entries: list[tuple[_EntryRecorder, str | None, int | None]]
+    evaluation: Evaluation | None = None
 
     def record(self) -> None:
         """Record the evaluation of each entry. Waits for the scores."""
         if self.call is not None:
             call, self.call = self.call, None
             self.scores = call.result()
-        for entry, place, evaluation in self.entries:
-            if entry.is_over:
-                continue
-            score = evaluation.raw
-            if place is not None:
-                score, averages = self.scores[place]
-                evaluation = dataclasses.replace(evaluation, averages=averages)
-            entry.add_result(score, evaluation.step)
-            entry.add(evaluation)
+        for entry, place, n_averaged in self.entries:
+            if self.evaluation is not None and not entry.is_over:
+                averages = None if place is None else self.scores[place]
+                entry.add(
+                    dataclasses.replace(
+                        self.evaluation, averages=averages, n_averaged=n_averaged
+                    )
+                )
 
 
-class _SharedSpacyRecorder(SpacyRecorder):
-    """Recorder of spaCy's training loop for several entries. The loop evaluates the raw
-    weights. Averages are evaluated by forked processes, beside the training, if there are cores
-    for them.
+class _SharedSpacyTrainer(RunSpacyTrainer):
+    """Trainer that evaluates the raw weights, and tells its recorder when to evaluate averages.
 
-    config (Config): The config that spaCy trains, without early stopping.
-    n_batches (int): As for `SpacyRecorder`.
-    recorders (_Recorders): Recorders of the entries.
-    patience (int): Steps without a better score of an entry after which it ends.
-    n_cores (int): Number of cores for this training.
+    recorder (_SpacyRecorder): The recorder.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        n_batches: int,
-        recorders: _Recorders,
-        *,
-        patience: int,
-        n_cores: int,
-    ) -> None:
-        super().__init__(config, recorders.open_logs, n_batches)
+    recorder: "_SpacyRecorder"
+
+    def _averages_to_evaluate(self) -> dict[str, Optimizer]:
+        return {}
+
+    def _evaluate_on(self, corpus: Callable[[Any], Any]) -> None:
+        # First, as the evaluation of the raw weights may start an average. Reading the corpus
+        # may draw random numbers.
+        corpus(self.model)
+        self.recorder.start_evaluation(self, corpus)
+        super()._evaluate_on(corpus)
+
+    def score_averages(
+        self, optimizers: dict[str, Optimizer], corpus: Callable[[Any], Any]
+    ) -> dict[str, float]:
+        """Scores of the averages of several optimizers of the nesting, by their places."""
+        return {
+            place: self._score_again(corpus, optimizer)[0]
+            for place, optimizer in optimizers.items()
+        }
+
+
+class _SpacyRecorder(Callback):
+    """Log of the evaluations of all entries and of the progress. Averages are evaluated by
+    forked processes, beside the training, if there are cores for them.
+
+    recorders (_Recorders): Recorders of the entries.
+    options (RunOptions): Options of the training.
+    """
+
+    def __init__(self, recorders: _Recorders, options: RunOptions) -> None:
         self._recorders = recorders
-        self._patience = patience
-        self._n_cores = n_cores
+        self._checkpoints = options.checkpoints
+        self._n_cores = options.n_cores
+        self._progress = Progress(recorders.open_logs)
+        # Steps without a better score of an entry after which it ends.
+        self.patience = 0
         # Evaluations that are not recorded yet, in their order.
         self._pending: list[_Pending] = []
 
-    def make_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        self._recorders.set_optimizer(optimizer)
-        self.optimizer = optimizer
-        return HiddenAverages(optimizer)
+    def start_evaluation(
+        self, trainer: _SharedSpacyTrainer, corpus: Callable[[Any], Any]
+    ) -> None:
+        """Evaluate the averages of all entries, or start a process that does.
 
-    def log_evaluations(self, info: dict[str, Any]) -> None:
-        raw = float(info["score"])
+        corpus (Callable): Reader of the development corpus, which it has read already.
+        """
         averaging = self._recorders.averaging()
-
-        def evaluate_all() -> dict[str, tuple[float, float]]:
-            return {
-                place: self._evaluate_averages(level.averages)
-                for place, level in averaging.items()
-            }
-
         entries = [
             (
                 entry,
                 self._recorders.place(entry.optimizer.averaging),
-                self.make_evaluation(
-                    info, raw=raw, averages=None, n_averaged=entry.optimizer.n_averaged
-                ),
+                entry.optimizer.n_averaged,
             )
             for entry in self._recorders.unfinished
         ]
-        if averaging and self._n_cores > 1 and can_fork(self.nlp):
+        if averaging and self._n_cores > 1 and can_fork(trainer.model):
             # One core trains.
             self._record(max_pending=self._n_cores - 2)
-            self._pending.append(_Pending(ForkedCall(evaluate_all), {}, entries))
+            call = ForkedCall(lambda: trainer.score_averages(averaging, corpus))
+            self._pending.append(_Pending(call, {}, entries))
         else:
-            self._pending.append(_Pending(None, evaluate_all(), entries))
-        report_score(self.optimizer, raw)
+            scores = trainer.score_averages(averaging, corpus)
+            self._pending.append(_Pending(None, scores, entries))
 
-    def _evaluate_averages(self, averages: Any) -> tuple[float, float]:
-        """RETURNS (tuple[float, float]): Score as in spaCy's loop, and with the BatchNorm
-        statistics of the averages."""
-        with keeping_random_state():
-            with self.nlp.use_params(averages):
-                score = self.evaluate()
-            return score, self.renew_score(averages, score)
+    def on_step(self, trainer: _SharedSpacyTrainer) -> None:  # type: ignore[override]
+        self._progress.update(trainer)
+        if not trainer.needs_evaluation:
+            self._end_step(trainer)
 
-    def end_step(self) -> None:
+    def on_evaluate(self, trainer: _SharedSpacyTrainer, evaluation: Evaluation) -> None:  # type: ignore[override]
+        self._pending[-1].evaluation = logged_evaluation(trainer, evaluation)
+        self._end_step(trainer)
+        self._checkpoints.save_if_due(trainer, self._recorders.open_logs, self._record)
+
+    def _end_step(self, trainer: _SharedSpacyTrainer) -> None:
         self._record(max_pending=len(self._pending))
-        entries = self._recorders.unfinished
-        if self._patience and any(self._has_waited(entry) for entry in entries):
+        step = logged_step(trainer)
+        if self.patience and any(self._has_waited(e, step) for e in self._recorders.unfinished):
             # The evaluations that are not recorded yet decide.
             self._record()
             for entry in self._recorders.unfinished:
-                if self._has_waited(entry):
-                    entry.end(**self.results)
+                if self._has_waited(entry, step):
+                    entry.end(**describe_end(trainer))
             self._recorders.update()
         if not self._recorders.unfinished:
-            raise _AllComplete
+            trainer.stop("all entries are complete")
 
-    def _has_waited(self, entry: _EntryRecorder) -> bool:
+    def _has_waited(self, entry: _EntryRecorder, step: int) -> bool:
         """Whether an entry has no better score within `patience`, as far as is known."""
-        return self.step - entry.best_step >= self._patience
+        return step - entry.best_step >= self.patience
 
     def _record(self, max_pending: int = 0) -> None:
         """Record evaluations, and wait for those that are pending.
@@ -387,11 +405,11 @@ class _SharedSpacyRecorder(SpacyRecorder):
             pending.pop(0).record()
             self._recorders.update()
 
-    def finish(self) -> None:
+    def finish(self, trainer: _SharedSpacyTrainer) -> None:
         """Record the end of all entries."""
         self._record()
         for entry in self._recorders.unfinished:
-            entry.end(**self.results)
+            entry.end(**describe_end(trainer))
 
     def close(self) -> None:
         """Kill all processes."""
@@ -400,28 +418,20 @@ class _SharedSpacyRecorder(SpacyRecorder):
                 pending.call.cancel()
 
 
-def _train_spacy(
-    config: Config,
-    nestings: Sequence[Nesting],
-    logs: Sequence[Log],
-    *,
-    gpu_id: int,
-    n_cores: int,
-) -> None:
+def _train_spacy(config: Config, recorders: _Recorders, options: RunOptions) -> None:
     check_spacy()
     from spacy.util import registry as spacy_registry
 
+    # Registered in this process only.
     spacy_registry.optimizers(BOUNDARY)(make_boundary)
-    n_batches = take_batch_norm_batches(config)
+    recorder = _SpacyRecorder(recorders, options)
+    trainer = _SharedSpacyTrainer.from_config(config, [recorder], options)
+    trainer.recorder = recorder
     # Each entry has its own scores.
-    patience = config["training"]["patience"]
-    config["training"]["patience"] = 0
-    recorder = _SharedSpacyRecorder(
-        config, n_batches, _Recorders(nestings, logs), patience=patience, n_cores=n_cores
-    )
+    recorder.patience, trainer.settings["patience"] = trainer.settings["patience"], 0
+    recorders.start(trainer, options.checkpoints)
     try:
-        with suppress(_AllComplete):
-            run_spacy_loop(config, recorder, gpu_id)
-        recorder.finish()
+        trainer.run()
+        recorder.finish(trainer)
     finally:
         recorder.close()

@@ -299,7 +299,7 @@ class SaveModels(Callback):
         self._save(trainer, None, evaluation.is_best)
         if self._save_all:
             for name in evaluation.all_averages:
-                self._save(trainer, name, _is_best(name, trainer.state.evaluations))
+                self._save(trainer, name, is_best(name, trainer.state.evaluations))
 
     def on_end(self, trainer: TrainerInterface) -> None:
         # After an error weights may be half updated; those of the last evaluation are saved.
@@ -333,16 +333,21 @@ def model_names(optimizer: Optimizer) -> dict[str, str]:
     }
 
 
-def _is_best(name: str, evaluations: Sequence[Evaluation]) -> bool:
+def is_best(name: str, evaluations: Sequence[Evaluation], *, ties: bool = False) -> bool:
     """Whether the last score of some averages is higher than all before. Any number is higher
-    than NaN."""
+    than NaN.
+
+    name (str): Name of the averages, which the last evaluation has.
+    evaluations (Sequence[Evaluation]): All evaluations.
+    ties (bool): Whether an equal score is enough, as in spaCy.
+    """
     *before, last = (
         found.all_averages[name] for found in evaluations if name in found.all_averages
     )
     numbers = [score for score in before if not isnan(score)]
     if isnan(last) or not numbers:
         return not before or not (isnan(last) or numbers)
-    return last > max(numbers)
+    return last >= max(numbers) if ties else last > max(numbers)
 
 
 class SaveCheckpoints(Callback):

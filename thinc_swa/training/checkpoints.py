@@ -23,11 +23,12 @@ import thinc.compat
 
 from ..distributed.communicator import Communicator, SingleWorker
 from ..errors import TrainingWarning, describe_error
+from ..models.parameters import ModelT, component_models
 from ..models.pytorch_loading import check_pytorch_loading
 from ..serialization.files import replace_text
+from ..serialization.folders import delete, sync, temporary_folder
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
 from .fingerprints import TrainingFingerprint, differences, digest_file
-from .folders import delete, sync, temporary_folder
 from .interface import TrainerInterface
 from .state import TrainerState
 
@@ -118,6 +119,7 @@ def _write(folder: Path, trainer: TrainerInterface, communicator: Communicator) 
         "state": trainer.state.to_dict(),
         "fingerprint": asdict(trainer.fingerprint),
         "random": get_random_state(),
+        "unsaved_generators": unsaved_generators(trainer.model),
     }
     replace_text(folder / STATE, json.dumps(content))
     _raise_errors(communicator, None)
@@ -345,6 +347,7 @@ def load_checkpoint(
         state = TrainerState.from_dict(values["state"])
         fingerprint = TrainingFingerprint(**values["fingerprint"])
         random_state = values["random"]
+        unsaved = list(values.get("unsaved_generators", []))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(path, f"{STATE} cannot be read: {error}") from error
     _check_fingerprint(path, fingerprint, trainer.fingerprint)
@@ -374,6 +377,14 @@ def load_checkpoint(
     state.checkpoint = path
     # Last: loading may draw random numbers.
     set_random_state(random_state)
+    if unsaved:
+        warnings.warn(
+            f"The state of the random generator of {', '.join(unsaved)} cannot be saved: "
+            "layers of Thinc on the GPU draw other numbers for dropout than in an "
+            "uninterrupted training",
+            TrainingWarning,
+            stacklevel=2,
+        )
 
 
 def _check_fingerprint(
@@ -410,7 +421,7 @@ def sweep(folder: Path) -> None:
     """Delete temporary folders that a crash has left. Not for a folder in which another process
     saves checkpoints."""
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\.(step-\d{8,}|model-\w+)\.[0-9a-f]{32}\.tmp", path.name):
+        if re.fullmatch(r"\.(step-\d{8,}|model-[\w.-]+)\.[0-9a-f]{32}\.tmp", path.name):
             delete(path)
 
 
@@ -422,6 +433,16 @@ def keeping_random_state() -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
+
+
+def unsaved_generators(model: ModelT) -> list[str]:
+    """Random generators of a model whose states `get_random_state` does not have.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    RETURNS (list[str]): "CuPy" if there are layers of Thinc on a GPU.
+    """
+    names = {node.ops.name for _, root in component_models(model) for node in root.walk()}
+    return ["CuPy"] if "cupy" in names else []
 
 
 def get_random_state() -> dict[str, Any]:

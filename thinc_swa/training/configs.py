@@ -9,7 +9,10 @@ from thinc.api import Config, Optimizer
 
 from ..errors import describe_error, naming_config
 from ..validation import check_int
-from .trainer import BATCH_NORM_BATCHES, Trainer
+from .trainer import Trainer
+
+# Section of a spaCy config with the settings of this package.
+SECTION = "thinc_swa"
 
 
 def is_spacy_config(config: Config) -> bool:
@@ -123,8 +126,6 @@ def make_model(config: Config, *, gpu_id: int = -1) -> tuple[Any, Optimizer]:
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
 
-    config = config.copy()
-    take_batch_norm_batches(config)
     nlp = init_nlp(config, use_gpu=gpu_id)
     resolved = registry.resolve({"optimizer": optimizer_section(config)["optimizer"]})
     return nlp, resolved["optimizer"]
@@ -136,11 +137,25 @@ def check_spacy() -> None:
         raise ImportError("The config needs spaCy, which is not installed: pip install spacy")
 
 
-def take_batch_norm_batches(config: Config) -> int:
-    """Remove `batch_norm_batches` from a spaCy config, as spaCy rejects unknown settings.
+def spacy_batch_norm_batches(config: Config, default: int = 0) -> int:
+    """`batch_norm_batches` of a spaCy config: the number of training batches for the BatchNorm
+    statistics of averages. It is in a section of its own, because spaCy rejects unknown
+    settings in [training] and ignores other sections.
 
-    RETURNS (int): Its value, or the default.
-    RAISES: ValueError if it is not an int >= 0.
+    config (Config): For spaCy.
+    default (int): The value without this setting.
+    RAISES: ValueError if it is not an int >= 0, if the section has other settings, or if the
+        setting is in [training].
     """
-    value = config["training"].pop("batch_norm_batches", BATCH_NORM_BATCHES)
-    return check_int("batch_norm_batches in [training]", value, minimum=0)
+    if "batch_norm_batches" in config.get("training", {}):
+        raise ValueError(
+            f"batch_norm_batches is in [training], but belongs in the section [{SECTION}] of a "
+            "spaCy config"
+        )
+    section = config.interpolate().get(SECTION, {})
+    known = ["batch_norm_batches"]
+    unknown = [name for name in section if name not in known]
+    if unknown:
+        raise ValueError(f"[{SECTION}] has the unknown settings {unknown}: there are {known}")
+    value = section.get("batch_norm_batches", default)
+    return check_int(f"batch_norm_batches in [{SECTION}]", value, minimum=0)

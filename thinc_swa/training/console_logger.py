@@ -53,8 +53,9 @@ def make_console_logger(
         )
 
         def log_step_with_raw_score(info: dict[str, Any] | None) -> None:
-            if info is None:
-                log_step(None)
+            # `thinc-swa train` has evaluated the raw weights already.
+            if info is None or RAW_SCORE in info["other_scores"]:
+                log_step(info)
                 return
             # Outside of `nlp.use_params`: the weights are the raw ones.
             with keeping_random_state():

@@ -25,6 +25,7 @@ class Log:
     n_records: int
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("a", encoding="utf8")
         self.n_records = 0
 

@@ -14,6 +14,7 @@ from ..distributed.communicator import Communicator, SingleWorker
 from ..errors import TrainingWarning, describe_error
 from ..serialization.average_snapshots import AVERAGES, delete_snapshots, find_snapshots
 from ..serialization.files import follow_link, replace_text
+from ..serialization.folders import temporary_folder
 from .callbacks import MODELS, Callback, SaveCheckpoints, SaveModels, TrainingLog, model_names
 from .checkpoints import (
     check_names,
@@ -25,7 +26,6 @@ from .checkpoints import (
     sweep,
 )
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
-from .folders import temporary_folder
 from .interface import TrainerInterface
 from .logs import Record, find_disorder, keep_records, read_log
 from .state import TrainerState
@@ -160,7 +160,7 @@ class TrainingFolder:
         if name == CONFIG:
             return path.is_file() and self._has_marker()
         # The target of a link may have been deleted by `begin`.
-        is_pipeline = name in MODELS and (path / "meta.json").is_file()
+        is_pipeline = name.startswith(MODELS) and (path / "meta.json").is_file()
         if not path.is_file() and path.exists() and not is_pipeline:
             return False
         has_mark = self._has_marker() or any(map(find_run, checkpoints(self.path)))

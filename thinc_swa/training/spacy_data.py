@@ -21,6 +21,7 @@ from typing import Any
 import numpy
 import thinc.compat
 
+from ..errors import ResumeError
 from .checkpoints import get_random_state, keeping_random_state, set_random_state
 
 torch: Any = thinc.compat.torch
@@ -167,7 +168,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
     def _read_again(self) -> None:
         """Read the data of the current epoch up to the position.
 
-        RAISES: ValueError if the data differ from those of the first time.
+        RAISES: ResumeError if the data differ from those of the first time.
         """
         position = self._position
         if not self._is_streamed:
@@ -175,12 +176,12 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
             self._examples = self._read_corpus()
             self._order = _decode_words(position["order"])
             if len(self._order) != len(self._examples):
-                raise ValueError(
+                raise ResumeError(
                     f"The training corpus had {len(self._order)} examples when the checkpoint "
                     f"was saved, and has {len(self._examples)} now. {ADVICE}"
                 )
         if len(position["n_values"]) != len(self._counted):
-            raise ValueError(f"[training.batcher] has other schedules than before. {ADVICE}")
+            raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
         for counted, n_values in zip(self._counted, position["n_values"], strict=True):
             for _ in islice(counted, n_values):
                 pass
@@ -193,7 +194,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
             checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
             self._recorder.note()
         if checksum != position["checksum"]:
-            raise ValueError(
+            raise ResumeError(
                 "The reader, the augmenter or the batcher of the training corpus gives other "
                 "batches than when the checkpoint was saved: it depends on something besides "
                 f"the config, the data and the random generators. {ADVICE}"

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .folders import atomic_folder
+from ..serialization.folders import atomic_folder
 
 
 def save_pipeline(nlp: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ the training counts completed steps, so spaCy's step is one less.
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
 
 from ..errors import TrainingWarning, describe_error
 from ..models.parameter_paths import register_parameter_paths
-from ..optimizers.all_averages import all_averages
+from ..optimizers.all_averages import average_names
+from ..optimizers.base import unwrap
 from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from .callbacks import Callback, CallbackList
 from .checkpoints import keeping_random_state
-from .configs import check_spacy
+from .configs import check_spacy, spacy_batch_norm_batches
 from .evaluation import evaluated_averages
 from .fingerprints import (
     SKIPPED,
@@ -36,6 +37,7 @@ from .fingerprints import (
     describe_spacy,
 )
 from .output_folder import CHANGEABLE
+from .spacy_batch_norm import AverageStatistics
 from .spacy_data import TrainingBatches
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
 from .state import TrainerState
@@ -52,6 +54,9 @@ class SpacyTrainer:
     code (Path | None): The Python file that registers what the config names. It is not executed
         here, but belongs to the `fingerprint`.
     output (Path | None): The output folder, which does not belong to it.
+    batch_norm_batches (int): Number of training batches for the BatchNorm statistics of the
+        averages, if the config has none in [thinc_swa]; 0 to use those of the raw weights, as
+        spaCy does. Without BatchNorm layers of PyTorch it has no effect.
     RAISES: ImportError if spaCy is not installed; errors of the config and of the data.
     """
 
@@ -66,6 +71,7 @@ class SpacyTrainer:
         gpu_id: int = -1,
         code: Path | None = None,
         output: Path | None = None,
+        batch_norm_batches: int = 0,
     ) -> None:
         check_spacy()
         from spacy.schemas import ConfigSchemaTraining
@@ -76,6 +82,7 @@ class SpacyTrainer:
         self._config = config
         self._code = code
         self.output = output
+        n_batches = spacy_batch_norm_batches(config, batch_norm_batches)
         with scores_are_reported():
             self.model: Any = self._initialize(config, gpu_id)
             # From here on the order is that of spaCy's `train`: the calls may draw random
@@ -102,6 +109,7 @@ class SpacyTrainer:
         self._batches = TrainingBatches(
             self.model, train_corpus, settings["batcher"], settings["max_epochs"]
         )
+        self._statistics = AverageStatistics(self.model, n_batches)
         # Losses by component since the last evaluation, as spaCy sums them.
         self._losses: dict[str, Any] = {}
         # Scores and spaCy's steps of all evaluations.
@@ -118,6 +126,7 @@ class SpacyTrainer:
             "losses": {},
             "score_weights": list(self._score_weights),
             "infos": [],
+            "scores_of_averages": {},
             "batches": self._batches.position,
         }
         # ParamGroups selects parameters by their paths.
@@ -194,21 +203,60 @@ class SpacyTrainer:
         )
         return found
 
-    def use_averages(self, name: str | None = None) -> AbstractContextManager[None]:
-        """Context manager in which the pipeline has averages as its weights, if there are any.
+    @contextmanager
+    def use_averages(self, name: str | None = None) -> Iterator[None]:
+        """Context manager in which the pipeline has averages as its weights, and BatchNorm
+        layers have the statistics of the averages (see `batch_norm_batches`). Without averages
+        nothing changes.
 
         name (str | None): Name of the averages in `all_averages(optimizer)`; by default
             `optimizer.averages`.
-        RAISES: ValueError if there are no averages with this name.
+        RAISES: ValueError if there is no optimizer with this name.
         """
-        averages = self.optimizer.averages
-        if name is not None:
-            found = all_averages(self.optimizer)
-            if name not in found:
-                raise ValueError(f"There are no averages {name!r}: there are {list(found)}")
-            averages = found[name]
-        context: AbstractContextManager[None] = self.model.use_params(averages)
-        return context
+        levels = dict(zip(average_names(self.optimizer), unwrap(self.optimizer), strict=True))
+        if name is None:
+            optimizer = next(iter(evaluated_averages(self.optimizer).values()), self.optimizer)
+        elif name in levels:
+            optimizer = levels[name]
+        else:
+            raise ValueError(f"There are no averages {name!r}: the names are {list(levels)}")
+        with self._use_averages_of(optimizer):
+            yield
+
+    @contextmanager
+    def _use_averages_of(self, optimizer: Optimizer) -> Iterator[None]:
+        """Context manager like `use_averages`.
+
+        optimizer (Optimizer): An optimizer of the nesting.
+        """
+        averages = optimizer.averages
+        # Not the id: an optimizer may be made at the same place in memory.
+        place = [level is optimizer for level in unwrap(self.optimizer)].index(True)
+        with self.model.use_params(averages):
+            with self._statistics.use(place) if averages else nullcontext():
+                yield
+
+    @contextmanager
+    def use_scores_of(self, name: str) -> Iterator[None]:
+        """Context manager in which the meta of the pipeline has the scores of averages in the
+        last evaluation instead of those that decide on the best weights.
+
+        name (str): Name of the averages in `all_averages(optimizer)`.
+        """
+        meta = self.model.meta
+        earlier = dict(meta.get("performance", {}))
+        scores = self.state.extra["scores_of_averages"].get(name)
+        metrics = self.settings["score_weights"]
+        meta["performance"] = {
+            key: scores.get(key, 0.0) if key in metrics else value
+            for key, value in earlier.items()
+            # Averages that started after the evaluation have no scores, only losses.
+            if scores is not None or key not in metrics
+        }
+        try:
+            yield
+        finally:
+            meta["performance"] = earlier
 
     def save_model(self, path: Path) -> None:
         """Save the pipeline with its current weights as a folder, atomically."""
@@ -336,34 +384,41 @@ class SpacyTrainer:
         }
         state.extra["words"] += sum(map(len, batch))
         state.extra["seconds"] = time.monotonic() - self._start
+        self._statistics.reset()
         return True
 
     def _evaluate(self) -> None:
+        self._evaluate_on(_CachedCorpus(self._dev_corpus))
+
+    def _averages_to_evaluate(self) -> dict[str, Optimizer]:
+        """Optimizers of the nesting whose averages are evaluated, by name. The first one's are
+        those that decide on the best weights."""
+        return evaluated_averages(self.optimizer)
+
+    def _evaluate_on(self, corpus: Callable[[Any], Any]) -> None:
+        """Evaluate the current step.
+
+        corpus (Callable): Reader of the development corpus, which always reads the same.
+        """
         from spacy.training.loop import update_meta
 
         state = self.state
-        corpus = _CachedCorpus(self._dev_corpus)
-        if self.optimizer.averages:
-            with self.use_averages():
+        averaging = list(self._averages_to_evaluate().items())
+        scores: dict[str, float] = {}
+        details: dict[str, dict[str, Any]] = {}
+        averages: float | None = None
+        if averaging:
+            (name, optimizer), *others = averaging
+            with self._use_averages_of(optimizer):
                 score, other_scores = self._score(corpus)
-            averages: float | None = float(score)
-            # What follows must not depend on this additional evaluation.
-            with keeping_random_state(), keeping_strings(self.model.vocab):
-                raw = float(self._score(corpus)[0])
+            averages = scores[name] = float(score)
+            details[name] = other_scores
+            raw, _ = self._score_again(corpus)
+            for name, optimizer in others:
+                scores[name], details[name] = self._score_again(corpus, optimizer)
         else:
             score, other_scores = self._score(corpus)
-            raw, averages = float(score), None
-        scores = {}
-        for index, name in enumerate(evaluated_averages(self.optimizer)):
-            if index == 0 and averages is not None:
-                scores[name] = averages
-                continue
-            with (
-                keeping_random_state(),
-                keeping_strings(self.model.vocab),
-                self.use_averages(name),
-            ):
-                scores[name] = float(self._score(corpus)[0])
+            raw = float(score)
         self._score_weights = {
             name: weight for name, weight in self._score_weights.items() if name in other_scores
         }
@@ -387,6 +442,7 @@ class SpacyTrainer:
         saved = {name: value for name, value in self.info.items() if name != "checkpoints"}
         saved["training_seconds"] = state.seconds
         state.extra["infos"].append(_as_json(saved))
+        state.extra["scores_of_averages"] = _as_json(details)
         state.add_evaluation(
             raw,
             averages,
@@ -408,6 +464,23 @@ class SpacyTrainer:
                 info = {**info, "checkpoints": results}
                 del info["training_seconds"]
             yield info
+
+    def _score_again(
+        self, corpus: Callable[[Any], Any], optimizer: Optimizer | None = None
+    ) -> tuple[float, dict[str, Any]]:
+        """Score and further scores in an additional evaluation, on which nothing may depend.
+
+        corpus (Callable): Reader of the development corpus.
+        optimizer (Optimizer | None): Optimizer of the nesting whose averages are evaluated; by
+            default the raw weights are.
+        """
+        with (
+            keeping_random_state(),
+            keeping_strings(self.model.vocab),
+            nullcontext() if optimizer is None else self._use_averages_of(optimizer),
+        ):
+            score, other_scores = self._score(corpus)
+            return float(score), other_scores
 
     def _score(self, corpus: Callable[[Any], Any]) -> tuple[float, dict[str, Any]]:
         from spacy.training.loop import create_evaluation_callback

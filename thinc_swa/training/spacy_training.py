@@ -41,6 +41,7 @@ def train_spacy(
     code: Path | None = None,
     gpu_id: int = -1,
     trust: bool = False,
+    save_all: bool = False,
 ) -> SpacyTrainer:
     """Train a spaCy config, and save pipelines, a log and checkpoints.
 
@@ -58,6 +59,8 @@ def train_spacy(
     gpu_id (int): GPU id, which is active already; -1 for the CPU.
     trust (bool): Load PyTorch layers from a checkpoint also where that can execute code from
         the file: see `check_pytorch_loading`.
+    save_all (bool): Also save the pipeline with each of the averages of a nesting: see
+        `SavePipelines`.
     RETURNS (SpacyTrainer): The trainer after the end of the training.
     RAISES: As `thinc_swa.training.train`.
     """
@@ -72,22 +75,24 @@ def train_spacy(
         trainer.run()
         return trainer
     with naming_config(source):
-        folder = TrainingFolder(output, config.interpolate())
+        folder = TrainingFolder(output, config.interpolate(), save_all=save_all)
     with lock_folder(output):
         # Before the pipeline is initialized, which may take long.
         folder.check(source=source, resume=resume, overwrite=overwrite)
         checkpoint = folder.find_checkpoint() if resume else None
-        log = TrainingLog(output / LOG)
+        log = TrainingLog(output / LOG, saves_all=save_all)
         # Before the checkpoint: the logger may draw random numbers.
         logger = ConfigLogger()
         curve = SaveLearningCurve(output / CURVES[0].partition(".")[0])
-        saving = [log, SavePipelines(output), logger, SaveCheckpoints(output, log), curve]
+        pipelines = SavePipelines(output, save_all=save_all)
+        saving = [log, pipelines, logger, SaveCheckpoints(output, log), curve]
         with naming_config(source):
             trainer = SpacyTrainer(
                 config, [*saving, *callbacks], gpu_id=gpu_id, code=code, output=output
             )
             # Before anything is deleted.
             trainer.check_data()
+        folder.check_models(trainer.optimizer)
         folder.prepare(trainer, checkpoint, trust=trust)
         trainer.run()
     return trainer

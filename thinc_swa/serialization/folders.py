@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..serialization.files import follow_link
+from .files import follow_link
 
 
 @contextmanager
