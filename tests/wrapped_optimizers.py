@@ -57,6 +57,16 @@ OPTIMIZERS = {
 }
 
 
+def can_nest(names):
+    """Whether wrappers can be nested: LocalSGD refuses averages around it that take snapshots
+    at other steps than its synchronisations.
+
+    names (Sequence[str]): Their names, the innermost first.
+    """
+    around = names[names.index("LocalSGD") :] if "LocalSGD" in names else []
+    return not any(name.startswith(("SWA", "EMA", "LAWA")) for name in around)
+
+
 class Refusing(Optimizer):
     """Refuses every other update of a parameter."""
 
