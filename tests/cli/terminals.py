@@ -10,9 +10,10 @@ import sys
 import termios
 import time
 
-# Makes standard input the controlling terminal, which sends SIGHUP.
+# Makes standard input the controlling terminal, which sends SIGHUP. Under nohup that is ignored.
 CONTROLLED = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
