@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 
-# Makes standard input the controlling terminal, which sends SIGHUP. Under nohup that is ignored.
+# Makes standard input the controlling terminal, which sends SIGHUP: ignored under nohup.
 CONTROLLED = """
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
