@@ -18,6 +18,7 @@ from ..validation import (
 from .base import OptimizerWrapper
 from .config_factory import config_factory
 from .inner_state import INNER_STATES, initial_slow_moments, update_inner_state
+from .slow_weights import overwrite_slow_weights
 
 
 class Lookahead(OptimizerWrapper):
@@ -146,11 +147,7 @@ class Lookahead(OptimizerWrapper):
             }
 
     def _on_overwritten(self, keys: Collection[KeyT]) -> None:
-        for key in self._slow.keys() & keys:
-            if key in self._weights:
-                self._slow[key][...] = self._weights[key]
-            else:
-                del self._slow[key]  # Its next update begins at the overwritten weights.
+        overwrite_slow_weights(self._slow, self._weights, keys)
         self._averages = None
         super()._on_overwritten(keys)
 
