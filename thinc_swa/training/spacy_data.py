@@ -32,6 +32,15 @@ MAX_DEPTH = 4
 # stored as their number.
 MAX_WORDS = 4 * 624
 ADVICE = "Use --overwrite to train from the beginning"
+NO_BATCH = (
+    "[training.batcher] has made no batch in epoch {}: the corpus is empty, or all of its "
+    "examples are too long"
+)
+OTHER_BATCHES = (
+    "The reader, the augmenter or the batcher of the training corpus gives other batches than "
+    "when the checkpoint was saved: it depends on something besides the config, the data and "
+    f"the random generators. {ADVICE}"
+)
 
 
 class TrainingBatches(Iterator[tuple[int, list[Any]]]):
@@ -53,8 +62,8 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
     ) -> None:
         self._nlp = nlp
         self._corpus = corpus
-        self._counted: list[_CountedIterator] = []
-        self._batcher = _count_iterators(batcher, self._counted)
+        self._counted: list[CountedIterator] = []
+        self._batcher = count_iterators(batcher, self._counted)
         self._max_epochs = max_epochs
         self._is_streamed = max_epochs < 0
         self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
@@ -92,11 +101,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         RAISES: ValueError if the position is that of a stream and the corpus is not, or the
             other way round.
         """
-        if position["is_streamed"] != self._is_streamed:
-            raise ValueError(
-                "max_epochs = -1 streams the corpus, other values keep it in memory: a "
-                f"training cannot be resumed with the other. {ADVICE}"
-            )
+        check_position(position, is_streamed=self._is_streamed)
         self._position = position
         self._is_restored = position["n_batches"] > 0
 
@@ -108,7 +113,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         while True:
             if self._batches is None:
                 self._shuffle()
-            before = self._recorder.get() if self._is_recorded else None
+            before = get_generators() if self._is_recorded else None
             if self._batches is None:
                 self._batches = self._start_epoch()
             batch = next(self._batches, None)
@@ -116,15 +121,12 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
                 self._record(batch, before)
                 return self._position["epoch"], batch
             if not self._position["n_batches"]:
-                raise ValueError(
-                    f"[training.batcher] has made no batch in epoch {self._position['epoch']}: "
-                    "the corpus is empty, or all of its examples are too long"
-                )
+                raise ValueError(NO_BATCH.format(self._position["epoch"]))
             epoch = self._position["epoch"] + 1
             if epoch == self._max_epochs:
                 if before is not None:
                     # As if the end had not been tried: the training may be made longer.
-                    self._recorder.set(before)
+                    set_generators(before)
                 raise StopIteration
             self._batches = None
             self._position.update(self._new_epoch(epoch))
@@ -163,7 +165,7 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
             if drawn:
                 position["states"][str(position["n_batches"])] = drawn
         position["n_batches"] += 1
-        position["checksum"] = _add_to_checksum(position["checksum"], batch)
+        position["checksum"] = add_to_checksum(position["checksum"], batch)
 
     def _read_again(self) -> None:
         """Read the data of the current epoch up to the position.
@@ -180,28 +182,31 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
                     f"The training corpus had {len(self._order)} examples when the checkpoint "
                     f"was saved, and has {len(self._examples)} now. {ADVICE}"
                 )
-        if len(position["n_values"]) != len(self._counted):
-            raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
-        for counted, n_values in zip(self._counted, position["n_values"], strict=True):
-            for _ in islice(counted, n_values):
-                pass
+        take_values(self._counted, position["n_values"])
         checksum = 0
         for i in range(position["n_batches"]):
             self._recorder.restore(position["states"].get(str(i)))
             if self._batches is None:
                 self._batches = self._start_epoch()
             batch = next(self._batches, None)
-            checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
+            checksum = -1 if batch is None else add_to_checksum(checksum, batch)
             self._recorder.note()
         if checksum != position["checksum"]:
-            raise ResumeError(
-                "The reader, the augmenter or the batcher of the training corpus gives other "
-                "batches than when the checkpoint was saved: it depends on something besides "
-                f"the config, the data and the random generators. {ADVICE}"
-            )
+            raise ResumeError(OTHER_BATCHES)
 
 
-def _add_to_checksum(checksum: int, batch: list[Any]) -> int:
+def check_position(position: dict[str, Any], *, is_streamed: bool) -> None:
+    """RAISES: ValueError if a position is that of a stream and the corpus is not, or the other
+    way round."""
+    if position["is_streamed"] != is_streamed:
+        raise ValueError(
+            "max_epochs = -1 streams the corpus, other values keep it in memory: a training "
+            f"cannot be resumed with the other. {ADVICE}"
+        )
+
+
+def add_to_checksum(checksum: int, batch: list[Any]) -> int:
+    """Add the lengths of the examples of a batch and its first text to a checksum."""
     lengths = array("I", (len(example) for example in batch))
     text = batch[0].reference.text if batch else ""
     return zlib.crc32(text.encode("utf8", "surrogatepass"), zlib.crc32(lengths, checksum))
@@ -220,7 +225,7 @@ def _decode_words(text: str) -> list[int]:
 # Iterators in batchers
 
 
-class _CountedIterator(Iterator[Any]):
+class CountedIterator(Iterator[Any]):
     """Iterator that counts its values.
 
     iterator (Iterator): The source of the values.
@@ -236,7 +241,19 @@ class _CountedIterator(Iterator[Any]):
         return value
 
 
-def _count_iterators(value: Any, counted: list[_CountedIterator], depth: int = 0) -> Any:
+def take_values(counted: list[CountedIterator], n_values: list[int]) -> None:
+    """Take as many values from each iterator as before a checkpoint.
+
+    RAISES: ResumeError if there are other iterators than then.
+    """
+    if len(n_values) != len(counted):
+        raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
+    for iterator, n in zip(counted, n_values, strict=True):
+        for _ in islice(iterator, n):
+            pass
+
+
+def count_iterators(value: Any, counted: list[CountedIterator], depth: int = 0) -> Any:
     """Replace the iterators that a batcher keeps, which are schedules of batch sizes, by
     counted ones. They are searched in the arguments of partials, in closures, and in the
     attributes of the batcher.
@@ -244,16 +261,16 @@ def _count_iterators(value: Any, counted: list[_CountedIterator], depth: int = 0
     RETURNS (Any): The batcher.
     """
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
-        counted.append(_CountedIterator(value))
+        counted.append(CountedIterator(value))
         return counted[-1]
     if depth == MAX_DEPTH:
         return value
     if isinstance(value, partial):
         return partial(
             value.func,
-            *(_count_iterators(item, counted, depth + 1) for item in value.args),
+            *(count_iterators(item, counted, depth + 1) for item in value.args),
             **{
-                name: _count_iterators(item, counted, depth + 1)
+                name: count_iterators(item, counted, depth + 1)
                 for name, item in value.keywords.items()
             },
         )
@@ -263,10 +280,10 @@ def _count_iterators(value: Any, counted: list[_CountedIterator], depth: int = 0
                 content = cell.cell_contents
             except ValueError:  # A variable without a value yet.
                 continue
-            cell.cell_contents = _count_iterators(content, counted, depth + 1)
+            cell.cell_contents = count_iterators(content, counted, depth + 1)
     elif depth == 0 and hasattr(value, "__dict__"):
         for name, item in list(vars(value).items()):
-            replaced = _count_iterators(item, counted, depth + 1)
+            replaced = count_iterators(item, counted, depth + 1)
             if replaced is not item:
                 setattr(value, name, replaced)
     return value
@@ -282,6 +299,25 @@ def _is_deterministic(batcher: Any) -> bool:
 
 
 # Random states
+
+
+def get_generators() -> dict[str, Any]:
+    """States of the random generators that a reader may use, on the CPU."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(legacy=True),
+    }
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+    return states
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    """Restore the result of `get_generators`."""
+    random.setstate(states["python"])
+    numpy.random.set_state(states["numpy"])
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
 
 
 class _RandomRecorder:
@@ -300,28 +336,13 @@ class _RandomRecorder:
         """Start a new epoch, which is read again without the one before it."""
         self._last = None
 
-    def get(self) -> dict[str, Any]:
-        states: dict[str, Any] = {
-            "python": random.getstate(),
-            "numpy": numpy.random.get_state(legacy=True),
-        }
-        if torch is not None:
-            states["torch"] = torch.get_rng_state()
-        return states
-
-    def set(self, states: dict[str, Any]) -> None:
-        random.setstate(states["python"])
-        numpy.random.set_state(states["numpy"])
-        if "torch" in states:
-            torch.set_rng_state(states["torch"])
-
     def describe_draws(self, before: dict[str, Any]) -> dict[str, Any]:
         """Describe the states before a read of the generators that it has changed.
 
-        before (dict[str, Any]): Result of `get` before the read.
+        before (dict[str, Any]): Result of `get_generators` before the read.
         RETURNS (dict[str, Any]): JSON values by name of the generator.
         """
-        now = self.get()
+        now = get_generators()
         found: dict[str, Any] = {}
         if before["python"] != now["python"]:
             n_words = _count_words(self._last, before["python"])
