@@ -72,10 +72,10 @@ def test_workers_are_simulated_workers_bit_for_bit(tmp_path, launcher):
     assert lines[4].startswith("Best score: ") and lines[5:] == ["Saved to out."]
     train_simulated(path, tmp_path / "simulated")
     assert results_of(tmp_path / "out") == results_of(tmp_path / "simulated")
-    # Step 30 is a synchronisation.
+    # Step 30 is a synchronisation. Scores are in the pipeline of rank 0.
     last = tmp_path / "out" / "step-00000030"
     first, second = (files_of(last / name) for name in ("model", "rank-1-model"))
-    assert "ner/model" in first and differing(first, second) == []
+    assert "ner/model" in first and differing(first, second) == ["meta.json"]
 
 
 def assert_resumed_as_uninterrupted(tmp_path, path):
