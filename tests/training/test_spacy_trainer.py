@@ -8,7 +8,7 @@ from helpers import require
 
 require("spacy", "filelock")
 
-from spacy_cases import CASES, make_case  # noqa: E402
+from spacy_config_cases import CASES, make_case  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     differing,
     results_of,

@@ -9,7 +9,7 @@ require("spacy", "filelock")
 import spacy  # noqa: E402
 from spacy.tokens import DocBin  # noqa: E402
 from spacy.util import registry  # noqa: E402
-from spacy_cases import COMPOUNDING, half_tagged, make_case, ner  # noqa: E402
+from spacy_config_cases import COMPOUNDING, half_tagged, make_case, ner  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     ADAM,
     StopAt,

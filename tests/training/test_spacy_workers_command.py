@@ -21,7 +21,7 @@ from processes import (
 require("spacy", "typer", "rich", "filelock", "torch")
 
 from spacy.util import load_config  # noqa: E402
-from spacy_cases import LOWER, ner  # noqa: E402
+from spacy_config_cases import LOWER, ner  # noqa: E402
 from spacy_trainings import ADAM, differing, files_of, results_of  # noqa: E402
 
 from thinc_swa.distributed import run_simulated  # noqa: E402
