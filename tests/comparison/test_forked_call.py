@@ -8,6 +8,7 @@ import time
 import numpy
 import pytest
 from helpers import require
+from new_process import run_in_new_process
 from thinc.api import Relu, chain
 
 from thinc_swa.comparison.forked_call import ForkedCall, can_fork
@@ -72,7 +73,12 @@ def test_a_cancelled_process_ends():
         os.kill(pid, 0)
 
 
-def test_models_of_other_libraries_and_threads_are_not_forked():
+def test_processes_with_threads_are_not_forked():
+    # In a new process: other tests may have left threads, such as those of progress bars.
+    run_in_new_process(check_threads)
+
+
+def check_threads():
     assert can_fork(chain(Relu(2, 3), Relu(2, 2)))
     is_over = threading.Event()
     thread = threading.Thread(target=is_over.wait)
@@ -80,8 +86,17 @@ def test_models_of_other_libraries_and_threads_are_not_forked():
     assert not can_fork(Relu(2, 3))
     is_over.set()
     thread.join()
+    assert can_fork(Relu(2, 3))
+
+
+def test_models_of_other_libraries_are_not_forked():
     require("torch")
+    run_in_new_process(check_pytorch)
+
+
+def check_pytorch():
     import torch
     from thinc.api import PyTorchWrapper
 
+    assert can_fork(Relu(2, 3))
     assert not can_fork(chain(Relu(2, 3), PyTorchWrapper(torch.nn.Linear(2, 2))))

@@ -9,14 +9,12 @@ from thinc.api import Config
 
 require("spacy", "torch")
 
-import torch  # noqa: E402
 from corpus import generate_records, write_corpus  # noqa: E402
 from pipelines import is_same, read_config, weights_of  # noqa: E402
 from spacy.language import Language  # noqa: E402
-from spacy.ml.models.tok2vec import MaxoutWindowEncoder  # noqa: E402
 from spacy.training import Corpus  # noqa: E402
 from spacy.util import registry  # noqa: E402
-from thinc.api import PyTorchWrapper, chain, with_array  # noqa: E402
+from spacy_encoders import BATCH_NORM  # noqa: E402
 
 from thinc_swa import update_batch_norm, use_averages  # noqa: E402
 from thinc_swa.comparison.recording import RunOptions, train_config  # noqa: E402
@@ -24,15 +22,6 @@ from thinc_swa.comparison.run_checkpoints import RunCheckpoints  # noqa: E402
 from thinc_swa.models.batch_norm import get_batch_norm  # noqa: E402
 from thinc_swa.training.configs import make_model  # noqa: E402
 from thinc_swa.training.logs import Log, read_log  # noqa: E402
-
-
-@registry.architectures("tests.batch_norm_encoder.v1")
-def make_encoder(width: int):
-    torch.manual_seed(0)
-    layer = with_array(PyTorchWrapper(torch.nn.BatchNorm1d(width)))
-    model = chain(MaxoutWindowEncoder(width, 1, 2, 1), layer)
-    model.set_dim("nO", width)
-    return model
 
 
 class Watched:
@@ -89,7 +78,7 @@ def data(tmp_path_factory):
 def run(tmp_path, data, monkeypatch):
     """Train a pipeline with BatchNorm, and return what was watched and the evaluations."""
 
-    def run(encoder="tests.batch_norm_encoder.v1", change=None, n_batches=None, **settings):
+    def run(encoder=BATCH_NORM, change=None, n_batches=None, **settings):
         watched = Watched()
         config = make_config(data, encoder, settings, n_batches)
         if change is not None:
@@ -218,7 +207,7 @@ def _as_spacys(config):
 
 def test_frozen_components_keep_their_batch_norm_statistics(run, data, tmp_path):
     Watched()
-    nlp, _ = make_model(make_config(data, "tests.batch_norm_encoder.v1", {}))
+    nlp, _ = make_model(make_config(data, BATCH_NORM, {}))
     nlp.to_disk(tmp_path / "source")
 
     def freeze(config):
@@ -254,5 +243,5 @@ def test_other_settings_and_the_setting_in_training_are_errors(run):
 
 def test_the_parameters_of_a_config_with_the_setting_can_be_listed(data):
     Watched()
-    nlp, _ = make_model(make_config(data, "tests.batch_norm_encoder.v1", {}, 5))
+    nlp, _ = make_model(make_config(data, BATCH_NORM, {}, 5))
     assert statistics_of(nlp)

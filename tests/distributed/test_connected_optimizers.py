@@ -15,6 +15,7 @@ from workers import (
     places,
     train_on_batches,
     train_on_gradients,
+    train_on_share,
 )
 
 from thinc_swa import EMA, SWA, LocalSGD, Lookahead, OptimizerWrapper, ParamGroups
@@ -152,14 +153,7 @@ def train_without_dropout(communicator, optimizer, n_steps=20):
         # No classes: where all have the same share, the gradient is a rounding error, which
         # decides the sign of Adam's step.
         Y = random.dirichlet([1, 1, 1], len(X)).astype("f")
-        X, Y = (
-            X[communicator.rank :: communicator.size],
-            Y[communicator.rank :: communicator.size],
-        )
-        predicted, backprop = model.begin_update(X)
-        backprop((predicted - Y) / len(Y))
-        model.finish_update(optimizer)
-        optimizer.step_schedules()
+        train_on_share(communicator, model, optimizer, X, Y)
     return copies(places(model))
 
 

@@ -67,6 +67,15 @@ def train_on_gradients(communicator, *, n_steps, missing=(), non_finite=(), **se
     return history
 
 
+def train_on_share(communicator, model, optimizer, X, Y):
+    """A step on the worker's part of a batch."""
+    X, Y = (array[communicator.rank :: communicator.size] for array in (X, Y))
+    predicted, backprop = model.begin_update(X)
+    backprop((predicted - Y) / len(Y))
+    model.finish_update(optimizer)
+    optimizer.step_schedules()
+
+
 def train_on_batches(communicator, *, n_steps=12, batch_size=4, width=4, **settings):
     """Train with dropout, each worker on its part of the same batches.
 
@@ -80,14 +89,7 @@ def train_on_batches(communicator, *, n_steps=12, batch_size=4, width=4, **setti
     for _ in range(n_steps):
         X = random.uniform(-1, 1, (batch_size * communicator.size, 5)).astype("f")
         Y = numpy.eye(3, dtype="f")[random.integers(0, 3, len(X))]
-        X, Y = (
-            X[communicator.rank :: communicator.size],
-            Y[communicator.rank :: communicator.size],
-        )
-        predicted, backprop = model.begin_update(X)
-        backprop((predicted - Y) / len(Y))
-        model.finish_update(optimizer)
-        optimizer.step_schedules()
+        train_on_share(communicator, model, optimizer, X, Y)
     sent = numpy.array(communicator.bytes_sent)
     return {**copies(places(model)), "bytes_sent": sent}
 

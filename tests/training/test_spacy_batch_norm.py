@@ -7,10 +7,8 @@ from helpers import require
 require("spacy", "torch", "filelock", "matplotlib")
 
 import spacy  # noqa: E402
-import torch  # noqa: E402
 from pipelines import is_same, weights_of  # noqa: E402
-from spacy.ml.models.tok2vec import MaxoutWindowEncoder  # noqa: E402
-from spacy.util import registry  # noqa: E402
+from spacy_encoders import BATCH_NORM  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     differing,
     make_config,
@@ -19,25 +17,15 @@ from spacy_trainings import (  # noqa: E402
     train_with_spacy,
     write_ner,
 )
-from thinc.api import PyTorchWrapper, chain, with_array  # noqa: E402
 
 from thinc_swa.models.batch_norm import get_batch_norm  # noqa: E402
-
-
-@registry.architectures("tests.batch_norm_tok2vec_encoder.v1")
-def make_encoder(width: int):
-    torch.manual_seed(0)
-    layer = with_array(PyTorchWrapper(torch.nn.BatchNorm1d(width)))
-    model = chain(MaxoutWindowEncoder(width, 1, 2, 1), layer)
-    model.set_dim("nO", width)
-    return model
 
 
 @pytest.fixture
 def config(tmp_path):
     folder = tmp_path / "config"
     folder.mkdir()
-    encode = {"@architectures": "tests.batch_norm_tok2vec_encoder.v1", "width": 16}
+    encode = {"@architectures": BATCH_NORM, "width": 16}
     return make_config(folder, ["ner"], write_ner, components__tok2vec__model__encode=encode)
 
 

@@ -70,6 +70,24 @@ def evaluated_averages(optimizer: Optimizer) -> dict[str, Optimizer]:
     return found
 
 
+def find_averages(optimizer: Optimizer, name: str | None) -> Optimizer:
+    """The optimizer of a nesting whose `averages` are those with a name.
+
+    optimizer (Optimizer): The outermost optimizer.
+    name (str | None): Name in `all_averages(optimizer)`; None for the outermost averages, or
+        the outermost optimizer if there are none.
+    RAISES: ValueError if there is no optimizer with this name.
+    """
+    if name is None:
+        return next(iter(evaluated_averages(optimizer).values()), optimizer)
+    levels: dict[str, Optimizer] = dict(
+        zip(average_names(optimizer), unwrap(optimizer), strict=True)
+    )
+    if name not in levels:
+        raise ValueError(f"There are no averages {name!r}: the names are {list(levels)}")
+    return levels[name]
+
+
 def has_own_averages(optimizer: Any) -> bool:
     """Whether an optimizer has averages itself, apart from those of the one that it wraps."""
     return bool(own_averages(optimizer))

@@ -21,14 +21,13 @@ from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
 from ..distributed.communicator import Communicator
 from ..errors import TrainingWarning, describe_error
 from ..models.parameter_paths import register_parameter_paths
-from ..optimizers.all_averages import average_names
 from ..optimizers.base import unwrap
 from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from .callbacks import Callback, CallbackList
 from .checkpoints import keeping_random_state
 from .configs import check_spacy, spacy_batch_norm_batches
-from .evaluation import Evaluation, evaluated_averages
+from .evaluation import Evaluation, evaluated_averages, find_averages
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -264,14 +263,7 @@ class SpacyTrainer:
             `optimizer.averages`.
         RAISES: ValueError if there is no optimizer with this name.
         """
-        levels = dict(zip(average_names(self.optimizer), unwrap(self.optimizer), strict=True))
-        if name is None:
-            optimizer = next(iter(evaluated_averages(self.optimizer).values()), self.optimizer)
-        elif name in levels:
-            optimizer = levels[name]
-        else:
-            raise ValueError(f"There are no averages {name!r}: the names are {list(levels)}")
-        with self._use_averages_of(optimizer):
+        with self._use_averages_of(find_averages(self.optimizer, name)):
             yield
 
     @contextmanager

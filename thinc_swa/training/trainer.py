@@ -17,7 +17,6 @@ from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
 from ..models.parameter_paths import register_parameter_paths
 from ..models.parameters import named_parameters
-from ..optimizers.all_averages import average_names
 from ..optimizers.base import unwrap
 from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
@@ -26,7 +25,7 @@ from ..validation import check_choice, check_int
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import keeping_random_state
 from .datasets import Dataset, check_dataset
-from .evaluation import SCORES, accuracy, evaluated_averages, predict
+from .evaluation import SCORES, accuracy, evaluated_averages, find_averages, predict
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -398,14 +397,7 @@ class Trainer:
             of the outermost optimizer that has any.
         RAISES: ValueError if there is no optimizer with this name.
         """
-        levels = dict(zip(average_names(self.optimizer), unwrap(self.optimizer), strict=True))
-        if name is None:
-            optimizer = next(iter(evaluated_averages(self.optimizer).values()), self.optimizer)
-        elif name in levels:
-            optimizer = levels[name]
-        else:
-            raise ValueError(f"There are no averages {name!r}: the names are {list(levels)}")
-        with self._use_averages_of(optimizer):
+        with self._use_averages_of(find_averages(self.optimizer, name)):
             yield
 
     @contextmanager
