@@ -166,25 +166,28 @@ def test_a_share_that_runs_out_earlier(tmp_path, start_step):
 
 @pytest.mark.slow
 def test_a_component_without_annotations_on_one_worker(tmp_path):
-    """Only one document has tags. It is in the share of one worker."""
+    """Only one document has tags and entities. It is in the share of one worker."""
     train_path, _ = write_half_tagged(tmp_path)
-    docs = list(DocBin().from_disk(train_path).get_docs(spacy.blank("en").vocab))
-    for doc in docs[1:]:
-        for token in doc:
-            token.tag = 0
-    DocBin(docs=docs).to_disk(train_path)
-    found = {}
+    nlp = spacy.blank("en")
+    first, *others = DocBin().from_disk(train_path).get_docs(nlp.vocab)
+    DocBin(docs=[first, *(nlp.make_doc(doc.text) for doc in others)]).to_disk(train_path)
+    found, losses = {}, {0: 0.0, 1: 0.0}
 
     def record(trainer):
-        weights = {n: w for n, w in weights_of(trainer).items() if n.startswith("tagger")}
-        found.setdefault(trainer.state.step, []).append(weights)
+        found.setdefault(trainer.state.step, []).append(weights_of(trainer))
+        if trainer.state.step == 5:
+            losses[trainer.communicator.rank] = trainer.state.losses.get("ner", 0.0)
 
     for start_step in (0, 1000):
         config = with_local_sgd(half_tagged(tmp_path), start_step=start_step)
         config["training"]["max_steps"] = 19
         train_on(2, config, callbacks=[OnAll(record)])
-        assert found[20][0] == found[20][1]
-        assert found[20][0] != found[1][0]
+        # Of the first steps after the evaluation of step 1.
+        assert min(losses.values()) == 0.0 < max(losses.values())
+        one, other = found[20]
+        assert one == other
+        for name in ("tagger", "ner"):
+            assert any(one[n] != found[1][0][n] for n in one if n.startswith(name))
         found.clear()
 
 

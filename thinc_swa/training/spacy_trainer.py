@@ -122,11 +122,15 @@ class SpacyTrainer:
         self._workers.check_equal("labels", self._describe_labels)
         data = (self.model, train_corpus, settings["batcher"], settings["max_epochs"])
         self._batches: TrainingBatches | ShareOfBatches
-        if self._workers.are_several:
-            seed = self._check_seed()
-            self._batches = ShareOfBatches(*data, seed=seed, workers=self._workers)
-        else:
+        if not self._workers.are_several:
             self._batches = TrainingBatches(*data)
+        elif self.seed is None:
+            raise ValueError(
+                "Training on several workers needs a seed, so that all begin with the same "
+                "weights, but it was null: set [training] seed"
+            )
+        else:
+            self._batches = ShareOfBatches(*data, seed=self.seed, workers=self._workers)
         self._statistics = AverageStatistics(self.model, n_batches)
         # Losses by component since the last evaluation, as spaCy sums them.
         self._losses: dict[str, Any] = {}
@@ -149,22 +153,13 @@ class SpacyTrainer:
         }
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
-        if self._workers.are_several:
-            self._workers.connect(
-                self.state,
-                self.optimizer,
-                self.model,
-                seed=self._check_seed(),
-                exclude=set(self.model.component_names) - set(self.trained_components),
-            )
-
-    def _check_seed(self) -> int:
-        if self.seed is None:
-            raise ValueError(
-                "Training on several workers needs a seed, so that all begin with the same "
-                "weights, but it is null: set [training] seed"
-            )
-        return self.seed
+        self._workers.connect(
+            self.state,
+            self.optimizer,
+            self.model,
+            seed=self.seed or 0,
+            exclude=set(self.model.component_names) - set(self.trained_components),
+        )
 
     def _describe_files(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self.fingerprint.inputs.items())
@@ -173,6 +168,7 @@ class SpacyTrainer:
         return "\n".join(
             f"{name}: {', '.join(map(str, getattr(component, 'labels', ())))}"
             for name, component in self.model.components
+            if getattr(component, "is_trainable", False)
         )
 
     def _initialize(self, config: Config, gpu_id: int) -> Any:
@@ -445,12 +441,14 @@ class SpacyTrainer:
                 component.finish_update(self.optimizer)
 
     def _evaluate(self) -> None:
-        if self._workers.are_several:
-            self._sum_progress()
+        corpus = _CachedCorpus(self._dev_corpus)
+        if not self._workers.are_several:
+            self._evaluate_on(corpus)
+            return
+        self._sum_progress()
         if self._workers.rank == 0:
-            self._evaluate_on(_CachedCorpus(self._dev_corpus))
-        if self._workers.are_several:
-            self._share_evaluation()
+            self._evaluate_on(corpus)
+        self._share_evaluation()
 
     def _sum_progress(self) -> None:
         """Sum losses and words over all workers."""
