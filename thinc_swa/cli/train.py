@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..distributed.launcher import WorkerFailure, run_workers
+from ..distributed.launcher import WorkerFailure, has_worker_error, run_workers
 from ..distributed.torch_communicator import TorchCommunicator, is_launched
 from ..errors import TrainingWarning, naming_config
 from ..training.callbacks import ProgressBar, ScoreTable, StopOnInterrupt
@@ -114,8 +116,7 @@ def train(
         "save_all": save_all,
     }
     trainer: Trainer | SpacyTrainer
-    with printing_warnings():
-        communicator = TorchCommunicator(uses_gpu=gpu_id >= 0) if is_worker else None
+    with printing_warnings(), _communicator(is_worker, gpu_id) as communicator:
         if communicator is not None and communicator.rank:
             # Those of rank 0 are shown.
             warnings.simplefilter("ignore", TrainingWarning)
@@ -128,10 +129,8 @@ def train(
                 settings = settings.interpolate()
             callbacks = [StopOnInterrupt(), ProgressBar(), ScoreTable()]
             trainer = train_thinc(settings, callbacks=callbacks, **options)
-        if communicator is not None:
-            communicator.close()
-            if communicator.rank:
-                return
+    if communicator is not None and communicator.rank:
+        return
     state = trainer.state
     if state.best is not None:
         weights = "raw" if state.best.averages is None else "averaged"
@@ -145,6 +144,26 @@ def train(
         raise typer.Exit(INTERRUPTED)
     if state.stop_reason == "patience":
         typer.echo(f"Stopped after step {state.step}: no improvement within `patience`.")
+
+
+@contextmanager
+def _communicator(is_worker: bool, gpu_id: int) -> Iterator[TorchCommunicator | None]:
+    """Context manager with the connection to other workers, which is closed at its end.
+
+    is_worker (bool): Whether this process is a worker; otherwise there is no connection.
+    """
+    communicator = TorchCommunicator(uses_gpu=gpu_id >= 0) if is_worker else None
+    is_usable = True
+    try:
+        yield communicator
+    except BaseException as error:
+        # Closing could wait for a worker that has failed.
+        is_usable = is_usable and not has_worker_error(error)
+        raise
+    finally:
+        # Otherwise the threads of the connection can abort the process at its exit.
+        if communicator is not None and is_usable:
+            communicator.close()
 
 
 def _run_workers(n_workers: int, config: list[str], options: dict[str, Any]) -> None:

@@ -90,17 +90,17 @@ def report_error(error: BaseException, text: str) -> bool:
     details = {
         "timestamp": str(int(time.time())),
         # The failure of another worker is the cause.
-        "is_consequence": _has_worker_error(error),
+        "is_consequence": has_worker_error(error),
     }
     with open(path, "w", encoding="utf8") as file:
         json.dump({"message": {"message": text, "extraInfo": details}}, file)
     return True
 
 
-def _has_worker_error(error: BaseException | None) -> bool:
+def has_worker_error(error: BaseException | None) -> bool:
     """Whether an error or its cause is a `WorkerError`."""
     return error is not None and (
-        isinstance(error, WorkerError) or _has_worker_error(error.__cause__)
+        isinstance(error, WorkerError) or has_worker_error(error.__cause__)
     )
 
 
