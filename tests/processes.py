@@ -60,6 +60,38 @@ def end_group(process):
     process.communicate()
 
 
+def assert_a_killed_worker_ends_all(folder, path, which):
+    """Kill one of two workers of a training after its first checkpoint."""
+    process = start_training(folder, path, "--workers", "2")
+    try:
+        wait_for_checkpoint(process, folder / "out")
+        pids = descendants(process.pid)
+        os.kill(sorted(pids[1:])[which], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        end_group(process)
+    assert process.returncode in (1, 137)
+    (line,) = errors.splitlines()
+    assert f"Worker {which} was ended by SIGKILL" in line
+    assert_end(pids, seconds=5)
+
+
+def assert_ctrl_c_stops_all_workers(folder, path):
+    """After the first checkpoint of a training on two workers."""
+    process = start_training(folder, path, "--workers", "2")
+    try:
+        wait_for_checkpoint(process, folder / "out")
+        pids = descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        end_group(process)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert "use --resume to continue" in output
+    assert_end(pids, seconds=5)
+
+
 def descendants(pid):
     """Ids of a process and of all its descendants (Linux)."""
     found = [pid]

@@ -1,7 +1,6 @@
 """`thinc-swa train --workers` and `torchrun`: real processes."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -10,6 +9,8 @@ from helpers import require, run_command
 from output_folders import results_of
 from processes import (
     IS_LINUX,
+    assert_a_killed_worker_ends_all,
+    assert_ctrl_c_stops_all_workers,
     assert_end,
     descendants,
     end_group,
@@ -171,18 +172,7 @@ def assert_resumed_as_uninterrupted(tmp_path, path):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
     path = write_config(tmp_path, optimizer=LOCAL_SGD, max_steps=1_000_000)
-    process = start_training(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.kill(sorted(pids[1:])[which], signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode in (1, 137)
-    (line,) = errors.splitlines()
-    assert f"Worker {which} was ended by SIGKILL" in line
-    assert_end(pids, seconds=5)
+    assert_a_killed_worker_ends_all(tmp_path, path, which)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 
@@ -190,18 +180,7 @@ def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
 @pytest.mark.skipif(not IS_LINUX, reason="finds processes in /proc")
 def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, interruptible):
     path = write_config(tmp_path, optimizer=LOCAL_SGD, max_steps=1_000_000)
-    process = start_training(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert "use --resume to continue" in output
-    assert_end(pids, seconds=5)
+    assert_ctrl_c_stops_all_workers(tmp_path, path)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 

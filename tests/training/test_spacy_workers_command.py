@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -11,11 +10,8 @@ import pytest
 from helpers import require, run_command
 from processes import (
     IS_LINUX,
-    assert_end,
-    descendants,
-    end_group,
-    start_training,
-    wait_for_checkpoint,
+    assert_a_killed_worker_ends_all,
+    assert_ctrl_c_stops_all_workers,
 )
 
 require("spacy", "typer", "rich", "filelock", "torch")
@@ -94,18 +90,7 @@ def assert_resumed_as_uninterrupted(tmp_path, path):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
     path = write_config(tmp_path, training__max_steps=1_000_000)
-    process = start_training(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.kill(sorted(pids[1:])[which], signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode in (1, 137)
-    (line,) = errors.splitlines()
-    assert f"Worker {which} was ended by SIGKILL" in line
-    assert_end(pids, seconds=5)
+    assert_a_killed_worker_ends_all(tmp_path, path, which)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 
@@ -113,18 +98,7 @@ def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
 @pytest.mark.skipif(not IS_LINUX, reason="finds processes in /proc")
 def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, interruptible):
     path = write_config(tmp_path, training__max_steps=1_000_000)
-    process = start_training(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert "use --resume to continue" in output
-    assert_end(pids, seconds=5)
+    assert_ctrl_c_stops_all_workers(tmp_path, path)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 
