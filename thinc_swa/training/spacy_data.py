@@ -32,19 +32,11 @@ MAX_DEPTH = 4
 # stored as their number.
 MAX_WORDS = 4 * 624
 ADVICE = "Use --overwrite to train from the beginning"
-NO_BATCH = (
-    "[training.batcher] has made no batch in epoch {}: the corpus is empty, or all of its "
-    "examples are too long"
-)
-OTHER_BATCHES = (
-    "The reader, the augmenter or the batcher of the training corpus gives other batches than "
-    "when the checkpoint was saved: it depends on something besides the config, the data and "
-    f"the random generators. {ADVICE}"
-)
 
 
-class TrainingBatches(Iterator[tuple[int, list[Any]]]):
-    """Iterator over the epochs and batches of a training, as spaCy's `create_train_batches`.
+class PositionedBatches(Iterator[tuple[int, list[Any]]]):
+    """Base class for iterators over the epochs and batches of a training, with a position that
+    can be saved and restored.
 
     nlp (Language): The pipeline.
     corpus (Callable): Reader of the training examples.
@@ -62,19 +54,12 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
     ) -> None:
         self._nlp = nlp
         self._corpus = corpus
-        self._counted: list[CountedIterator] = []
-        self._batcher = count_iterators(batcher, self._counted)
+        self._counted: list[_CountedIterator] = []
+        self._batcher = _count_iterators(batcher, self._counted)
         self._max_epochs = max_epochs
         self._is_streamed = max_epochs < 0
-        self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
-        self._recorder = _RandomRecorder()
-        self._examples: list[Any] | None = None
-        # Indices of the examples in the order of the current epoch.
-        self._order: list[int] = []
-        # The batches of the current epoch.
-        self._batches: Iterator[list[Any]] | None = None
         self._is_restored = False
-        self._position: dict[str, Any] = {"start": None, **self._new_epoch(0)}
+        self._position = self._new_epoch(0)
 
     @property
     def position(self) -> dict[str, Any]:
@@ -85,13 +70,9 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         return {
             "epoch": epoch,
             "is_streamed": self._is_streamed,
-            # Order of the examples after shuffling.
-            "order": None,
             "n_batches": 0,
             # Values that the batcher has taken from iterators, such as schedules of sizes.
             "n_values": [counted.n_values for counted in self._counted],
-            # Random states before the reads that have changed them, by number of the batch.
-            "states": {},
             "checksum": 0,
         }
 
@@ -101,9 +82,95 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         RAISES: ValueError if the position is that of a stream and the corpus is not, or the
             other way round.
         """
-        check_position(position, is_streamed=self._is_streamed)
+        if position["is_streamed"] != self._is_streamed:
+            raise ValueError(
+                "max_epochs = -1 streams the corpus, other values keep it in memory: a "
+                f"training cannot be resumed with the other. {ADVICE}"
+            )
         self._position = position
         self._is_restored = position["n_batches"] > 0
+
+    def _count(self, batch: list[Any]) -> None:
+        """Add a batch to the position."""
+        self._position["n_batches"] += 1
+        self._position["checksum"] = _add_to_checksum(self._position["checksum"], batch)
+
+    def _take_values(self) -> None:
+        """Take as many values from the iterators of the batcher as before the current epoch.
+
+        RAISES: ResumeError if there are other iterators than then.
+        """
+        n_values = self._position["n_values"]
+        if len(n_values) != len(self._counted):
+            raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
+        for counted, n in zip(self._counted, n_values, strict=True):
+            for _ in islice(counted, n):
+                pass
+
+    def _check_again(self, read: Callable[[int], list[Any] | None]) -> None:
+        """Read the batches of the current epoch up to the position again.
+
+        read (Callable[[int], list[Example] | None]): Reads the batch of a number.
+        RAISES: ResumeError if they differ from those of the first time.
+        """
+        checksum = 0
+        for i in range(self._position["n_batches"]):
+            batch = read(i)
+            checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
+        if checksum != self._position["checksum"]:
+            raise ResumeError(
+                "The reader, the augmenter or the batcher of the training corpus gives other "
+                "batches than when the checkpoint was saved: it depends on something besides "
+                f"the config, the data and the random generators. {ADVICE}"
+            )
+
+    def _end_epoch(self) -> bool:
+        """Go to the next epoch.
+
+        RETURNS (bool): False if the current one is the last.
+        RAISES: ValueError if it has no batches.
+        """
+        epoch = self._position["epoch"]
+        if not self._position["n_batches"]:
+            raise ValueError(
+                f"[training.batcher] has made no batch in epoch {epoch}: the corpus is empty, "
+                "or all of its examples are too long"
+            )
+        if epoch + 1 == self._max_epochs:
+            return False
+        self._position.update(self._new_epoch(epoch + 1))
+        return True
+
+
+class TrainingBatches(PositionedBatches):
+    """Iterator over the epochs and batches of a training, as spaCy's `create_train_batches`.
+    The arguments are those of `PositionedBatches`."""
+
+    def __init__(
+        self,
+        nlp: Any,
+        corpus: Callable[[Any], Iterable[Any]],
+        batcher: Callable[[Iterable[Any]], Iterable[list[Any]]],
+        max_epochs: int,
+    ) -> None:
+        super().__init__(nlp, corpus, batcher, max_epochs)
+        self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
+        self._recorder = _RandomRecorder()
+        self._examples: list[Any] | None = None
+        # Indices of the examples in the order of the current epoch.
+        self._order: list[int] = []
+        # The batches of the current epoch.
+        self._batches: Iterator[list[Any]] | None = None
+        self._position["start"] = None
+
+    def _new_epoch(self, epoch: int) -> dict[str, Any]:
+        return {
+            **super()._new_epoch(epoch),
+            # Order of the examples after shuffling.
+            "order": None,
+            # Random states before the reads that have changed them, by number of the batch.
+            "states": {},
+        }
 
     def __next__(self) -> tuple[int, list[Any]]:
         if self._is_restored:
@@ -120,16 +187,12 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
             if batch is not None:
                 self._record(batch, before)
                 return self._position["epoch"], batch
-            if not self._position["n_batches"]:
-                raise ValueError(NO_BATCH.format(self._position["epoch"]))
-            epoch = self._position["epoch"] + 1
-            if epoch == self._max_epochs:
+            if not self._end_epoch():
                 if before is not None:
                     # As if the end had not been tried: the training may be made longer.
                     set_generators(before)
                 raise StopIteration
             self._batches = None
-            self._position.update(self._new_epoch(epoch))
 
     def _read_corpus(self) -> list[Any]:
         examples = list(self._corpus(self._nlp))
@@ -159,13 +222,11 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         return iter(self._batcher([self._examples[i] for i in self._order]))
 
     def _record(self, batch: list[Any], before: Any) -> None:
-        position = self._position
         if before is not None:
             drawn = self._recorder.describe_draws(before)
             if drawn:
-                position["states"][str(position["n_batches"])] = drawn
-        position["n_batches"] += 1
-        position["checksum"] = add_to_checksum(position["checksum"], batch)
+                self._position["states"][str(self._position["n_batches"])] = drawn
+        self._count(batch)
 
     def _read_again(self) -> None:
         """Read the data of the current epoch up to the position.
@@ -182,30 +243,19 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
                     f"The training corpus had {len(self._order)} examples when the checkpoint "
                     f"was saved, and has {len(self._examples)} now. {ADVICE}"
                 )
-        take_values(self._counted, position["n_values"])
-        checksum = 0
-        for i in range(position["n_batches"]):
-            self._recorder.restore(position["states"].get(str(i)))
-            if self._batches is None:
-                self._batches = self._start_epoch()
-            batch = next(self._batches, None)
-            checksum = -1 if batch is None else add_to_checksum(checksum, batch)
-            self._recorder.note()
-        if checksum != position["checksum"]:
-            raise ResumeError(OTHER_BATCHES)
+        self._take_values()
+        self._check_again(self._read_batch_again)
+
+    def _read_batch_again(self, number: int) -> list[Any] | None:
+        self._recorder.restore(self._position["states"].get(str(number)))
+        if self._batches is None:
+            self._batches = self._start_epoch()
+        batch = next(self._batches, None)
+        self._recorder.note()
+        return batch
 
 
-def check_position(position: dict[str, Any], *, is_streamed: bool) -> None:
-    """RAISES: ValueError if a position is that of a stream and the corpus is not, or the other
-    way round."""
-    if position["is_streamed"] != is_streamed:
-        raise ValueError(
-            "max_epochs = -1 streams the corpus, other values keep it in memory: a training "
-            f"cannot be resumed with the other. {ADVICE}"
-        )
-
-
-def add_to_checksum(checksum: int, batch: list[Any]) -> int:
+def _add_to_checksum(checksum: int, batch: list[Any]) -> int:
     """Add the lengths of the examples of a batch and its first text to a checksum."""
     lengths = array("I", (len(example) for example in batch))
     text = batch[0].reference.text if batch else ""
@@ -225,7 +275,7 @@ def _decode_words(text: str) -> list[int]:
 # Iterators in batchers
 
 
-class CountedIterator(Iterator[Any]):
+class _CountedIterator(Iterator[Any]):
     """Iterator that counts its values.
 
     iterator (Iterator): The source of the values.
@@ -241,19 +291,7 @@ class CountedIterator(Iterator[Any]):
         return value
 
 
-def take_values(counted: list[CountedIterator], n_values: list[int]) -> None:
-    """Take as many values from each iterator as before a checkpoint.
-
-    RAISES: ResumeError if there are other iterators than then.
-    """
-    if len(n_values) != len(counted):
-        raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
-    for iterator, n in zip(counted, n_values, strict=True):
-        for _ in islice(iterator, n):
-            pass
-
-
-def count_iterators(value: Any, counted: list[CountedIterator], depth: int = 0) -> Any:
+def _count_iterators(value: Any, counted: list[_CountedIterator], depth: int = 0) -> Any:
     """Replace the iterators that a batcher keeps, which are schedules of batch sizes, by
     counted ones. They are searched in the arguments of partials, in closures, and in the
     attributes of the batcher.
@@ -261,16 +299,16 @@ def count_iterators(value: Any, counted: list[CountedIterator], depth: int = 0) 
     RETURNS (Any): The batcher.
     """
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
-        counted.append(CountedIterator(value))
+        counted.append(_CountedIterator(value))
         return counted[-1]
     if depth == MAX_DEPTH:
         return value
     if isinstance(value, partial):
         return partial(
             value.func,
-            *(count_iterators(item, counted, depth + 1) for item in value.args),
+            *(_count_iterators(item, counted, depth + 1) for item in value.args),
             **{
-                name: count_iterators(item, counted, depth + 1)
+                name: _count_iterators(item, counted, depth + 1)
                 for name, item in value.keywords.items()
             },
         )
@@ -280,10 +318,10 @@ def count_iterators(value: Any, counted: list[CountedIterator], depth: int = 0) 
                 content = cell.cell_contents
             except ValueError:  # A variable without a value yet.
                 continue
-            cell.cell_contents = count_iterators(content, counted, depth + 1)
+            cell.cell_contents = _count_iterators(content, counted, depth + 1)
     elif depth == 0 and hasattr(value, "__dict__"):
         for name, item in list(vars(value).items()):
-            replaced = count_iterators(item, counted, depth + 1)
+            replaced = _count_iterators(item, counted, depth + 1)
             if replaced is not item:
                 setattr(value, name, replaced)
     return value

@@ -14,26 +14,14 @@ from typing import Any
 
 import numpy
 
-from ..errors import ResumeError
-from .spacy_data import (
-    NO_BATCH,
-    OTHER_BATCHES,
-    CountedIterator,
-    add_to_checksum,
-    check_position,
-    count_iterators,
-    get_generators,
-    set_generators,
-    take_values,
-    torch,
-)
+from .spacy_data import PositionedBatches, get_generators, set_generators, torch
 from .workers import Workers
 
 # For what random numbers are drawn.
 READING, BATCHING = 1, 2
 
 
-class ShareOfBatches(Iterator[tuple[int, list[Any]]]):
+class ShareOfBatches(PositionedBatches):
     """Iterator over the epochs and batches of one of several workers.
 
     In memory, the examples of each epoch are shuffled in the same way on all workers, and
@@ -41,10 +29,8 @@ class ShareOfBatches(Iterator[tuple[int, list[Any]]]):
     its share than another gets empty ones at the end of the epoch. Of a stream each worker
     takes every N-th example too, and begins its next pass by itself.
 
-    nlp (Language): The pipeline.
-    corpus (Callable): Reader of the training examples.
-    batcher (Callable): The batcher.
-    max_epochs (int): As for `TrainingBatches`.
+    The first arguments are those of `PositionedBatches`.
+
     seed (int): The seed of the training.
     workers (Workers): The workers, which all make such an iterator.
     RAISES: ValueError if there are more workers than examples, or if the workers have other
@@ -61,45 +47,13 @@ class ShareOfBatches(Iterator[tuple[int, list[Any]]]):
         seed: int,
         workers: Workers,
     ) -> None:
-        self._nlp = nlp
-        self._corpus = corpus
-        self._counted: list[CountedIterator] = []
-        self._batcher = count_iterators(batcher, self._counted)
-        self._max_epochs = max_epochs
-        self._is_streamed = max_epochs < 0
+        super().__init__(nlp, corpus, batcher, max_epochs)
         self._seed = seed
         self._workers = workers
-        self._position = self._new_epoch(0)
-        self._is_restored = False
         # The batches of the current epoch, and the random states for making them.
         self._batches: Iterator[list[Any]] = iter(())
         self._batching: _Generators | None = None
         self._examples = [] if self._is_streamed else self._read_all()
-
-    @property
-    def position(self) -> dict[str, Any]:
-        """Position of this worker as JSON values, which changes with every batch."""
-        return self._position
-
-    def _new_epoch(self, epoch: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "is_streamed": self._is_streamed,
-            "n_batches": 0,
-            # Values that the batcher has taken from iterators, such as schedules of sizes.
-            "n_values": [counted.n_values for counted in self._counted],
-            "checksum": 0,
-        }
-
-    def restore(self, position: dict[str, Any]) -> None:
-        """Continue from a position of this worker, of an iterator with the same arguments.
-
-        RAISES: ValueError if the position is that of a stream and the corpus is not, or the
-            other way round.
-        """
-        check_position(position, is_streamed=self._is_streamed)
-        self._position = position
-        self._is_restored = position["n_batches"] > 0
 
     def __next__(self) -> tuple[int, list[Any]]:
         if self._is_restored:
@@ -110,17 +64,11 @@ class ShareOfBatches(Iterator[tuple[int, list[Any]]]):
                 self._batching = self._start_epoch()
             batch = self._next_batch(self._batching)
             if batch is not None:
-                position = self._position
-                position["n_batches"] += 1
-                position["checksum"] = add_to_checksum(position["checksum"], batch)
-                return position["epoch"], batch
-            epoch = self._position["epoch"]
-            if not self._position["n_batches"]:
-                raise ValueError(NO_BATCH.format(epoch))
-            if epoch + 1 == self._max_epochs:
+                self._count(batch)
+                return self._position["epoch"], batch
+            if not self._end_epoch():
                 raise StopIteration
             self._batching = None
-            self._position.update(self._new_epoch(epoch + 1))
 
     def _read_all(self) -> list[Any]:
         with self._generators(READING).active():
@@ -170,15 +118,9 @@ class ShareOfBatches(Iterator[tuple[int, list[Any]]]):
 
         RAISES: ResumeError if the data differ from those of the first time.
         """
-        position = self._position
-        take_values(self._counted, position["n_values"])
-        self._batching = self._start_epoch()
-        checksum = 0
-        for _ in range(position["n_batches"]):
-            batch = self._next_batch(self._batching)
-            checksum = -1 if batch is None else add_to_checksum(checksum, batch)
-        if checksum != position["checksum"]:
-            raise ResumeError(OTHER_BATCHES)
+        self._take_values()
+        self._batching = batching = self._start_epoch()
+        self._check_again(lambda number: self._next_batch(batching))
 
     def _generators(self, purpose: int, rank: int = 0) -> "_Generators":
         return _Generators(self._seed, self._position["epoch"], purpose, rank)
