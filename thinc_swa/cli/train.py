@@ -158,7 +158,7 @@ def _communicator(is_worker: bool, gpu_id: int) -> Iterator[TorchCommunicator | 
         yield communicator
     except BaseException as error:
         # Closing could wait for a worker that has failed.
-        is_usable = is_usable and not has_worker_error(error)
+        is_usable = not has_worker_error(error)
         raise
     finally:
         # Otherwise the threads of the connection can abort the process at its exit.

@@ -2,7 +2,7 @@
 
 All workers read the whole corpus, with the same random numbers, and each makes batches from its
 own share of the examples. Reading and batching have random states of their own, which follow
-from the seed and the epoch: a position is only a number of batches.
+from the seed and the epoch, so a position needs none.
 """
 
 import random
