@@ -228,7 +228,7 @@ def test_patience_stops_all_workers_at_the_same_step(tmp_path):
 
 
 RESUMED = {
-    "half of the documents tagged": [7, 15, 22],
+    "half of the documents tagged": [7, 15],
     "frozen and annotating": [9],
     "stream": [7, 18],
     "random batches": [13],

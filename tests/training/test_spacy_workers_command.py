@@ -103,33 +103,12 @@ def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, interruptible):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings, n_workers, message",
-    [
-        ({"training__optimizer": ADAM}, 2, "needs an optimizer with one LocalSGD"),
-        (
-            {"training__max_epochs": 0, "corpora__train__limit": 2},
-            3,
-            "3 workers, but only 2 training examples",
-        ),
-        ({"corpora__train__limit": 2}, 3, "3 workers, but only 2 training examples"),
-    ],
-    ids=["optimizer", "examples", "stream"],
-)
-def test_an_error_of_all_workers_is_shown_once(tmp_path, settings, n_workers, message):
-    path = write_config(tmp_path)
-    config = load_config(path, interpolate=False)
-    for name, value in settings.items():
-        *sections, last = name.split("__")
-        section = config
-        for place in sections:
-            section = section[place]
-        section[last] = value
-    config.to_disk(path)
-    result = run_command(tmp_path, "train", path, "-o", "out", "--workers", n_workers)
+def test_an_error_of_all_workers_is_shown_once(tmp_path):
+    path = write_config(tmp_path, training__max_epochs=0, corpora__train__limit=2)
+    result = run_command(tmp_path, "train", path, "-o", "out", "--workers", "3")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: ") and message in line
+    assert line.startswith("Error: ") and "3 workers, but only 2 training examples" in line
 
 
 @pytest.mark.slow
