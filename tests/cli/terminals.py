@@ -59,7 +59,7 @@ def read_terminal(
             if hang_up_at is not None and hang_up_at.exists():
                 break
         os.close(master)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     finally:
         process.kill()
     return text.decode(), process.returncode

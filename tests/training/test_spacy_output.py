@@ -438,7 +438,7 @@ def test_a_full_disk_is_one_error_and_the_training_can_be_resumed(size, folder, 
 KILLING = """
 import os, signal
 from pathlib import Path
-from thinc_swa.training import checkpoints, folders, spacy_trainer
+from thinc_swa.training import checkpoints, spacy_trainer
 
 def killing(function, name):
     def call(*arguments, **options):
