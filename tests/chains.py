@@ -53,7 +53,7 @@ def write_spacy_configs(folder):
     """Configs for spaCy: a corpus in memory with shared layers, and a stream with an augmenter
     and growing batches."""
     sys.path.append(str(Path(__file__).with_name("training")))
-    import test_spacy_trainer as cases
+    import spacy_config_cases as cases
 
     steps = {"training__max_steps": STEPS, "training__eval_frequency": 15}
     paths = []

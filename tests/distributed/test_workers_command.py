@@ -1,15 +1,22 @@
 """`thinc-swa train --workers` and `torchrun`: real processes."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import require, run_command
 from output_folders import results_of
-from processes import IS_LINUX, assert_end, descendants
+from processes import (
+    IS_LINUX,
+    assert_a_killed_worker_ends_all,
+    assert_ctrl_c_stops_all_workers,
+    assert_end,
+    descendants,
+    end_group,
+    start_training,
+    wait_for_checkpoint,
+)
 from thinc.api import Config
 from tiny import ADAM, write_config
 
@@ -37,17 +44,6 @@ def test_wrong_numbers_of_workers(tmp_path, run):
         result = run(tmp_path, "train", path.name, "--workers", number)
         assert result.returncode == 2
         assert "Invalid value for '--workers'" in result.stderr
-
-
-def test_spacy_configs_are_trained_on_one_worker(tmp_path, run, monkeypatch):
-    (tmp_path / "spacy.cfg").write_text('[nlp]\nlang = "en"\n')
-    message = "spacy.cfg is a spaCy config, which is trained on one worker only"
-    result = run(tmp_path, "train", "spacy.cfg", "--workers", "2")
-    assert result.returncode == 2 and message in result.stderr
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "2")
-    result = run(tmp_path, "train", "spacy.cfg")
-    assert result.returncode == 2 and message in result.stderr
 
 
 def test_workers_under_torchrun_are_a_usage_error(tmp_path, run, monkeypatch):
@@ -159,32 +155,6 @@ def test_an_error_of_all_workers_is_shown_once(tmp_path, optimizer, n_workers, m
     assert line.startswith("Error: ") and message in line
 
 
-def start(folder, path, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "thinc_swa", "train", str(path), "-o", "out", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_checkpoint(process, folder):
-    end = time.monotonic() + 90
-    while not list(folder.glob("step-*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def end_group(process):
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def assert_resumed_as_uninterrupted(tmp_path, path):
     """With a length that the interrupted training has not reached."""
     last = max(int(step.name.partition("-")[2]) for step in (tmp_path / "out").glob("step-*"))
@@ -202,18 +172,7 @@ def assert_resumed_as_uninterrupted(tmp_path, path):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
     path = write_config(tmp_path, optimizer=LOCAL_SGD, max_steps=1_000_000)
-    process = start(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.kill(sorted(pids[1:])[which], signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode in (1, 137)
-    (line,) = errors.splitlines()
-    assert f"Worker {which} was ended by SIGKILL" in line
-    assert_end(pids, seconds=5)
+    assert_a_killed_worker_ends_all(tmp_path, path, which)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 
@@ -221,18 +180,7 @@ def test_a_killed_worker_ends_all_and_the_training_resumes(tmp_path, which):
 @pytest.mark.skipif(not IS_LINUX, reason="finds processes in /proc")
 def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, interruptible):
     path = write_config(tmp_path, optimizer=LOCAL_SGD, max_steps=1_000_000)
-    process = start(tmp_path, path, "--workers", "2")
-    try:
-        wait_for_checkpoint(process, tmp_path / "out")
-        pids = descendants(process.pid)
-        os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        end_group(process)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert "use --resume to continue" in output
-    assert_end(pids, seconds=5)
+    assert_ctrl_c_stops_all_workers(tmp_path, path)
     assert_resumed_as_uninterrupted(tmp_path, path)
 
 
@@ -240,7 +188,7 @@ def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, interruptible):
 @pytest.mark.skipif(not IS_LINUX, reason="finds processes in /proc")
 def test_sigterm_ends_all_workers(tmp_path):
     path = write_config(tmp_path, optimizer=LOCAL_SGD, max_steps=1_000_000)
-    process = start(tmp_path, path, "--workers", "2")
+    process = start_training(tmp_path, path, "--workers", "2")
     try:
         wait_for_checkpoint(process, tmp_path / "out")
         pids = descendants(process.pid)

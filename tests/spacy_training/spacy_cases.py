@@ -7,7 +7,7 @@ from helpers import HAS_GPU, require
 require("spacy")
 from spacy.training import Corpus  # noqa: E402
 
-NAMES = ["swa", "ema", "lawa", "lookahead", "lookahead_swa", "schedule_free"]
+NAMES = ["swa", "ema", "lawa", "local_sgd", "lookahead", "lookahead_swa", "schedule_free"]
 # For tests that train for seconds.
 EACH_NAME = ["swa", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 GPU_IDS = [-1, 0] if HAS_GPU else [-1]
@@ -32,6 +32,10 @@ SMALL_SETTINGS = {
     },
     "lawa": {
         "training.optimizer.freq": 10,
+        "training.optimizer.optimizer.learn_rate": 0.005,
+    },
+    "local_sgd": {
+        "training.optimizer.freq": 20,
         "training.optimizer.optimizer.learn_rate": 0.005,
     },
     "lookahead": {
@@ -83,6 +87,12 @@ def lawa_of(history, step, window=6, freq=10):
     }
 
 
+def local_sgd_of(history, step, freq=20):
+    """The weights after the last synchronisation. (How they come about, on one worker:
+    test_configs.py.)"""
+    return history[step - step % freq]
+
+
 def lookahead_of(history, step, freq=6):
     """After every `freq` steps the weights are the slow weights, and these stay until the
     next time. (How they come about: test_lookahead_interpolates_slow_and_fast_weights.)"""
@@ -108,6 +118,7 @@ AVERAGES = {
     "swa": swa_of,
     "ema": ema_of,
     "lawa": lawa_of,
+    "local_sgd": local_sgd_of,
     "lookahead": lookahead_of,
     "lookahead_swa": lookahead_swa_of,
     "schedule_free": schedule_free_of,

@@ -84,6 +84,7 @@ def test_registry_finds_the_names(imports, resolve, tmp_path):
         "swa thinc_swa.optimizers.swa SWA",
         "ema thinc_swa.optimizers.ema EMA",
         "lawa thinc_swa.optimizers.lawa LAWA",
+        "local_sgd thinc_swa.optimizers.local_sgd LocalSGD",
         "lookahead thinc_swa.optimizers.lookahead Lookahead",
         "lookahead_swa thinc_swa.optimizers.swa SWA",
         "schedule_free thinc_swa.optimizers.schedule_free ScheduleFree",

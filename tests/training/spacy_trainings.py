@@ -237,7 +237,7 @@ def differing(one, other):
 
 def results_of(output):
     """Results in an output folder that must not depend on interruptions: pipelines, model and
-    optimizer state of the last checkpoint, and the log without times."""
+    optimizer state of the last checkpoint, also of other workers, and the log without times."""
     records = []
     for line in (output / "log.jsonl").read_text(encoding="utf8").splitlines():
         record = json.loads(line)
@@ -253,4 +253,18 @@ def results_of(output):
         # These contain times and the id of the training.
         if name not in (f"{last.name}/training.json", f"{last.name}/checkpoint.json")
     }
+    for name in files:
+        if "/rank-" in name and name.endswith("-training.json"):
+            files[name] = progress_of_worker(files[name])
     return files, records
+
+
+def progress_of_worker(content):
+    """Random states and progress of a worker from its file, without times."""
+    content = json.loads(content)
+    progress = content["progress"]
+    progress["seconds"] = progress["extra"]["seconds"] = None
+    for info in progress["extra"]["infos"]:
+        info["seconds"] = info["training_seconds"] = None
+        info["output_path"] = info["other_scores"]["speed"] = None
+    return content

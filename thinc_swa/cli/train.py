@@ -61,8 +61,8 @@ def train(
     [training]. A config for spaCy is trained as by `spacy train`. To override settings, use
     options such as --training.max_steps 500.
 
-    With --workers, or started by torchrun, a config for Thinc is trained on several workers.
-    Its optimizer needs LocalSGD.
+    With --workers, or started by torchrun, a config is trained on several workers. Its
+    optimizer needs LocalSGD.
 
     With --output, saves model-best and model-last, both with averaged weights, a log and
     checkpoints.
@@ -78,8 +78,6 @@ def train(
     is_worker = is_launched()
     if is_worker and workers is not None:
         raise UsageError("--workers starts the workers itself: leave it out under torchrun")
-    if is_spacy and (is_worker or (workers or 1) > 1):
-        raise UsageError(f"{path} is a spaCy config, which is trained on one worker only")
     if workers is not None and workers > 1:
         arguments = [str(path)]
         for key, value in overrides.items():
@@ -122,6 +120,7 @@ def train(
         if communicator is not None and communicator.rank:
             # Those of rank 0 are shown.
             warnings.simplefilter("ignore", TrainingWarning)
+        options["communicator"] = communicator
         if is_spacy:
             callbacks = [StopOnInterrupt(), ProgressBar(), SpacyTable()]
             trainer = train_spacy(settings, callbacks=callbacks, gpu_id=gpu_id, **options)
@@ -129,9 +128,7 @@ def train(
             with naming_config(path):
                 settings = settings.interpolate()
             callbacks = [StopOnInterrupt(), ProgressBar(), ScoreTable()]
-            trainer = train_thinc(
-                settings, callbacks=callbacks, communicator=communicator, **options
-            )
+            trainer = train_thinc(settings, callbacks=callbacks, **options)
     if communicator is not None and communicator.rank:
         return
     state = trainer.state

@@ -1,5 +1,7 @@
 """Connection of an optimizer with those of other workers."""
 
+from collections.abc import Collection
+
 from thinc.api import Optimizer
 
 from ..models.parameters import ModelT
@@ -40,6 +42,7 @@ def connect(
     communicator: Communicator,
     *,
     broadcast: bool = True,
+    exclude: Collection[str] = (),
 ) -> ParameterExchange | None:
     """Connect an optimizer with those of other workers, which call this too, before the first
     step. The training loop must call `optimizer.step_schedules()` after every step, equally
@@ -51,6 +54,8 @@ def connect(
         those of the others.
     communicator (Communicator): The connection of this worker.
     broadcast (bool): Whether all workers get the weights of rank 0.
+    exclude (Collection[str]): Names of pipeline components that are not trained, and so not
+        exchanged.
     RETURNS (ParameterExchange | None): What the optimizer exchanges with; None for one worker.
     RAISES: ValueError if the optimizer or the model cannot be trained on several workers, or
         if the models differ; WorkerError if another worker does not take part.
@@ -58,7 +63,7 @@ def connect(
     if communicator.size == 1:
         return None
     local_sgd = find_local_sgd(optimizer)
-    exchange = ParameterExchange(model, communicator, local_sgd._is_frozen)
+    exchange = ParameterExchange(model, communicator, local_sgd._is_frozen, exclude=exclude)
     check_equal(communicator, "models", exchange.describe())
     if broadcast:
         exchange.broadcast_weights()

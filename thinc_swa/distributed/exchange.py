@@ -65,18 +65,24 @@ class ParameterExchange:
     communicator (Communicator): The connection to the other workers.
     is_left_out (Callable[[KeyT], bool]): Whether a parameter is not exchanged, the same on all
         workers.
+    exclude (Collection[str]): Names of pipeline components that are not exchanged.
     keys (Collection[KeyT]): The parameters that are exchanged.
     wants_stop (bool): Whether this worker asks all workers to stop.
     is_stopping (bool): Whether any worker had asked for that before the last exchange.
     """
 
     def __init__(
-        self, model: ModelT, communicator: Communicator, is_left_out: Callable[[KeyT], bool]
+        self,
+        model: ModelT,
+        communicator: Communicator,
+        is_left_out: Callable[[KeyT], bool],
+        *,
+        exclude: Collection[str] = (),
     ) -> None:
         self.communicator = communicator
         self.wants_stop = self.is_stopping = False
         found: dict[KeyT, tuple[str, Parameter]] = {}
-        for name, key, parameter in named_parameters(model):
+        for name, key, parameter in named_parameters(model, exclude=exclude):
             is_fixed = isinstance(parameter, TorchParameter) and not (
                 parameter.tensor.requires_grad
             )
@@ -84,7 +90,7 @@ class ParameterExchange:
                 found[key] = (name, parameter)
         if not found:
             raise ValueError("The model has no parameters to train on several workers")
-        self._module_buffers = list(_module_buffers(model))
+        self._module_buffers = list(_module_buffers(model, exclude))
         self.keys: Collection[KeyT] = found.keys()
         sizes = {key: int(parameter.get().size) for key, (_, parameter) in found.items()}
         size = sum(sizes.values()) + 2 * len(sizes) + 2
@@ -184,9 +190,9 @@ class ParameterExchange:
                 tensor.copy_(xp2torch(numbers, device=tensor.device).reshape(tensor.shape))
 
 
-def _module_buffers(model: ModelT) -> Iterator[tuple[str, Any]]:
+def _module_buffers(model: ModelT, exclude: Collection[str]) -> Iterator[tuple[str, Any]]:
     """The buffers of PyTorch layers by their places, which are the same in all processes."""
-    for component, root in component_models(model):
+    for component, root in component_models(model, exclude=exclude):
         for position, node in enumerate(root.walk()):
             for shim_position, shim in enumerate(node.shims):
                 if isinstance(shim, PyTorchShim) and shim._model is not None:

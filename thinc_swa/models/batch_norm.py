@@ -106,8 +106,7 @@ def _predict(model: ModelT, batch: Any) -> None:
 def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> list[Any]:
     return [
         layer
-        for component, root in component_models(model)
-        if component not in exclude
+        for _, root in component_models(model, exclude=exclude)
         for node in root.walk()
         for shim in node.shims
         if isinstance(shim, PyTorchShim) and shim._model is not None

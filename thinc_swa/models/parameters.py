@@ -1,7 +1,7 @@
 """The parameters of Thinc models, wrapped PyTorch models and spaCy pipelines."""
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -112,18 +112,21 @@ def check_average_shape(key: Any, parameter: Parameter, array: Array) -> None:
         )
 
 
-def named_parameters(model: ModelT) -> Iterator[tuple[str, KeyT, "Parameter"]]:
+def named_parameters(
+    model: ModelT, *, exclude: Collection[str] = ()
+) -> Iterator[tuple[str, KeyT, "Parameter"]]:
     """List the parameters of a model with names that are the same in every process.
 
     A name consists of the component's name in a pipeline, the position of the node in
     `model.walk()`, the position of the shim for PyTorch layers, and the parameter's name.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
+    exclude (Collection[str]): Names of pipeline components to leave out.
     RETURNS (Iterator[tuple[str, KeyT, Parameter]]): The name, key and parameter of each. A
         parameter in two places occurs twice.
     RAISES: TypeError if the model has the wrong type.
     """
-    for component, root in component_models(model):
+    for component, root in component_models(model, exclude=exclude):
         prefix = f"{component}/" if component else ""
         for position, node in enumerate(root.walk()):
             for name in node.param_names:
@@ -140,10 +143,13 @@ def named_parameters(model: ModelT) -> Iterator[tuple[str, KeyT, "Parameter"]]:
                         yield f"{place}/{name}", (shim.id, name), TorchParameter(tensor)
 
 
-def component_models(model: ModelT) -> list[tuple[str, Model[Any, Any]]]:
+def component_models(
+    model: ModelT, *, exclude: Collection[str] = ()
+) -> list[tuple[str, Model[Any, Any]]]:
     """List the Thinc models of a pipeline, or a single Thinc model.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
+    exclude (Collection[str]): Names of components to leave out.
     RETURNS (list[tuple[str, Model]]): The component's name and its Thinc model, for each
         component that has one, disabled ones included. The name is empty for a Thinc model.
     RAISES: TypeError if the model has the wrong type.
@@ -154,7 +160,7 @@ def component_models(model: ModelT) -> list[tuple[str, Model[Any, Any]]]:
         return [
             (name, component.model)
             for name, component in model.components
-            if isinstance(getattr(component, "model", None), Model)
+            if name not in exclude and isinstance(getattr(component, "model", None), Model)
         ]
     raise TypeError(f"Not a Thinc Model or a spaCy Language: {type(model).__name__} {model!r}")
 

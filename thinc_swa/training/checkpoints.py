@@ -154,7 +154,7 @@ def _write_as_worker(path: Path, trainer: TrainerInterface, communicator: Commun
 
 
 # Parts of the state that differ between workers.
-_OF_RANK = ("loss", "losses", "n_losses", "seconds")
+_OF_RANK = ("epoch", "loss", "losses", "n_losses", "seconds", "extra")
 
 
 def of_rank(name: str, rank: int) -> str:

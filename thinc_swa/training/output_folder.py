@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from thinc.api import Config, Optimizer
@@ -27,6 +29,7 @@ from .checkpoints import (
 )
 from .fingerprints import DIGEST, SKIPPED, describe_settings, differences
 from .interface import TrainerInterface
+from .locks import lock_folder
 from .logs import Record, find_disorder, keep_records, read_log
 from .state import TrainerState
 
@@ -44,13 +47,13 @@ CHANGEABLE = ("training.max_steps", "training.max_epochs", "training.patience")
 
 
 class TrainingFolder:
-    """Output folder of a training, which this process has locked.
+    """Output folder of a training.
 
     path (Path): The folder.
     config (Config): The config of the training, without variables.
     save_all (bool): Whether to save a model with each of the averages.
-    communicator (Communicator | None): The connection to other workers. Rank 0 has locked the
-        folder for all.
+    communicator (Communicator | None): The connection to other workers, for which rank 0 locks
+        and checks the folder.
     """
 
     def __init__(
@@ -73,6 +76,23 @@ class TrainingFolder:
         models = SaveModels(self.path, save_all=self._save_all)
         checkpoints = SaveCheckpoints(self.path, log, communicator=self._communicator)
         return [log, models, checkpoints]
+
+    @contextmanager
+    def open(
+        self, *, source: Path | None, resume: bool, overwrite: bool
+    ) -> Iterator[Path | None]:
+        """Context manager in which the folder is locked, after `check`.
+
+        RETURNS (Path | None): The checkpoint from which to resume.
+        RAISES: BlockingIOError if another process trains in the folder; errors of `check` and
+            `find_checkpoint`.
+        """
+        if self._communicator.rank:
+            yield self.find_checkpoint()
+            return
+        with lock_folder(self.path):
+            self.check(source=source, resume=resume, overwrite=overwrite)
+            yield self.find_checkpoint(resume=resume)
 
     def check(self, *, source: Path | None, resume: bool, overwrite: bool) -> None:
         """Check that the training can write to the folder.
@@ -105,7 +125,7 @@ class TrainingFolder:
         optimizer (Optimizer): The optimizer of the training.
         RAISES: FileExistsError if files would be overwritten that do not belong to a training.
         """
-        if self._save_all:
+        if self._save_all and self._communicator.rank == 0:
             suffixes = model_names(optimizer).values()
             names = {f"{name}-{suffix}" for suffix in suffixes for name in MODELS}
             others = sorted(names - set(self._models_of_averages()))

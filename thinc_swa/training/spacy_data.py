@@ -34,8 +34,9 @@ MAX_WORDS = 4 * 624
 ADVICE = "Use --overwrite to train from the beginning"
 
 
-class TrainingBatches(Iterator[tuple[int, list[Any]]]):
-    """Iterator over the epochs and batches of a training, as spaCy's `create_train_batches`.
+class PositionedBatches(Iterator[tuple[int, list[Any]]]):
+    """Base class for iterators over the epochs and batches of a training, with a position that
+    can be saved and restored.
 
     nlp (Language): The pipeline.
     corpus (Callable): Reader of the training examples.
@@ -57,15 +58,8 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         self._batcher = _count_iterators(batcher, self._counted)
         self._max_epochs = max_epochs
         self._is_streamed = max_epochs < 0
-        self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
-        self._recorder = _RandomRecorder()
-        self._examples: list[Any] | None = None
-        # Indices of the examples in the order of the current epoch.
-        self._order: list[int] = []
-        # The batches of the current epoch.
-        self._batches: Iterator[list[Any]] | None = None
         self._is_restored = False
-        self._position: dict[str, Any] = {"start": None, **self._new_epoch(0)}
+        self._position = self._new_epoch(0)
 
     @property
     def position(self) -> dict[str, Any]:
@@ -76,13 +70,9 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         return {
             "epoch": epoch,
             "is_streamed": self._is_streamed,
-            # Order of the examples after shuffling.
-            "order": None,
             "n_batches": 0,
             # Values that the batcher has taken from iterators, such as schedules of sizes.
             "n_values": [counted.n_values for counted in self._counted],
-            # Random states before the reads that have changed them, by number of the batch.
-            "states": {},
             "checksum": 0,
         }
 
@@ -100,6 +90,88 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         self._position = position
         self._is_restored = position["n_batches"] > 0
 
+    def _count(self, batch: list[Any]) -> None:
+        """Add a batch to the position."""
+        self._position["n_batches"] += 1
+        self._position["checksum"] = _add_to_checksum(self._position["checksum"], batch)
+
+    def _take_values(self) -> None:
+        """Take as many values from the iterators of the batcher as before the current epoch.
+
+        RAISES: ResumeError if there are other iterators than then.
+        """
+        n_values = self._position["n_values"]
+        if len(n_values) != len(self._counted):
+            raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
+        for counted, n in zip(self._counted, n_values, strict=True):
+            for _ in islice(counted, n):
+                pass
+
+    def _check_again(self, read: Callable[[int], list[Any] | None]) -> None:
+        """Read the batches of the current epoch up to the position again.
+
+        read (Callable[[int], list[Example] | None]): Reads the batch of a number.
+        RAISES: ResumeError if they differ from those of the first time.
+        """
+        checksum = 0
+        for i in range(self._position["n_batches"]):
+            batch = read(i)
+            checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
+        if checksum != self._position["checksum"]:
+            raise ResumeError(
+                "The reader, the augmenter or the batcher of the training corpus gives other "
+                "batches than when the checkpoint was saved: it depends on something besides "
+                f"the config, the data and the random generators. {ADVICE}"
+            )
+
+    def _end_epoch(self) -> bool:
+        """Go to the next epoch.
+
+        RETURNS (bool): False if the current one is the last.
+        RAISES: ValueError if it has no batches.
+        """
+        epoch = self._position["epoch"]
+        if not self._position["n_batches"]:
+            raise ValueError(
+                f"[training.batcher] has made no batch in epoch {epoch}: the corpus is empty, "
+                "or all of its examples are too long"
+            )
+        if epoch + 1 == self._max_epochs:
+            return False
+        self._position.update(self._new_epoch(epoch + 1))
+        return True
+
+
+class TrainingBatches(PositionedBatches):
+    """Iterator over the epochs and batches of a training, as spaCy's `create_train_batches`.
+    The arguments are those of `PositionedBatches`."""
+
+    def __init__(
+        self,
+        nlp: Any,
+        corpus: Callable[[Any], Iterable[Any]],
+        batcher: Callable[[Iterable[Any]], Iterable[list[Any]]],
+        max_epochs: int,
+    ) -> None:
+        super().__init__(nlp, corpus, batcher, max_epochs)
+        self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
+        self._recorder = _RandomRecorder()
+        self._examples: list[Any] | None = None
+        # Indices of the examples in the order of the current epoch.
+        self._order: list[int] = []
+        # The batches of the current epoch.
+        self._batches: Iterator[list[Any]] | None = None
+        self._position["start"] = None
+
+    def _new_epoch(self, epoch: int) -> dict[str, Any]:
+        return {
+            **super()._new_epoch(epoch),
+            # Order of the examples after shuffling.
+            "order": None,
+            # Random states before the reads that have changed them, by number of the batch.
+            "states": {},
+        }
+
     def __next__(self) -> tuple[int, list[Any]]:
         if self._is_restored:
             self._is_restored = False
@@ -108,26 +180,19 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         while True:
             if self._batches is None:
                 self._shuffle()
-            before = self._recorder.get() if self._is_recorded else None
+            before = get_generators() if self._is_recorded else None
             if self._batches is None:
                 self._batches = self._start_epoch()
             batch = next(self._batches, None)
             if batch is not None:
                 self._record(batch, before)
                 return self._position["epoch"], batch
-            if not self._position["n_batches"]:
-                raise ValueError(
-                    f"[training.batcher] has made no batch in epoch {self._position['epoch']}: "
-                    "the corpus is empty, or all of its examples are too long"
-                )
-            epoch = self._position["epoch"] + 1
-            if epoch == self._max_epochs:
+            if not self._end_epoch():
                 if before is not None:
                     # As if the end had not been tried: the training may be made longer.
-                    self._recorder.set(before)
+                    set_generators(before)
                 raise StopIteration
             self._batches = None
-            self._position.update(self._new_epoch(epoch))
 
     def _read_corpus(self) -> list[Any]:
         examples = list(self._corpus(self._nlp))
@@ -157,13 +222,11 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
         return iter(self._batcher([self._examples[i] for i in self._order]))
 
     def _record(self, batch: list[Any], before: Any) -> None:
-        position = self._position
         if before is not None:
             drawn = self._recorder.describe_draws(before)
             if drawn:
-                position["states"][str(position["n_batches"])] = drawn
-        position["n_batches"] += 1
-        position["checksum"] = _add_to_checksum(position["checksum"], batch)
+                self._position["states"][str(self._position["n_batches"])] = drawn
+        self._count(batch)
 
     def _read_again(self) -> None:
         """Read the data of the current epoch up to the position.
@@ -180,28 +243,20 @@ class TrainingBatches(Iterator[tuple[int, list[Any]]]):
                     f"The training corpus had {len(self._order)} examples when the checkpoint "
                     f"was saved, and has {len(self._examples)} now. {ADVICE}"
                 )
-        if len(position["n_values"]) != len(self._counted):
-            raise ResumeError(f"[training.batcher] has other schedules than before. {ADVICE}")
-        for counted, n_values in zip(self._counted, position["n_values"], strict=True):
-            for _ in islice(counted, n_values):
-                pass
-        checksum = 0
-        for i in range(position["n_batches"]):
-            self._recorder.restore(position["states"].get(str(i)))
-            if self._batches is None:
-                self._batches = self._start_epoch()
-            batch = next(self._batches, None)
-            checksum = -1 if batch is None else _add_to_checksum(checksum, batch)
-            self._recorder.note()
-        if checksum != position["checksum"]:
-            raise ResumeError(
-                "The reader, the augmenter or the batcher of the training corpus gives other "
-                "batches than when the checkpoint was saved: it depends on something besides "
-                f"the config, the data and the random generators. {ADVICE}"
-            )
+        self._take_values()
+        self._check_again(self._read_batch_again)
+
+    def _read_batch_again(self, number: int) -> list[Any] | None:
+        self._recorder.restore(self._position["states"].get(str(number)))
+        if self._batches is None:
+            self._batches = self._start_epoch()
+        batch = next(self._batches, None)
+        self._recorder.note()
+        return batch
 
 
 def _add_to_checksum(checksum: int, batch: list[Any]) -> int:
+    """Add the lengths of the examples of a batch and its first text to a checksum."""
     lengths = array("I", (len(example) for example in batch))
     text = batch[0].reference.text if batch else ""
     return zlib.crc32(text.encode("utf8", "surrogatepass"), zlib.crc32(lengths, checksum))
@@ -284,6 +339,25 @@ def _is_deterministic(batcher: Any) -> bool:
 # Random states
 
 
+def get_generators() -> dict[str, Any]:
+    """States of the random generators that a reader may use, on the CPU."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(legacy=True),
+    }
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+    return states
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    """Restore the result of `get_generators`."""
+    random.setstate(states["python"])
+    numpy.random.set_state(states["numpy"])
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+
+
 class _RandomRecorder:
     """Random states before those reads of the data that draw random numbers.
 
@@ -300,28 +374,13 @@ class _RandomRecorder:
         """Start a new epoch, which is read again without the one before it."""
         self._last = None
 
-    def get(self) -> dict[str, Any]:
-        states: dict[str, Any] = {
-            "python": random.getstate(),
-            "numpy": numpy.random.get_state(legacy=True),
-        }
-        if torch is not None:
-            states["torch"] = torch.get_rng_state()
-        return states
-
-    def set(self, states: dict[str, Any]) -> None:
-        random.setstate(states["python"])
-        numpy.random.set_state(states["numpy"])
-        if "torch" in states:
-            torch.set_rng_state(states["torch"])
-
     def describe_draws(self, before: dict[str, Any]) -> dict[str, Any]:
         """Describe the states before a read of the generators that it has changed.
 
-        before (dict[str, Any]): Result of `get` before the read.
+        before (dict[str, Any]): Result of `get_generators` before the read.
         RETURNS (dict[str, Any]): JSON values by name of the generator.
         """
-        now = self.get()
+        now = get_generators()
         found: dict[str, Any] = {}
         if before["python"] != now["python"]:
             n_words = _count_words(self._last, before["python"])

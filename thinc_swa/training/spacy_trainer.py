@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy
 from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
 
+from ..distributed.communicator import Communicator
 from ..errors import TrainingWarning, describe_error
 from ..models.parameter_paths import register_parameter_paths
 from ..optimizers.base import unwrap
@@ -25,7 +27,7 @@ from ..schedules.learn_rate import current_rate
 from .callbacks import Callback, CallbackList
 from .checkpoints import keeping_random_state
 from .configs import check_spacy, spacy_batch_norm_batches
-from .evaluation import evaluated_averages, find_averages
+from .evaluation import Evaluation, evaluated_averages, find_averages
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -39,8 +41,10 @@ from .output_folder import CHANGEABLE
 from .spacy_batch_norm import AverageStatistics
 from .spacy_data import TrainingBatches
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
+from .spacy_shares import ShareOfBatches
 from .state import TrainerState
 from .trainer import count_snapshots
+from .workers import Workers
 
 
 class SpacyTrainer:
@@ -56,7 +60,13 @@ class SpacyTrainer:
     batch_norm_batches (int): Number of training batches for the BatchNorm statistics of the
         averages, if the config has none in [thinc_swa]; 0 to use those of the raw weights, as
         spaCy does. Without BatchNorm layers of PyTorch it has no effect.
-    RAISES: ImportError if spaCy is not installed; errors of the config and of the data.
+    communicator (Communicator | None): The connection to other workers, which have the same
+        arguments; by default there are none. A step is then one batch on every worker, and the
+        optimizer needs a `LocalSGD`. All workers initialize the pipeline with all data, and
+        each trains on its share of the examples: see `ShareOfBatches`. Rank 0 evaluates, and
+        calls all callbacks, other workers those with `runs_on_all_workers`.
+    RAISES: ImportError if spaCy is not installed; errors of the config and of the data;
+        ValueError if the workers differ.
     """
 
     # Kind of the scores: fractions.
@@ -71,16 +81,20 @@ class SpacyTrainer:
         code: Path | None = None,
         output: Path | None = None,
         batch_norm_batches: int = 0,
+        communicator: Communicator | None = None,
     ) -> None:
         check_spacy()
         from spacy.schemas import ConfigSchemaTraining
         from spacy.training.loop import create_before_to_disk_callback
         from spacy.util import registry, resolve_dot_names
 
-        self.callbacks = CallbackList(callbacks)
+        self._workers = Workers(communicator)
+        self.communicator = self._workers.communicator
+        self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
         self._config = config
         self._code = code
         self.output = output
+        self._workers.check_equal("files", self._describe_files)
         n_batches = spacy_batch_norm_batches(config, batch_norm_batches)
         with scores_are_reported():
             self.model: Any = self._initialize(config, gpu_id)
@@ -105,9 +119,18 @@ class SpacyTrainer:
         self.before_to_disk: Callable[[Any], Any] = create_before_to_disk_callback(
             settings["before_to_disk"]
         )
-        self._batches = TrainingBatches(
-            self.model, train_corpus, settings["batcher"], settings["max_epochs"]
-        )
+        self._workers.check_equal("labels", self._describe_labels)
+        data = (self.model, train_corpus, settings["batcher"], settings["max_epochs"])
+        self._batches: TrainingBatches | ShareOfBatches
+        if not self._workers.are_several:
+            self._batches = TrainingBatches(*data)
+        elif self.seed is None:
+            raise ValueError(
+                "Training on several workers needs a seed, so that all begin with the same "
+                "weights, but it was null: set [training] seed"
+            )
+        else:
+            self._batches = ShareOfBatches(*data, seed=self.seed, workers=self._workers)
         self._statistics = AverageStatistics(self.model, n_batches)
         # Losses by component since the last evaluation, as spaCy sums them.
         self._losses: dict[str, Any] = {}
@@ -130,12 +153,32 @@ class SpacyTrainer:
         }
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
+        self._workers.connect(
+            self.state,
+            self.optimizer,
+            self.model,
+            seed=self.seed or 0,
+            exclude=set(self.model.component_names) - set(self.trained_components),
+        )
+
+    def _describe_files(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self.fingerprint.inputs.items())
+
+    def _describe_labels(self) -> str:
+        return "\n".join(
+            f"{name}: {', '.join(map(str, getattr(component, 'labels', ())))}"
+            for name, component in self.model.components
+            if getattr(component, "is_trainable", False)
+        )
 
     def _initialize(self, config: Config, gpu_id: int) -> Any:
         from spacy.training.initialize import init_nlp
 
         try:
-            return init_nlp(config, use_gpu=gpu_id)
+            with warnings.catch_warnings():
+                if self._workers.rank:
+                    warnings.simplefilter("ignore")  # Rank 0 shows the same ones.
+                return init_nlp(config, use_gpu=gpu_id)
         except Exception as error:
             # spaCy's codes of errors for which there are no examples.
             if "[E923]" in str(error) or "[E986]" in str(error):
@@ -153,6 +196,8 @@ class SpacyTrainer:
         """
         from spacy.pipeline.transition_parser import Parser
 
+        if self._workers.rank:
+            return  # Rank 0 evaluates, and has the same components.
         with keeping_random_state():
             examples = iter(self._dev_corpus(self.model))
             if next(examples, None) is None:
@@ -183,6 +228,8 @@ class SpacyTrainer:
             **describe_files(config, output=self.output),
         }
         settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
+        if self._workers.are_several:
+            settings["--workers"] = str(self._workers.size)
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     @property
@@ -277,10 +324,15 @@ class SpacyTrainer:
         self._start = time.monotonic() - extra["seconds"]
 
     def stop(self, reason: str = "stopped") -> None:
-        """Stop the training after the current step.
+        """Stop the training after the current step; on several workers, after the next step
+        that ends with an exchange.
 
         reason (str): For `state.stop_reason`. The first of several counts.
         """
+        if not self._workers.request_stop(reason):
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
         self.state.stop_reason = self.state.stop_reason or reason
 
     def run(self) -> None:
@@ -319,9 +371,11 @@ class SpacyTrainer:
             # Of equal scores the first: spaCy's `patience` counts from there.
             _, best_step = max((score, -step) for score, step in self._results)
             if settings["patience"] and step + best_step >= settings["patience"]:
-                self.stop("patience")
+                self._end("patience")
             elif settings["max_steps"] and step >= settings["max_steps"]:
-                self.stop("max_steps")
+                self._end("max_steps")
+        if self._workers.stop_reason is not None:
+            self._end(self._workers.stop_reason)
         return self.state.stop_reason is not None
 
     def _train_step(self) -> bool:
@@ -329,37 +383,21 @@ class SpacyTrainer:
 
         RETURNS (bool): False if there is none, because `max_epochs` is reached.
         """
-        from spacy.training import loop
-
-        subdivide_batch: Any = loop.subdivide_batch
-
         start = time.perf_counter()
         settings, state, nlp = self.settings, self.state, self.model
         try:
             epoch, batch = next(self._batches)
         except StopIteration:
-            self.stop("max_epochs")
+            self._end("max_epochs")
             return False
         learn_rate = current_rate(self.optimizer)
         if settings["before_update"]:
             settings["before_update"](nlp, {"step": state.step, "epoch": epoch})
         before = {name: float(loss) for name, loss in self._losses.items()}
-        for part in subdivide_batch(batch, settings["accumulate_gradient"]):
-            nlp.update(
-                part,
-                drop=settings["dropout"],
-                losses=self._losses,
-                sgd=False,
-                exclude=settings["frozen_components"],
-                annotates=settings["annotating_components"],
-            )
-        for name, component in nlp.pipeline:
-            if (
-                name not in settings["frozen_components"]
-                and getattr(component, "is_trainable", False)
-                and component.model not in (True, False, None)
-            ):
-                component.finish_update(self.optimizer)
+        if batch:  # A worker may have no examples left, and waits for the others.
+            self._update(batch)
+        else:
+            state.n_losses -= 1
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
         losses = {name: float(loss) for name, loss in self._losses.items()}
         state.add_step(
@@ -379,8 +417,64 @@ class SpacyTrainer:
         self._statistics.reset()
         return True
 
+    def _update(self, batch: list[Any]) -> None:
+        from spacy.training import loop
+
+        subdivide_batch: Any = loop.subdivide_batch
+
+        settings, nlp = self.settings, self.model
+        for part in subdivide_batch(batch, settings["accumulate_gradient"]):
+            nlp.update(
+                part,
+                drop=settings["dropout"],
+                losses=self._losses,
+                sgd=False,
+                exclude=settings["frozen_components"],
+                annotates=settings["annotating_components"],
+            )
+        for name, component in nlp.pipeline:
+            if (
+                name not in settings["frozen_components"]
+                and getattr(component, "is_trainable", False)
+                and component.model not in (True, False, None)
+            ):
+                component.finish_update(self.optimizer)
+
     def _evaluate(self) -> None:
-        self._evaluate_on(_CachedCorpus(self._dev_corpus))
+        corpus = _CachedCorpus(self._dev_corpus)
+        if not self._workers.are_several:
+            self._evaluate_on(corpus)
+            return
+        self._sum_progress()
+        if self._workers.rank == 0:
+            self._evaluate_on(corpus)
+        self._share_evaluation()
+
+    def _sum_progress(self) -> None:
+        """Sum losses and words over all workers."""
+        state = self.state
+        n_before = state.extra["infos"][-1]["words"] if state.extra["infos"] else 0
+        counts = {"words": state.extra["words"] - n_before}
+        state.extra["words"] = n_before + self._workers.sum_progress(state, counts)["words"]
+        self._losses = dict(state.losses)
+
+    def _share_evaluation(self) -> None:
+        """Add the evaluation of rank 0 on the other workers, which may stop after it too."""
+        state = self.state
+
+        def describe() -> dict[str, Any]:
+            evaluation = asdict(state.evaluations[-1])
+            return {"evaluation": _as_json(evaluation), "info": state.extra["infos"][-1]}
+
+        found = self._workers.from_rank_0(describe)
+        if self._workers.rank:
+            info, evaluation = found["info"], Evaluation(**found["evaluation"])
+            state.extra["infos"].append(info)
+            state.evaluations.append(evaluation)
+            state.losses, state.n_losses = {}, 0
+            self._results.append((info["score"], info["step"]))
+            self._losses, state.extra["losses"] = {}, {}
+            report_score(self.optimizer, evaluation.raw)
 
     def _averages_to_evaluate(self) -> dict[str, Optimizer]:
         """Optimizers of the nesting whose averages are evaluated, by name. The first one's are

@@ -6,14 +6,15 @@ from typing import Any
 
 from thinc.api import Config
 
+from ..distributed.communicator import Communicator
 from ..errors import naming_config
 from .callbacks import Callback, SaveCheckpoints, TrainingLog
 from .configs import check_spacy
-from .locks import lock_folder
 from .output_folder import CURVES, LOG, TrainingFolder
 from .plots import SaveLearningCurve
 from .spacy_callbacks import ConfigLogger, SavePipelines
 from .spacy_trainer import SpacyTrainer
+from .workers import Workers
 
 
 def read_spacy_config(path: Path, overrides: dict[str, Any]) -> Config:
@@ -42,6 +43,7 @@ def train_spacy(
     gpu_id: int = -1,
     trust: bool = False,
     save_all: bool = False,
+    communicator: Communicator | None = None,
 ) -> SpacyTrainer:
     """Train a spaCy config, and save pipelines, a log and checkpoints.
 
@@ -61,34 +63,50 @@ def train_spacy(
         the file: see `check_pytorch_loading`.
     save_all (bool): Also save the pipeline with each of the averages of a nesting: see
         `SavePipelines`.
+    communicator (Communicator | None): The connection to other workers, which call this with
+        the same arguments. Rank 0 saves the pipelines and the log, and all workers take part in
+        the checkpoints, for which they need the same file system.
     RETURNS (SpacyTrainer): The trainer after the end of the training.
     RAISES: As `thinc_swa.training.train`.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
+    with naming_config(source):
+        # Without variables.
+        interpolated = config.interpolate()
+    Workers(communicator).check_equal("configs", interpolated.to_str)
     if output is None:
         with naming_config(source):
             trainer = SpacyTrainer(
-                config, [ConfigLogger(), *callbacks], gpu_id=gpu_id, code=code
+                config,
+                [ConfigLogger(), *callbacks],
+                gpu_id=gpu_id,
+                code=code,
+                communicator=communicator,
             )
             trainer.check_data()
         trainer.run()
         return trainer
-    with naming_config(source):
-        folder = TrainingFolder(output, config.interpolate(), save_all=save_all)
-    with lock_folder(output):
-        # Before the pipeline is initialized, which may take long.
-        folder.check(source=source, resume=resume, overwrite=overwrite)
-        checkpoint = folder.find_checkpoint() if resume else None
+    folder = TrainingFolder(output, interpolated, save_all=save_all, communicator=communicator)
+    # Before the pipeline is initialized, which may take long.
+    with folder.open(source=source, resume=resume, overwrite=overwrite) as checkpoint:
         log = TrainingLog(output / LOG, saves_all=save_all)
-        # Before the checkpoint: the logger may draw random numbers.
-        logger = ConfigLogger()
-        curve = SaveLearningCurve(output / CURVES[0].partition(".")[0])
-        pipelines = SavePipelines(output, save_all=save_all)
-        saving = [log, pipelines, logger, SaveCheckpoints(output, log), curve]
+        saving = [
+            log,
+            SavePipelines(output, save_all=save_all),
+            # Before the checkpoint: the logger may draw random numbers.
+            ConfigLogger(),
+            SaveCheckpoints(output, log, communicator=communicator),
+            SaveLearningCurve(output / CURVES[0].partition(".")[0]),
+        ]
         with naming_config(source):
             trainer = SpacyTrainer(
-                config, [*saving, *callbacks], gpu_id=gpu_id, code=code, output=output
+                config,
+                [*saving, *callbacks],
+                gpu_id=gpu_id,
+                code=code,
+                output=output,
+                communicator=communicator,
             )
             # Before anything is deleted.
             trainer.check_data()

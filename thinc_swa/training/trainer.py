@@ -1,9 +1,8 @@
 """Trainer for Thinc models, which evaluates averages and raw weights side by side."""
 
 import inspect
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any, TypeVar
 import numpy
 from thinc.api import Config, Model, Optimizer, fix_random_seed
 
-from ..distributed.communicator import Communicator, SingleWorker
-from ..distributed.connection import check_equal, connect
+from ..distributed.communicator import Communicator
 from ..errors import naming_config
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
@@ -39,17 +37,16 @@ from .fingerprints import (
     digest,
     is_exact,
 )
-from .locks import lock_folder
 from .output_folder import CHANGEABLE, TrainingFolder
 from .registries import registry
 from .state import TrainerState
+from .workers import Workers
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
 # Default number of batches for the BatchNorm statistics of averages.
 BATCH_NORM_BATCHES = 50
 
 TrainerT = TypeVar("TrainerT", bound="Trainer")
-ScoresT = TypeVar("ScoresT")
 
 
 class Trainer:
@@ -101,7 +98,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         communicator: Communicator | None = None,
     ) -> None:
-        self.communicator = SingleWorker() if communicator is None else communicator
+        self._workers = Workers(communicator)
+        self.communicator = self._workers.communicator
         self.seed = check_int("seed", seed, minimum=0)
         self.max_steps = check_int("max_steps", max_steps, minimum=0)
         self.max_epochs = check_int("max_epochs", max_epochs, minimum=0)
@@ -123,16 +121,8 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = loss
         self.dataset = check_dataset(dataset)
-        n_examples, n_workers = len(self.dataset[0][0]), self.communicator.size
-        if n_workers > n_examples:
-            raise ValueError(
-                f"There are {n_workers} workers, but only {n_examples} training examples: use "
-                "fewer workers"
-            )
-        rank = self.communicator.rank
-        self.callbacks = CallbackList(
-            callback for callback in callbacks if rank == 0 or callback.runs_on_all_workers
-        )
+        self._workers.check_examples(len(self.dataset[0][0]))
+        self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
         self.state = self._prepare(TrainerState())
         # Order of the examples in the current epoch.
         self._order: Any = None
@@ -153,15 +143,7 @@ class Trainer:
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
-        if self.communicator.size > 1:
-            check_equal(self.communicator, "initial weights", _describe_weights(self.model))
-            self.state.run_id = self.communicator.broadcast_text(self.state.run_id)
-        self._exchange = connect(self.optimizer, self.model, self.communicator, broadcast=False)
-        self._stop_reason = "stopped"
-        if self.communicator.rank:
-            # Dropout differs between workers. Rank 0 draws what a single worker draws.
-            seeds = numpy.random.SeedSequence((self.seed, self.communicator.rank))
-            fix_random_seed(int(seeds.generate_state(1)[0]))
+        self._workers.connect(self.state, self.optimizer, self.model, seed=self.seed)
 
     @classmethod
     def from_config(
@@ -289,11 +271,8 @@ class Trainer:
 
         reason (str): For `state.stop_reason`. The first of several counts.
         """
-        if self._exchange is None:
+        if not self._workers.request_stop(reason):
             self._end(reason)
-        elif not self._exchange.wants_stop:
-            self._exchange.wants_stop = True
-            self._stop_reason = reason
 
     def _end(self, reason: str) -> None:
         self.state.stop_reason = self.state.stop_reason or reason
@@ -335,8 +314,8 @@ class Trainer:
         # Counted to the last evaluation, so that a resumed training stops at the same step.
         elif self.patience and self.state.steps_without_improvement >= self.patience:
             self._end("patience")
-        elif self._exchange is not None and self._exchange.is_stopping:
-            self._end(self._stop_reason)
+        elif self._workers.stop_reason is not None:
+            self._end(self._workers.stop_reason)
         return self.state.stop_reason is not None
 
     def _train_step(self) -> None:
@@ -366,10 +345,7 @@ class Trainer:
         X, Y = self.dataset[0]
         epoch, position = divmod(self.state.step, self.n_batches)
         if self._order is None or position == 0:
-            # A generator for each epoch: the order can be restored in the middle of an epoch,
-            # and is the same whatever dropout has drawn.
-            order = numpy.random.default_rng((self.seed, epoch)).permutation(len(X))
-            self._order = order[self.communicator.rank :: self.communicator.size]
+            self._order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=epoch)
         start = position * self.batch_size
         rows = self._order[start : start + self.batch_size]
         return epoch, self._take(X, rows), self._take(Y, rows)
@@ -385,12 +361,12 @@ class Trainer:
         return ops.asarray(data) if isinstance(data, numpy.ndarray) else data
 
     def _evaluate(self) -> None:
-        self._sum_losses()
-        raw = self._from_rank_0(self._score)
+        self._workers.sum_progress(self.state)
+        raw = self._workers.from_rank_0(self._score)
         # First, because it may start an average.
         report_score(self.optimizer, raw)
         self.state.n_averaged = count_snapshots(self.optimizer)
-        scores = self._from_rank_0(self._score_averages)
+        scores = self._workers.from_rank_0(self._score_averages)
         averages = next(iter(scores.values()), None)
         evaluation = self.state.add_evaluation(raw, averages, all_averages=scores)
         # Thinc 9.1: for schedules that depend on the score, such as `plateau`. Averages never
@@ -406,29 +382,6 @@ class Trainer:
             with keeping_random_state(), self._use_averages_of(optimizer):
                 scores[name] = self._score()
         return scores
-
-    def _sum_losses(self) -> None:
-        """Sum losses and requests to stop over all workers."""
-        if self._exchange is not None:
-            state = self.state
-            values = [float(self._exchange.wants_stop), state.n_losses, *state.losses.values()]
-            summed = numpy.array(values, dtype="float64")
-            self.communicator.all_reduce(summed)
-            n_stops, n_losses, *losses = summed.tolist()
-            self._exchange.is_stopping = bool(n_stops)
-            state.n_losses = round(n_losses)
-            state.losses = dict(zip(state.losses, losses, strict=True))
-
-    def _from_rank_0(self, evaluate: Callable[[], ScoresT]) -> ScoresT:
-        """The result of an evaluation, which only rank 0 does.
-
-        evaluate (Callable): Returns values that JSON can represent.
-        """
-        if self.communicator.size == 1:
-            return evaluate()
-        found = json.dumps(evaluate()) if self.communicator.rank == 0 else ""
-        result: ScoresT = json.loads(self.communicator.broadcast_text(found))
-        return result
 
     def _averages_to_evaluate(self) -> dict[str, Optimizer]:
         """Optimizers of the nesting whose averages are evaluated, by name, outermost first."""
@@ -490,13 +443,6 @@ class Trainer:
         return accuracy(predictions, Y)
 
 
-def _describe_weights(model: Model[Any, Any]) -> str:
-    """A digest of the weights of each parameter."""
-    return "\n".join(
-        f"{place}: {digest(parameter.get())}" for place, _, parameter in named_parameters(model)
-    )
-
-
 def count_snapshots(optimizer: Optimizer) -> int | None:
     """Number of snapshots in the averages of the outermost wrapper that counts them; None if
     there is no such wrapper."""
@@ -545,9 +491,7 @@ def train(
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
-    communicator = SingleWorker() if communicator is None else communicator
-    if communicator.size > 1:
-        check_equal(communicator, "configs", config.to_str())
+    Workers(communicator).check_equal("configs", config.to_str)
     if output is None:
         with naming_config(source):
             trainer = Trainer.from_config(
@@ -556,24 +500,8 @@ def train(
         trainer.run()
         return trainer
     folder = TrainingFolder(output, config, save_all=save_all, communicator=communicator)
-    if communicator.rank:
-        # Rank 0 has locked the folder, and says where to resume.
-        checkpoint = folder.find_checkpoint()
-        with naming_config(source):
-            trainer = Trainer.from_config(
-                config,
-                [*folder.callbacks(), *callbacks],
-                code=code,
-                output=output,
-                communicator=communicator,
-            )
-        folder.prepare(trainer, checkpoint, trust=trust)
-        trainer.run()
-        return trainer
-    with lock_folder(output):
-        # Before the data are loaded, which may take long.
-        folder.check(source=source, resume=resume, overwrite=overwrite)
-        checkpoint = folder.find_checkpoint(resume=resume)
+    # Before the data are loaded, which may take long.
+    with folder.open(source=source, resume=resume, overwrite=overwrite) as checkpoint:
         # The callbacks that save come first: nothing is lost if another one fails.
         with naming_config(source):
             trainer = Trainer.from_config(
