@@ -2,14 +2,14 @@
 
     python examples/studies/workers/study.py --brands fashion_brands --questions cooking
 
-Both folders have train.jsonl and dev.jsonl, with `text` and `entities` (start, end and label) or
-`cats` (1.0 or 0.0 by label). They are `ner_fashion_brands` and `textcat_multilabel_demo` of
+Both folders have train.jsonl and dev.jsonl, with `text` and `entities` (start, end and label)
+or `cats` (1.0 or 0.0 by label). They are `ner_fashion_brands` and `textcat_multilabel_demo` of
 https://github.com/explosion/projects (MIT License), the former reduced to annotations that were
 answered with "accept".
 
-The configs are those of `spacy init config`, but for the optimizer. The workers are simulated in
-one process: their weights are those of real ones. Finished trainings are in runs.csv beside this
-file and are not repeated. It writes results.md and the pictures of the scores.
+The configs are those of `spacy init config`, but for the optimizer. The workers are simulated
+in one process: their weights are those of real ones. Finished trainings are in runs.csv beside
+this file and are not repeated. It writes results.md and the pictures of the scores.
 """
 
 import argparse
@@ -49,7 +49,8 @@ METHODS: dict[str, dict[str, float]] = {
     "0.7, momentum 0.9": {"outer_learn_rate": 0.7, "outer_momentum": 0.9},
 }
 FREQ = 50
-# Documents of the development data: with all of the questions, evaluation takes most of the time.
+# Documents of the development data. With all of the questions, evaluation takes most of the
+# time.
 MAX_DEV = 500
 # The evaluations of a training, of which the last quarter of the words counts.
 N_EVALUATIONS = 8
@@ -216,11 +217,11 @@ def write_results(rows: list[Row]) -> None:
     scores = last_scores(rows)
     blocks = [
         "# Several workers",
-        "Scores in % (entity F-score, macro F-score of the categories) of the averages, for one "
-        "worker of the raw weights: mean over the evaluations in the last quarter of the words, "
-        "mean ± standard deviation over the seeds. All workers together train on as many words "
-        f"as the one. `freq = {FREQ}`; differences are paired by seed, with 95 % intervals, not "
-        "corrected for their number.",
+        "Scores in % (brands: entity F-score; questions: macro AUC of the categories) of the "
+        "averages, for one worker of the raw weights. Mean over the evaluations in the last "
+        "quarter of the words; mean ± standard deviation over the seeds. All workers together "
+        f"train on as many words as the one. `freq = {FREQ}`. Differences are paired by seed, "
+        "with 95 % intervals, not corrected for their number.",
     ]
     for task in TASKS:
         base = scores.get((task, ONE, 1), {})
