@@ -23,11 +23,13 @@ def test_spacy_lists_the_commands(tmp_path):
     assert "Weight averaging" in line
 
 
+@pytest.mark.slow
 def test_help_names_the_program(tmp_path):
     result = run_spacy(tmp_path, "swa", "compare", "--help")
     assert result.stdout.startswith("Usage: python -m spacy swa compare [OPTIONS]")
 
 
+@pytest.mark.slow
 def test_commands_are_those_of_thinc_swa(tmp_path):
     result = run_spacy(tmp_path, "swa", "info")
     own = run_python(tmp_path, "from thinc_swa.__main__ import main; main(['info'])")

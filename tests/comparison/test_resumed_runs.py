@@ -178,7 +178,8 @@ def assert_resumed(folder, paths, whole, *, step, n_steps, **settings):
     return trainings
 
 
-@pytest.mark.parametrize("is_shared", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_shared", [True, False])
 def test_thinc_trainings_are_resumed(tmp_path, is_shared):
     code = write_code(tmp_path, 44)
     names = THINC if is_shared else ("swa_own",)

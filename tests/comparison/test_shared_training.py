@@ -134,6 +134,7 @@ def test_missing_runs_are_trained_with_the_results_of_all(tmp_path):
     assert make_trainings(prepare(tmp_path / "output", paths)) == []
 
 
+@pytest.mark.slow
 def test_an_incomplete_log_of_one_entry_is_repeated_alone(tmp_path):
     paths = write(tmp_path, {"adam": ADAM, "ema": EMA})
     first = compare(tmp_path / "output", paths, n_seeds=1)
@@ -197,6 +198,7 @@ def write_fragile(tmp_path, optimizers, how):
     return paths, code
 
 
+@pytest.mark.slow
 def test_after_a_crash_entries_are_trained_one_by_one(tmp_path):
     """The shared training has more evaluations, and needs more memory, than each alone."""
     paths, code = write_fragile(tmp_path, {"adam": ADAM, "ema": EMA}, "kill")

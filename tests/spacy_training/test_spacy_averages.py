@@ -37,6 +37,7 @@ from spacy_cases import (  # noqa: E402
 from thinc.api import Config, Optimizer  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH_NAME)
 def test_spacy_train_runs_every_config(name, corpus, tmp_path):
     """The config files with fewer steps, in a process of its own."""
@@ -96,6 +97,7 @@ def test_spacy_train_saves_the_same_weights(name, trained, corpus, tmp_path):
     assert_close(saved, trained(name).saved)
 
 
+@pytest.mark.slow
 def test_the_learn_rate_of_swa_replaces_that_of_the_optimizer(trained):
     assert trained("swa").optimizer.learn_rate == 0.0005
     assert trained("lookahead_swa").optimizer.learn_rate == 0.0005

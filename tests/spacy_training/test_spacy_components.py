@@ -114,6 +114,7 @@ def test_components_without_annotations_are_averaged(name, settings, averages_of
     assert_close(training.saved, averages_of(training.history))
 
 
+@pytest.mark.slow
 def test_frozen_components_do_not_change(trained, tmp_path):
     """A new component beside a trained, frozen pipeline."""
     source = trained("swa")

@@ -35,6 +35,7 @@ def config(tmp_path):
     return make_config(folder, ["ner"], write_ner, optimizer="SWA, EMA and LAWA")
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_each_of_the_averages_is_saved(config, tmp_path):
     output = tmp_path / "output"
     trainer = train_spacy(config, output=output, save_all=True)

@@ -54,11 +54,18 @@ def config(folder):
     return spacy.util.load_config(folder / "config.cfg", interpolate=False)
 
 
+@pytest.fixture(scope="module")
+def complete(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("complete") / "output"
+    config = spacy.util.load_config(folder / "config.cfg", interpolate=False)
+    train_spacy(config, output=output)
+    return output
+
+
 @pytest.fixture
-def output(config, tmp_path):
+def output(complete, tmp_path):
     """Output folder of a complete training."""
-    train_spacy(config, output=tmp_path / "output")
-    return tmp_path / "output"
+    return shutil.copytree(complete, tmp_path / "output")
 
 
 # The table, the log, and the files

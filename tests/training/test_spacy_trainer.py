@@ -17,7 +17,7 @@ from spacy_trainings import (  # noqa: E402
 )
 
 NAMES = ("model-best", "model-last")
-QUICK = ("patience", "SWA, two components")
+QUICK = ("patience",)
 
 
 @pytest.fixture
