@@ -11,12 +11,13 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from thinc.api import SGD, Optimizer
+from thinc.api import SGD, Model, Optimizer
 from thinc.types import FloatsXd
 
 from thinc_swa import (
@@ -24,12 +25,14 @@ from thinc_swa import (
     L2SP,
     LAWA,
     SWA,
+    LocalSGD,
     Lookahead,
     OptimizerWrapper,
     ParamGroups,
     ScheduleFree,
 )
 from thinc_swa.averaging.power_profiles import Profile, combine_profiles, power_exponent
+from thinc_swa.distributed import Communicator, connect, run_simulated
 
 KEY = (1, "W")
 SCHEMES = {
@@ -165,6 +168,86 @@ def draw_lookahead(axes: Axes, colours: Colours) -> None:
     )
 
 
+def trace_workers(
+    n_workers: int, n_steps: int, *, start: float = 3.0, noise: float = 1.0, **settings: Any
+) -> list[tuple[list[float], list[float]]]:
+    """Train one weight on several workers, each with noise of its own.
+
+    settings (Any): Arguments of LocalSGD.
+    RETURNS (list[tuple[list[float], list[float]]]): For each worker the weight before the
+        first step and after each, without and with the exchange that follows the step.
+    """
+
+    def work(communicator: Communicator) -> tuple[list[float], list[float]]:
+        random = numpy.random.default_rng((5, communicator.rank))
+        weights = numpy.array([start], dtype="float32")
+        model: Model[Any, Any] = Model("weight", lambda *_: (None, None), params={"W": weights})
+        optimizer = LocalSGD(sgd(), **settings)
+        connect(optimizer, model, communicator)
+        own, raw = [start], [start]
+        for _ in range(n_steps):
+            weights = model.get_param("W")
+            gradient = weights + numpy.float32(random.normal(scale=noise))
+            weights, _ = optimizer((model.id, "W"), weights, gradient.astype("float32"))
+            model.set_param("W", weights)
+            own.append(float(weights[0]))
+            optimizer.step_schedules()
+            raw.append(float(model.get_param("W")[0]))
+        return own, raw
+
+    return run_simulated(n_workers, work)
+
+
+def draw_local_sgd(lookahead: Axes, local: Axes, parallel: Axes, colours: Colours) -> None:
+    """The same steps on one worker and on two of them."""
+    n_steps, freq = 30, 10
+    panels: dict[str, tuple[Axes, int, dict[str, Any]]] = {
+        "Lookahead: one worker": (lookahead, 1, {"outer_learn_rate": 0.5}),
+        "LocalSGD: two workers": (local, 2, {}),
+        "Data parallelism: two workers": (parallel, 2, {"start_step": n_steps}),
+    }
+    for title, (axes, n_workers, settings) in panels.items():
+        settings = {"outer_learn_rate": 1.0, "outer_momentum": 0.0, **settings}
+        found = trace_workers(n_workers, n_steps, noise=3.0, freq=freq, **settings)
+        exchanges = range(freq, n_steps + 1, freq)
+        if axes is parallel:
+            exchanges = range(1, n_steps + 1)
+        _, weights = found[0]
+        if axes is not parallel:
+            for own, raw in found:
+                # Each step twice: before and after an exchange.
+                steps = [0, *(step for step in range(1, n_steps + 1) for _ in range(2))]
+                pairs = zip(own[1:], raw[1:], strict=True)
+                values = [raw[0], *(value for pair in pairs for value in pair)]
+                label = "a worker's weight" if own is found[0][0] else None
+                axes.plot(steps, values, color=colours["raw"], lw=1.2, label=label)
+            due = [0, *exchanges]
+            common = [weights[step] for step in due]
+            axes.step(
+                [*due, n_steps],
+                [*common, common[-1]],
+                where="post",
+                color=colours["first"],
+                lw=2.2,
+                label="synchronised weight",
+            )
+        else:
+            axes.plot(weights, color=colours["first"], lw=2.2)
+        axes.plot(
+            exchanges,
+            [weights[step] for step in exchanges],
+            "o",
+            ms=4,
+            color=colours["second"],
+            label="exchange",
+        )
+        axes.set_title(title, fontsize=11)
+    # Where there is room.
+    parallel.legend(*local.get_legend_handles_labels(), frameon=False, fontsize=9)
+    for axes in (lookahead, local):
+        axes.legend().set_visible(False)
+
+
 def draw_schedule_free(axes: Axes, colours: Colours) -> None:
     n_steps = 200
     recorder = Recorder(sgd())
@@ -231,7 +314,8 @@ def draw_l2sp(axes: Axes, colours: Colours) -> None:
         axes.plot(raw, color=colours[colour], ls=line, lw=1.8, label=f"alpha = {alpha:g}")
 
 
-PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
+# The functions get as many axes as `N_PANELS` says, one by default.
+PICTURES: dict[str, Callable[..., None]] = {
     "swa": draw_swa,
     "ema": draw_ema,
     "lawa": draw_lawa,
@@ -240,19 +324,21 @@ PICTURES: dict[str, Callable[[Axes, Colours], None]] = {
     "l2sp": draw_l2sp,
     "param_groups": draw_param_groups,
     "reconstruction": draw_reconstruction,
+    "local_sgd": draw_local_sgd,
 }
+N_PANELS = {"local_sgd": 3}
 
 
 def pictures() -> dict[str, bytes]:
     """RETURNS (dict[str, bytes]): SVG pictures by the names of their files."""
     return {
-        f"{name}-{scheme}.svg": _draw(draw, colours)
+        f"{name}-{scheme}.svg": _draw(draw, colours, N_PANELS.get(name, 1))
         for name, draw in PICTURES.items()
         for scheme, colours in SCHEMES.items()
     }
 
 
-def _draw(draw: Callable[[Axes, Colours], None], colours: Colours) -> bytes:
+def _draw(draw: Callable[..., None], colours: Colours, n_panels: int) -> bytes:
     settings = {
         "svg.fonttype": "none",
         # The same picture has the same bytes.
@@ -266,14 +352,15 @@ def _draw(draw: Callable[[Axes, Colours], None], colours: Colours) -> bytes:
     }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7.6, 3.2), layout="constrained")
-        axes = figure.subplots()
-        draw(axes, colours)
-        axes.set_xlabel("step")
-        if not axes.get_ylabel():
-            axes.set_ylabel("weight")
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend() is None:
-            axes.legend(frameon=False, loc="upper right")
+        panels = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+        draw(*panels, colours)
+        for axes in panels:
+            axes.set_xlabel("step")
+            axes.spines[["top", "right"]].set_visible(False)
+            if axes.get_legend() is None:
+                axes.legend(frameon=False, loc="upper right")
+        if not panels[0].get_ylabel():
+            panels[0].set_ylabel("weight")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()

@@ -36,6 +36,7 @@ def test_pictures_have_lines_and_labels(drawn):
         "l2sp": "alpha = 0.5",
         "param_groups": "frozen",
         "reconstruction": "wanted: sigma_rel = 0.15",
+        "local_sgd": "synchronised weight",
     }
     for name, content in drawn.items():
         root = ElementTree.fromstring(content)
@@ -63,3 +64,8 @@ def test_traces_are_those_of_the_optimizers():
     raw, slow = pictures.trace(Lookahead(recorder, freq=2, pullback=0.5), 2, noise=0.0)
     assert recorder.values == pytest.approx([2.7, 2.43])
     assert raw[2] == pytest.approx((3 + 2.43) / 2) == slow[2]
+    (found,) = pictures.trace_workers(1, 2, noise=0.0, freq=2, outer_learn_rate=0.5)
+    assert found[0] == pytest.approx([3.0, 3.0 * 0.92, 3.0 * 0.92**2])
+    assert found[1][1] == found[0][1]
+    # With Nesterov momentum 0.5 the first change counts one and a half times.
+    assert found[1][2] == pytest.approx(3.0 - 0.5 * 1.5 * (3.0 - found[0][2]))
