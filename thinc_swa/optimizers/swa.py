@@ -29,8 +29,8 @@ NEEDS_SCORES = (
 )
 NEEDS_PHASE = (
     'start_step = "phase" needs a training phase with start_swa = true, which this training '
-    "loop does not have: train with `thinc-swa train`, or set start_step to a number of steps or "
-    "a fraction of total_steps"
+    "loop does not have: train with `thinc-swa train`, or set start_step to a number of steps "
+    "or a fraction of total_steps"
 )
 
 

@@ -112,8 +112,8 @@ def check_same_form(name: str, dataset: Any, main: Dataset) -> Dataset:
     dataset (Dataset): The dataset.
     main (Dataset): The dataset of the training.
     RETURNS (Dataset): The same, as tuples.
-    RAISES: ValueError if it has no form of a dataset, or if the rows of its training data are of
-        another shape.
+    RAISES: ValueError if it does not have the form of a dataset, or if the rows of its training
+        data have another shape.
     """
     try:
         found = check_dataset(dataset)

@@ -310,6 +310,7 @@ class Trainer:
             },
             batch_size=self.batch_size,
         )
+        # Maximum number of steps, from `max_steps` and `max_epochs`.
         self.total_steps = plan.count_steps(
             max_steps=self.max_steps, max_epochs=self.max_epochs
         )
@@ -403,10 +404,7 @@ class Trainer:
         return self.state.stop_reason is not None
 
     def _train_step(self) -> None:
-        planned = next(self._batches)
-        self._enter_phase(planned)
-        X, Y = self._take_batch(planned)
-        phase = self._plan.spans[planned.index].phase
+        epoch, X, Y = self._next_batch()
         start = time.perf_counter()
         learn_rate = current_rate(self.optimizer)
         loss: Any = 0.0
@@ -414,38 +412,37 @@ class Trainer:
             predictions, backprop = self.model.begin_update(X)
             gradient, loss = self.loss(predictions, Y)
             backprop(gradient)
-            self.model.finish_update(self._effects.optimizer_for(phase))
+            self.model.finish_update(self._effects.optimizer)
         else:
             self.state.n_losses -= 1
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
         self.state.add_step(
             {"loss": float(loss)},
-            epoch=planned.epoch,
+            epoch=epoch,
             learn_rate=learn_rate,
             n_averaged=count_snapshots(self.optimizer),
             seconds=time.perf_counter() - start,
         )
         self._batch_norm = {}
 
-    def _enter_phase(self, planned: PlannedBatch) -> None:
-        """Put the settings of the phase of a batch into effect, if they are not."""
+    def _next_batch(self) -> tuple[int, Any, Any]:
+        """The epoch, inputs and targets of the next step, for which the settings of its phase
+        are put into effect."""
+        planned = next(self._batches)
         phase = self._plan.spans[planned.index].phase
         if self._phase != planned.index:
             self._phase = planned.index
             self._dropout.set(phase.dropout)
+            self._effects.enter(phase)
         if planned.step == 0:
             self._effects.begin(phase)
-
-    def _take_batch(self, planned: PlannedBatch) -> tuple[Any, Any]:
-        """The inputs and targets of a batch."""
-        dataset = self._plan.spans[planned.index].phase.dataset
-        X, Y = self._training_data[dataset]
-        key = (dataset, planned.epoch)
+        X, Y = self._training_data[phase.dataset]
+        key = (phase.dataset, planned.epoch)
         if self._order is None or self._order[0] != key:
             order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=planned.epoch)
             self._order = (key, order)
         rows = self._order[1][planned.start : planned.start + planned.size]
-        return self._take(X, rows), self._take(Y, rows)
+        return planned.epoch, self._take(X, rows), self._take(Y, rows)
 
     def _take(self, data: Any, rows: Any) -> Any:
         is_list = isinstance(data, (list, tuple))

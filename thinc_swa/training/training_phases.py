@@ -221,7 +221,6 @@ class PhaseSpan:
         """Whether it has no end."""
         return self.n_steps is None and self.n_epochs is None
 
-
     def describe(self) -> dict[str, Any]:
         """Settings of the phase as JSON values, with its length. Of a batch size the first
         values are given."""
@@ -406,7 +405,8 @@ class PhaseEffects:
         levels = unwrap(optimizer)
         self._groups = [level for level in levels if isinstance(level, ParamGroups)]
         self._swa = [level for level in levels if isinstance(level, SWA)]
-        self._filters: dict[tuple[str, ...], Any] = {(): optimizer}
+        # What `finish_update` gets: the optimizer, without the frozen groups of the phase.
+        self.optimizer: Any = optimizer
         names = [name for level in self._groups for name in level.group_names]
         starts = False
         for phase in phases:
@@ -437,17 +437,16 @@ class PhaseEffects:
         for level in self._swa if phase.start_swa else ():
             level.check_start(step)
 
+    def enter(self, phase: TrainingPhase) -> None:
+        """Put the settings of a phase into effect, from its first step or later."""
+        self.optimizer = self._optimizer
+        if phase.frozen:
+            self.optimizer = _WithoutGroups(self._optimizer, self._groups, phase.frozen)
+
     def begin(self, phase: TrainingPhase) -> None:
-        """Begin a phase, before its first step."""
+        """Do what a phase does once, before its first step."""
         for level in self._swa if phase.start_swa else ():
             level.start_swa()
-
-    def optimizer_for(self, phase: TrainingPhase) -> Any:
-        """The optimizer for `finish_update` in a phase: without its frozen groups."""
-        frozen = tuple(phase.frozen)
-        if frozen not in self._filters:
-            self._filters[frozen] = _WithoutGroups(self._optimizer, self._groups, frozen)
-        return self._filters[frozen]
 
 
 class _WithoutGroups:
@@ -474,7 +473,8 @@ class _WithoutGroups:
             # Also of an empty one. A product with zero would keep NaN.
             zeroed[...] = 0.0
             return weights, gradient
-        return self._optimizer(key, weights, gradient, lr_scale=lr_scale)
+        weights, gradient = self._optimizer(key, weights, gradient, lr_scale=lr_scale)
+        return weights, gradient
 
 
 class LayerDropout:
@@ -489,7 +489,7 @@ class LayerDropout:
         ]
 
     def check(self, phases: Iterable[TrainingPhase]) -> None:
-        """RAISES: ValueError if a phase has a dropout rate and the model has no layer for it."""
+        """RAISES: ValueError if a phase has a dropout rate, and no layer of the model has."""
         for phase in phases:
             if phase.dropout is not None and not self._rates:
                 raise ValueError(
