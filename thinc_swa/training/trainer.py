@@ -316,8 +316,7 @@ class Trainer:
         )
         starts = plan.starts()
         check_fits(plan.spans, starts[-1], self.total_steps)
-        for span, start in zip(plan.spans, starts, strict=True):
-            self._effects.check_start(span.phase, start)
+        self._effects.check_starts(plan.spans, starts)
         return plan
 
     @property

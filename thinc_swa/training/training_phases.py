@@ -154,8 +154,10 @@ def make_phases(
         found = [
             _make_phase(name, values, settings, section) for name, values in phases.items()
         ]
+    elif isinstance(phases, Sequence) and not isinstance(phases, str):
+        found = list(phases)
     else:
-        found = list(check_list("phases", phases))
+        raise ValueError(f"[{section}] must have a section for each phase, but was {phases!r}")
     names: list[str] = []
     for phase in found:
         if not isinstance(phase, TrainingPhase):
@@ -275,24 +277,27 @@ def make_spans(phases: Sequence[TrainingPhase], max_steps: int) -> list[PhaseSpa
     return spans
 
 
-def check_fits(spans: Sequence[PhaseSpan], n_steps: int, total_steps: int) -> None:
+def check_fits(
+    spans: Sequence[PhaseSpan], length: int, total: int, *, unit: str = "steps"
+) -> None:
     """Check that the phases are not longer than the training.
 
     spans (Sequence[PhaseSpan]): As returned by `make_spans`.
-    n_steps (int): Steps before the span that has no end.
-    total_steps (int): The maximum number of steps of the training.
+    length (int): Length of all spans but the last, which has no end.
+    total (int): The maximum length of the training.
+    unit (str): The unit of both.
     RAISES: ValueError if they are.
     """
     last = spans[-1]
-    if n_steps > total_steps:
+    if length > total:
         raise ValueError(
-            f"The phases must not be longer than the training, but have {n_steps} steps in "
-            f"total, and the training has {total_steps}"
+            f"The phases must not be longer than the training, but have {length} {unit} in "
+            f"total, and the training has {total}"
         )
-    if n_steps == total_steps and last.name is not None:
+    if length == total and last.name is not None:
         raise ValueError(
-            f"Phase {last.name!r} never begins: the phases before it have {n_steps} steps in "
-            f"total, and the training has {total_steps}"
+            f"Phase {last.name!r} never begins: the phases before it have {length} {unit} in "
+            f"total, and the training has {total}"
         )
 
 
@@ -429,13 +434,25 @@ class PhaseEffects:
                 "but there is none"
             )
 
-    def check_start(self, phase: TrainingPhase, step: int) -> None:
-        """Check that a phase can start SWA at a step.
+    def check_starts(
+        self, spans: Sequence[PhaseSpan], starts: Sequence[int] | None = None
+    ) -> None:
+        """Check that the phases can start SWA at their first steps, as far as these are known.
 
-        RAISES: ValueError if it cannot.
+        spans (Sequence[PhaseSpan]): As returned by `make_spans`.
+        starts (Sequence[int] | None): The number of steps before each; None if it is unknown
+            after a phase with a length in epochs.
+        RAISES: ValueError if a phase cannot.
         """
-        for level in self._swa if phase.start_swa else ():
-            level.check_start(step)
+        start: int | None = 0
+        for i, span in enumerate(spans):
+            if starts is not None:
+                start = starts[i]
+            if start is None:
+                return
+            for level in self._swa if span.phase.start_swa else ():
+                level.check_start(start)
+            start = None if span.n_steps is None else start + span.n_steps
 
     def enter(self, phase: TrainingPhase) -> None:
         """Put the settings of a phase into effect, from its first step or later."""
