@@ -14,6 +14,7 @@ from spacy.util import registry, resolve_dot_names  # noqa: E402
 from spacy_config_cases import COMPOUNDING, ner  # noqa: E402
 from spacy_trainings import (  # noqa: E402
     ADAM,
+    StopAt,
     results_of,
     train_in_parts,
     train_with_spacy,
@@ -151,6 +152,7 @@ def test_a_checkpoint_in_a_phase_is_continued_bit_for_bit(tmp_path, step):
     config = phased(tmp_path, PHASES)
     whole = train_spacy(config)
     first = train_spacy(config, callbacks=[StopAt(step)])
+    (tmp_path / "checkpoints").mkdir()
     save_checkpoint(tmp_path / "checkpoints", first)
     second = SpacyTrainer(config)
     load_checkpoint(first.state.checkpoint, second)
