@@ -67,7 +67,11 @@ def configs_page() -> str:
         "# Example configs\n\nComplete configs, each of which trains as it is. The tests train "
         "with all of them.\n\n"
     ]
-    for folder, title in (("spacy", "For spaCy"), ("digits", "For Thinc: handwritten digits")):
+    for folder, title in (
+        ("spacy", "For spaCy"),
+        ("digits", "For Thinc: handwritten digits"),
+        ("training", "For Thinc: phases, losses and data"),
+    ):
         parts.append(f"## {title}\n\n")
         for path in sorted((ROOT / "configs" / folder).glob("*.cfg")):
             comment, body = _split_comment(path.read_text(encoding="utf8"))

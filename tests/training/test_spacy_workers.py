@@ -112,7 +112,7 @@ def test_losses_and_words_are_sums_over_all_workers(tmp_path):
         assert len(expected) == 2
         assert sum(found.losses.values()) == pytest.approx(sum(expected))
         assert found.loss == pytest.approx(numpy.mean(expected))
-    n_words = 2 * sum(map(len, first._batches._examples))
+    n_words = 2 * sum(map(len, first._batches._batches._examples))
     for trainer in (first, second):
         info = trainer.state.extra["infos"][-1]
         assert info["words"] == trainer.state.extra["words"] == n_words

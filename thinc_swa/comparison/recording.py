@@ -15,7 +15,6 @@ from thinc.api import Config, Optimizer
 from ..training.callbacks import Callback
 from ..training.configs import is_spacy_config
 from ..training.evaluation import Evaluation
-from ..training.fingerprints import describe_dataset
 from ..training.interface import TrainerInterface
 from ..training.logs import Log
 from ..training.spacy_trainer import SpacyTrainer
@@ -214,7 +213,7 @@ def log_dataset(config: Config, log: Log) -> None:
 
 def log_data(log: Log, trainer: Trainer) -> None:
     """Log the fingerprint of the dataset of a trainer."""
-    log.write("dataset", content=describe_dataset(trainer.dataset))
+    log.write("dataset", content=trainer.describe_data())
     log.flush()
 
 

@@ -56,7 +56,7 @@ class Run:
     inputs (dict[str, str]): Fingerprints of what the config depends on.
     code (Path | None): A Python file that registers what the config names.
     output (Path | None): Output folder of the comparison.
-    dataset (str | None): The section [dataset] as JSON; None for spaCy configs.
+    dataset (str | None): The sections [dataset] and [datasets] as JSON; None for spaCy configs.
     sharing_key (str): Runs with the same key can share a training.
     state (str): "waiting", "running", "done" or "failed".
     outdated (str | None): Reason why a complete run in the folder is not used.
@@ -237,7 +237,7 @@ class Run:
 
 
 def _is_dataset(name: str) -> bool:
-    return name.startswith("dataset.")
+    return name.startswith(("dataset.", "datasets."))
 
 
 def make_runs(
@@ -274,7 +274,8 @@ def make_runs(
             if key not in known:
                 known[key] = describe_inputs(config, code=code, output=output)
             folder = output / "runs" / folder_name(entry.name) / f"seed-{seed}"
-            dataset = None if is_spacy_config(config) else json.dumps(config.get("dataset"))
+            sections = [config.get("dataset"), config.get("datasets")]
+            dataset = None if is_spacy_config(config) else json.dumps(sections)
             inputs = dict(known[key])
             shared = sharing_key(config)
             runs.append(

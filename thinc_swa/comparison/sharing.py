@@ -11,7 +11,7 @@ from typing import Any
 
 from thinc.api import Config
 
-from ..training.configs import is_spacy_config, optimizer_section
+from ..training.configs import SECTION, is_spacy_config, optimizer_section
 
 # Names of the wrappers in configs, each with the settings with which it changes the trajectory.
 PASSIVE: dict[str, tuple[str, ...]] = {
@@ -96,8 +96,19 @@ def sharing_key(config: Config) -> str:
         rest["training"] = _without_optimizer(config["training"])
     else:
         rest = _without_optimizer(rest)
+    # A phase can only start SWA in an entry that has it, also in a training of its own.
+    has_swa = _starts_swa(config) and any(
+        _name(wrapper) == "SWA.v1" for wrapper in nesting.wrappers
+    )
     # The order of sections can matter, that of the arguments of an optimizer cannot.
-    return json.dumps([rest, _sort_arguments(nesting.optimizer)])
+    return json.dumps([rest, _sort_arguments(nesting.optimizer), has_swa])
+
+
+def _starts_swa(config: Config) -> bool:
+    """Whether a training phase starts SWA."""
+    section = config.get(SECTION if is_spacy_config(config) else "training", {})
+    phases = section.get("phases") or {}
+    return any(isinstance(p, dict) and p.get("start_swa") is True for p in phases.values())
 
 
 def _without_optimizer(section: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,16 @@ from .config_factory import config_factory
 from .scores import has_scores
 
 PLATEAU = "plateau"
+PHASE = "phase"
 NEEDS_SCORES = (
     'start_step = "plateau" needs evaluation scores, which this training loop does not report '
     "to the optimizer: train with `thinc-swa train`, or set start_step to a number of steps or "
     "a fraction of total_steps"
+)
+NEEDS_PHASE = (
+    'start_step = "phase" needs a training phase with start_swa = true, which this training '
+    "loop does not have: train with `thinc-swa train`, or set start_step to a number of steps "
+    "or a fraction of total_steps"
 )
 
 
@@ -49,7 +55,8 @@ class SWA(AveragingOptimizer):
         when the scores of evaluations no longer improve, by the rule of NT-ASGD (Merity et
         al. 2018, arXiv:1708.02182, Algorithm 1): a score is lower than the best of all but the
         last `plateau_evals` before it. `thinc-swa train` and `compare` report the scores; other
-        loops call `add_score()`. If None, only `start_swa()` starts it.
+        loops call `add_score()`. "phase": a training phase of these commands starts it, by
+        `start_swa = true`. If None, only `start_swa()` starts it.
     freq (int): Steps from one snapshot to the next.
     learn_rate (RateT | None): The learning rate from the step after the start on: a
         number, or any Thinc schedule, which then begins at its step 0. If None, the
@@ -117,12 +124,12 @@ class SWA(AveragingOptimizer):
         self._scores: list[float | None] = []
         if start_step == PLATEAU:
             self._scores = [None] * (plateau_evals + 1)
-        elif isinstance(start_step, str):
+        elif isinstance(start_step, str) and start_step != PHASE:
             raise ValueError(
                 "start_step must be an int >= 0 (steps), a float strictly between 0 and 1 (a "
-                f"fraction of total_steps) or {PLATEAU!r}, but was {start_step!r}"
+                f"fraction of total_steps), {PLATEAU!r} or {PHASE!r}, but was {start_step!r}"
             )
-        elif start_step is not None:
+        elif start_step is not None and not isinstance(start_step, str):
             self.start_step = check_start_step(start_step, total_steps)
         if end_step is not None:
             self.end_step = check_end_step(end_step, total_steps, self.start_step)
@@ -137,7 +144,7 @@ class SWA(AveragingOptimizer):
         self._awaited: dict[KeyT, int] = {}
         self._check_snapshot_steps(self.start_step, self.freq)
         self._set_arguments(
-            start_step=PLATEAU if self._scores else self.start_step,
+            start_step=start_step if start_step in (PLATEAU, PHASE) else self.start_step,
             plateau_evals=plateau_evals if self._scores else None,
             freq=self.freq,
             **({} if self._learn_rate is None else self._learn_rate.arguments),
@@ -160,12 +167,7 @@ class SWA(AveragingOptimizer):
         if self._is_started:
             return
         n_steps = self._steps.n_begun
-        if self.end_step is not None and self.end_step <= n_steps:
-            raise ValueError(
-                f"start_swa() must be called before end_step = {self.end_step}, but "
-                f"{n_steps} steps are complete"
-            )
-        self._check_snapshot_steps(n_steps, self.freq)
+        self.check_start(n_steps)
         self._flush_step()
         if not self._is_started:
             self.start_step = n_steps
@@ -177,6 +179,25 @@ class SWA(AveragingOptimizer):
                 self._averages = None
                 self._awaited = dict.fromkeys(self._weights, 1)
                 self._forget_memory(self._awaited)
+
+    def check_start(self, step: int) -> None:
+        """Check that `start_swa()` can be called after a step.
+
+        step (int): The number of complete steps.
+        RAISES: ValueError if `end_step` is reached then, or if workers have different weights
+            at the snapshots.
+        """
+        if self.end_step is not None and self.end_step <= step:
+            raise ValueError(
+                f"start_swa() must be called before end_step = {self.end_step}, but "
+                f"{step} steps are complete"
+            )
+        self._check_snapshot_steps(step, self.freq)
+
+    @property
+    def waits_for_phase(self) -> bool:
+        """Whether its `start_step` is "phase"."""
+        return self._arguments.get("start_step") == PHASE
 
     @property
     def is_passive(self) -> bool:
@@ -279,6 +300,9 @@ class SWA(AveragingOptimizer):
 def _find_problem(arguments: Mapping[str, Any]) -> str | None:
     if arguments.get("start_step") == PLATEAU and not has_scores():
         return NEEDS_SCORES
+    # The trainers have both.
+    if arguments.get("start_step") == PHASE and not has_scores():
+        return NEEDS_PHASE
     return None
 
 

@@ -167,6 +167,24 @@ class ParamGroups(OptimizerWrapper):
             scale = self._scale_of(group, key)
         return scale * layer_scale, group.changes
 
+    @property
+    def group_names(self) -> list[str]:
+        """The names of the groups, in order of precedence."""
+        return list(self._groups)
+
+    def group_name(self, key: KeyT) -> str | None:
+        """Get the name of the group of a parameter. Like an update, the first call for a
+        parameter selects its group.
+
+        key (KeyT): The key of the parameter.
+        RETURNS (str | None): The name; None if the parameter is in no group.
+        RAISES: ValueError as for `settings_for`.
+        """
+        choice = self._selector.choices.get(key)
+        if choice is None:
+            choice = self._selector.choose(key)
+        return choice[0].name or None
+
     def _scale_of(self, group: Group, key: KeyT) -> float:
         """The factor for the learning rate, without the factor of the layer."""
         source = group.scale_source

@@ -24,6 +24,7 @@ from .spacy_trainer import SpacyTrainer
 from .spacy_training import read_spacy_config, train_spacy
 from .state import TrainerState
 from .trainer import Trainer, train
+from .training_phases import TrainingPhase
 
 __all__ = [
     "Callback",
@@ -43,6 +44,7 @@ __all__ = [
     "TrainerInterface",
     "TrainerState",
     "TrainingLog",
+    "TrainingPhase",
     "find_checkpoint",
     "load_checkpoint",
     "read_spacy_config",

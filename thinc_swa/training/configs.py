@@ -137,25 +137,34 @@ def check_spacy() -> None:
         raise ImportError("The config needs spaCy, which is not installed: pip install spacy")
 
 
-def spacy_batch_norm_batches(config: Config, default: int = 0) -> int:
-    """`batch_norm_batches` of a spaCy config: the number of training batches for the BatchNorm
-    statistics of averages. It is in a section of its own, because spaCy rejects unknown
-    settings in [training] and ignores other sections.
+def spacy_settings(config: Config) -> dict[str, Any]:
+    """The section [thinc_swa] of a spaCy config, interpolated. It is a section of its own,
+    because spaCy rejects unknown settings in [training] and ignores other sections.
 
     config (Config): For spaCy.
-    default (int): The value without this setting.
-    RAISES: ValueError if it is not an int >= 0, if the section has other settings, or if the
-        setting is in [training].
+    RAISES: ValueError if the section has unknown settings, or if they are in [training].
     """
-    if "batch_norm_batches" in config.get("training", {}):
-        raise ValueError(
-            f"batch_norm_batches is in [training], but belongs in the section [{SECTION}] of a "
-            "spaCy config"
-        )
-    section = config.interpolate().get(SECTION, {})
-    known = ["batch_norm_batches"]
+    known = ["batch_norm_batches", "phases"]
+    for name in known:
+        if name in config.get("training", {}):
+            raise ValueError(
+                f"{name} is in [training], but belongs in the section [{SECTION}] of a spaCy "
+                "config"
+            )
+    section: dict[str, Any] = config.interpolate().get(SECTION, {})
     unknown = [name for name in section if name not in known]
     if unknown:
         raise ValueError(f"[{SECTION}] has the unknown settings {unknown}: there are {known}")
-    value = section.get("batch_norm_batches", default)
+    return section
+
+
+def spacy_batch_norm_batches(config: Config, default: int = 0) -> int:
+    """`batch_norm_batches` of a spaCy config: the number of training batches for the BatchNorm
+    statistics of averages.
+
+    config (Config): For spaCy.
+    default (int): The value without this setting.
+    RAISES: ValueError if it is not an int >= 0, or as for `spacy_settings`.
+    """
+    value = spacy_settings(config).get("batch_norm_batches", default)
     return check_int(f"batch_norm_batches in [{SECTION}]", value, minimum=0)

@@ -103,3 +103,27 @@ def check_dataset(dataset: Any) -> Dataset:
         if not len(X):
             raise ValueError(f"The dataset has no rows in {name}_X")
     return (train_X, train_Y), (dev_X, dev_Y)
+
+
+def check_same_form(name: str, dataset: Any, main: Dataset) -> Dataset:
+    """Check a further dataset of a training.
+
+    name (str): Its name, for errors.
+    dataset (Dataset): The dataset.
+    main (Dataset): The dataset of the training.
+    RETURNS (Dataset): The same, as tuples.
+    RAISES: ValueError if it does not have the form of a dataset, or if the rows of its training
+        data have another shape.
+    """
+    try:
+        found = check_dataset(dataset)
+    except ValueError as error:
+        raise ValueError(f"[datasets.{name}]: {error}") from None
+    for part, one, other in zip(("train_X", "train_Y"), found[0], main[0], strict=True):
+        shapes = [getattr(data, "shape", (0,))[1:] for data in (one, other)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{part} of [datasets.{name}] has rows of the shape {shapes[0]}, but that of "
+                f"[dataset] of {shapes[1]}"
+            )
+    return found

@@ -33,7 +33,7 @@ torch: Any = thinc.compat.torch
 SKIPPED = ("callbacks", "training.logger")
 # Sections in which a name without "/" can be a folder. Elsewhere it mostly is a language, a
 # component or a score.
-PATH_SECTIONS = ("paths", "corpora", "dataset", "initialize")
+PATH_SECTIONS = ("paths", "corpora", "dataset", "datasets", "initialize")
 # Bytes per read.
 CHUNK_SIZE = 1 << 20
 # Files of this many bytes or more are digested once, as long as size and time are the same.

@@ -43,6 +43,7 @@ class PositionedBatches(Iterator[tuple[int, list[Any]]]):
     batcher (Callable): The batcher.
     max_epochs (int): Number of epochs; 0 for no limit, -1 for no limit and a streamed corpus,
         which is neither kept in memory nor shuffled.
+    n_epochs (int | None): Number of epochs; 0 for no limit. By default `max_epochs`.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class PositionedBatches(Iterator[tuple[int, list[Any]]]):
         corpus: Callable[[Any], Iterable[Any]],
         batcher: Callable[[Iterable[Any]], Iterable[list[Any]]],
         max_epochs: int,
+        *,
+        n_epochs: int | None = None,
     ) -> None:
         self._nlp = nlp
         self._corpus = corpus
         self._counted: list[_CountedIterator] = []
         self._batcher = _count_iterators(batcher, self._counted)
-        self._max_epochs = max_epochs
+        self._n_epochs = max_epochs if n_epochs is None else n_epochs
         self._is_streamed = max_epochs < 0
         self._is_restored = False
         self._position = self._new_epoch(0)
@@ -136,7 +139,7 @@ class PositionedBatches(Iterator[tuple[int, list[Any]]]):
                 f"[training.batcher] has made no batch in epoch {epoch}: the corpus is empty, "
                 "or all of its examples are too long"
             )
-        if epoch + 1 == self._max_epochs:
+        if epoch + 1 == self._n_epochs:
             return False
         self._position.update(self._new_epoch(epoch + 1))
         return True
@@ -152,8 +155,10 @@ class TrainingBatches(PositionedBatches):
         corpus: Callable[[Any], Iterable[Any]],
         batcher: Callable[[Iterable[Any]], Iterable[list[Any]]],
         max_epochs: int,
+        *,
+        n_epochs: int | None = None,
     ) -> None:
-        super().__init__(nlp, corpus, batcher, max_epochs)
+        super().__init__(nlp, corpus, batcher, max_epochs, n_epochs=n_epochs)
         self._is_recorded = self._is_streamed or not _is_deterministic(batcher)
         self._recorder = _RandomRecorder()
         self._examples: list[Any] | None = None

@@ -2,7 +2,8 @@
 of averages and raw weights side by side.
 
 Weights, scores and saved pipelines are bit for bit those of `spacy train`. Wherever spaCy
-exports a function for a part of its loop, it is used. spaCy counts steps from 0; the state of
+exports a function for a part of its loop, it is used. Only phases, which spaCy does not have,
+change that. spaCy counts steps from 0; the state of
 the training counts completed steps, so spaCy's step is one less.
 """
 
@@ -26,7 +27,7 @@ from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from .callbacks import Callback, CallbackList
 from .checkpoints import keeping_random_state
-from .configs import check_spacy, spacy_batch_norm_batches
+from .configs import SECTION, check_spacy, spacy_batch_norm_batches
 from .evaluation import Evaluation, evaluated_averages, find_averages
 from .fingerprints import (
     SKIPPED,
@@ -39,11 +40,13 @@ from .fingerprints import (
 )
 from .output_folder import CHANGEABLE
 from .spacy_batch_norm import AverageStatistics
-from .spacy_data import TrainingBatches
+from .spacy_data import PositionedBatches, TrainingBatches
+from .spacy_phases import PhasedBatches, make_spacy_spans, read_phases
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
 from .spacy_shares import ShareOfBatches
 from .state import TrainerState
 from .trainer import count_snapshots
+from .training_phases import PhaseEffects, TrainingPhase
 from .workers import Workers
 
 
@@ -96,6 +99,7 @@ class SpacyTrainer:
         self.output = output
         self._workers.check_equal("files", self._describe_files)
         n_batches = spacy_batch_norm_batches(config, batch_norm_batches)
+        phases = read_phases(config, are_several_workers=self._workers.are_several)
         with scores_are_reported():
             self.model: Any = self._initialize(config, gpu_id)
             # From here on the order is that of spaCy's `train`: the calls may draw random
@@ -112,25 +116,34 @@ class SpacyTrainer:
                 filled["training"], schema=ConfigSchemaTraining
             )
         settings = self.settings
-        train_corpus, self._dev_corpus = resolve_dot_names(
-            filled, [settings["train_corpus"], settings["dev_corpus"]]
-        )
+        names = [settings["train_corpus"], settings["dev_corpus"]]
+        names += [phase.train_corpus or names[0] for phase in phases]
+        train_corpus, self._dev_corpus, *corpora = resolve_dot_names(filled, names)
         self.optimizer: Optimizer = settings["optimizer"]
         self.before_to_disk: Callable[[Any], Any] = create_before_to_disk_callback(
             settings["before_to_disk"]
         )
         self._workers.check_equal("labels", self._describe_labels)
-        data = (self.model, train_corpus, settings["batcher"], settings["max_epochs"])
-        self._batches: TrainingBatches | ShareOfBatches
-        if not self._workers.are_several:
-            self._batches = TrainingBatches(*data)
-        elif self.seed is None:
+        # Readers of the training corpora by name, that of the training under None.
+        self._corpora: dict[str | None, Any] = {
+            phase.train_corpus: corpus for phase, corpus in zip(phases, corpora, strict=True)
+        }
+        self._corpora[None] = train_corpus
+        # The batcher of the training, until it is used.
+        self._batcher: Any = settings["batcher"]
+        self._batcher_section: Any = filled["training"]["batcher"]
+        if self._workers.are_several and self.seed is None:
             raise ValueError(
                 "Training on several workers needs a seed, so that all begin with the same "
                 "weights, but it was null: set [training] seed"
             )
-        else:
-            self._batches = ShareOfBatches(*data, seed=self.seed, workers=self._workers)
+        max_epochs = settings["max_epochs"]
+        spans = make_spacy_spans(phases, max_steps=settings["max_steps"], max_epochs=max_epochs)
+        self._effects = PhaseEffects(phases, self.optimizer)
+        self._effects.check_starts(spans)
+        self._batches = PhasedBatches(spans, self._make_batches, max_epochs)
+        # Index of the current phase; None if its settings are not in effect.
+        self._phase: int | None = None
         self._statistics = AverageStatistics(self.model, n_batches)
         # Losses by component since the last evaluation, as spaCy sums them.
         self._losses: dict[str, Any] = {}
@@ -161,8 +174,42 @@ class SpacyTrainer:
             exclude=set(self.model.component_names) - set(self.trained_components),
         )
 
+    def _make_batches(self, phase: TrainingPhase, n_epochs: int) -> PositionedBatches:
+        """Batches from the beginning of a phase on.
+
+        n_epochs (int): Number of epochs after which they end; 0 for no limit.
+        """
+        from spacy.util import registry
+
+        batcher, self._batcher = self._batcher, None
+        if batcher is None or phase.batcher is not None:
+            # A new one: its schedules begin again.
+            section: Any = phase.batcher or self._batcher_section
+            batcher = registry.resolve({"batcher": section})["batcher"]
+        corpus = self._corpora[phase.train_corpus]
+        data = (self.model, corpus, batcher, self.settings["max_epochs"])
+        if not self._workers.are_several:
+            return TrainingBatches(*data, n_epochs=n_epochs)
+        return ShareOfBatches(*data, seed=self.seed or 0, workers=self._workers)
+
+    @property
+    def phase(self) -> str | None:
+        """Name of the phase of the last step; None if it was in no phase."""
+        return None if self._phase is None else self._batches.spans[self._phase].name
+
+    def _enter_phase(self) -> TrainingPhase:
+        """Put the settings of the phase of the last batch into effect, if they are not."""
+        batches = self._batches
+        phase = batches.spans[batches.index].phase
+        if self._phase != batches.index:
+            self._phase = batches.index
+            self._effects.enter(phase)
+        if batches.begins_phase:
+            self._effects.begin(phase)
+        return phase
+
     def _describe_files(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self.fingerprint.inputs.items())
+        return "\n".join(f"{name}: {value}" for name, value in self._describe_inputs().items())
 
     def _describe_labels(self) -> str:
         return "\n".join(
@@ -222,15 +269,22 @@ class SpacyTrainer:
         """Everything that decides the result: settings, files and code, and package versions.
         The version of spaCy must be the same."""
         config = self._config.interpolate()
-        inputs = {
+        settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
+        for span in self._batches.spans:
+            for name, value in span.describe_length().items():
+                # It changes with `max_steps`, which may be changed otherwise.
+                settings[f"{SECTION}.phases.{span.name}.{name}"] = value
+        if self._workers.are_several:
+            settings["--workers"] = str(self._workers.size)
+        return TrainingFingerprint(settings, self._describe_inputs(), describe_packages())
+
+    def _describe_inputs(self) -> dict[str, str]:
+        config = self._config.interpolate()
+        return {
             **describe_spacy(config),
             **describe_code(self._code),
             **describe_files(config, output=self.output),
         }
-        settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
-        if self._workers.are_several:
-            settings["--workers"] = str(self._workers.size)
-        return TrainingFingerprint(settings, inputs, describe_packages())
 
     @property
     def trained_components(self) -> list[str]:
@@ -313,6 +367,7 @@ class SpacyTrainer:
         """
         extra = state.extra
         self._batches.restore(extra["batches"])
+        self._phase = None
         self.state = self._prepare(state)
         self._losses = {
             name: value if kind is None else numpy.dtype(kind).type(value)
@@ -390,12 +445,13 @@ class SpacyTrainer:
         except StopIteration:
             self._end("max_epochs")
             return False
+        phase = self._enter_phase()
         learn_rate = current_rate(self.optimizer)
         if settings["before_update"]:
             settings["before_update"](nlp, {"step": state.step, "epoch": epoch})
         before = {name: float(loss) for name, loss in self._losses.items()}
         if batch:  # A worker may have no examples left, and waits for the others.
-            self._update(batch)
+            self._update(batch, phase)
         else:
             state.n_losses -= 1
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
@@ -417,7 +473,7 @@ class SpacyTrainer:
         self._statistics.reset()
         return True
 
-    def _update(self, batch: list[Any]) -> None:
+    def _update(self, batch: list[Any], phase: TrainingPhase) -> None:
         from spacy.training import loop
 
         subdivide_batch: Any = loop.subdivide_batch
@@ -426,7 +482,7 @@ class SpacyTrainer:
         for part in subdivide_batch(batch, settings["accumulate_gradient"]):
             nlp.update(
                 part,
-                drop=settings["dropout"],
+                drop=settings["dropout"] if phase.dropout is None else phase.dropout,
                 losses=self._losses,
                 sgd=False,
                 exclude=settings["frozen_components"],
@@ -438,7 +494,7 @@ class SpacyTrainer:
                 and getattr(component, "is_trainable", False)
                 and component.model not in (True, False, None)
             ):
-                component.finish_update(self.optimizer)
+                component.finish_update(self._effects.optimizer)
 
     def _evaluate(self) -> None:
         corpus = _CachedCorpus(self._dev_corpus)

@@ -2,9 +2,10 @@
 
 import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import keeping_random_state
-from .datasets import Dataset, check_dataset
+from .datasets import Dataset, check_dataset, check_same_form
 from .evaluation import SCORES, accuracy, evaluated_averages, find_averages, predict
 from .fingerprints import (
     SKIPPED,
@@ -40,6 +41,17 @@ from .fingerprints import (
 from .output_folder import CHANGEABLE, TrainingFolder
 from .registries import registry
 from .state import TrainerState
+from .training_phases import (
+    THINC_SETTINGS,
+    BatchPlan,
+    LayerDropout,
+    PhaseEffects,
+    PlannedBatch,
+    TrainingPhase,
+    check_fits,
+    make_phases,
+    make_spans,
+)
 from .workers import Workers
 
 SECTIONS = ("dataset", "model", "loss", "optimizer", "training")
@@ -61,7 +73,8 @@ class Trainer:
         targets.
     seed (int): Seed of weights, batches and dropout.
     max_steps (int): Maximum number of steps; 0 for no limit.
-    max_epochs (int): Maximum number of passes over the data; 0 for no limit.
+    max_epochs (int): Maximum number of passes over the data; 0 for no limit. A pass that a
+        phase ends early counts.
     batch_size (int): Examples per step.
     eval_frequency (int): Steps between evaluations.
     patience (int): Steps without a better score after which to stop; 0 for no early stopping.
@@ -70,6 +83,11 @@ class Trainer:
     batch_norm_batches (int): Number of training batches for the BatchNorm statistics of the
         averages, which are estimated whenever the averages are evaluated or saved; 0 to use
         those of the raw weights. Without BatchNorm layers of PyTorch it has no effect.
+    phases (Sequence[TrainingPhase] | Mapping[str, Mapping[str, Any]]): Parts of the training
+        with other settings than the rest, in their order, or their settings by name. After the
+        last one the settings of the training apply again.
+    datasets (Mapping[str, Dataset] | None): Further datasets by name, whose training data can
+        be used in phases. Evaluations always use that of `dataset`.
     callbacks (Sequence[Callback]): Training callbacks. Rank 0 calls all of them, other workers
         those with `runs_on_all_workers`.
     communicator (Communicator | None): The connection to other workers, which have the same
@@ -95,6 +113,8 @@ class Trainer:
         patience: int = 0,
         score: str = "accuracy",
         batch_norm_batches: int = BATCH_NORM_BATCHES,
+        phases: Sequence[TrainingPhase] | Mapping[str, Mapping[str, Any]] = (),
+        datasets: Mapping[str, Dataset] | None = None,
         callbacks: Sequence[Callback] = (),
         communicator: Communicator | None = None,
     ) -> None:
@@ -121,11 +141,22 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = loss
         self.dataset = check_dataset(dataset)
-        self._workers.check_examples(len(self.dataset[0][0]))
+        self.datasets = {
+            name: check_same_form(name, found, self.dataset)
+            for name, found in (datasets or {}).items()
+        }
+        for X, _ in self._training_data.values():
+            self._workers.check_examples(len(X))
         self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
+        self._dropout = LayerDropout(model)
+        self._plan = self._make_plan(make_phases(phases, settings=THINC_SETTINGS))
+        # The batches from the current step on.
+        self._batches: Iterator[PlannedBatch] = self._plan.batches()
+        # Index of the current phase; None if its settings are not in effect.
+        self._phase: int | None = None
         self.state = self._prepare(TrainerState())
-        # Order of the examples in the current epoch.
-        self._order: Any = None
+        # Order of the examples in the current epoch, and its dataset and number.
+        self._order: tuple[tuple[str | None, int], Any] | None = None
         # BatchNorm statistics of the averages of this step, once they are estimated, by the
         # place of their optimizer in the nesting.
         self._batch_norm: dict[int, list[dict[str, Any]]] = {}
@@ -156,7 +187,8 @@ class Trainer:
         communicator: Communicator | None = None,
     ) -> TrainerT:
         """Make a trainer from the sections dataset, model, loss, optimizer and training of a
-        config, and the callbacks of its optional section [callbacks].
+        config, the datasets for phases of its optional section [datasets], and the callbacks of
+        its optional section [callbacks].
 
         config (Config): The config.
         callbacks (Sequence[Callback]): Further callbacks, which are called first.
@@ -176,7 +208,7 @@ class Trainer:
             parameter.name
             for parameter in inspect.signature(cls).parameters.values()
             if parameter.kind == parameter.KEYWORD_ONLY
-            and parameter.name not in ("callbacks", "communicator")
+            and parameter.name not in ("datasets", "callbacks", "communicator")
         ]
         unknown = [name for name in config["training"] if name not in known]
         if unknown:
@@ -192,6 +224,7 @@ class Trainer:
             resolved["optimizer"],
             resolved["loss"],
             resolved["dataset"],
+            datasets=resolved.get("datasets"),
             callbacks=[*callbacks, *check_callbacks(resolved.get("callbacks", {}))],
             communicator=communicator,
             **resolved["training"],
@@ -203,7 +236,7 @@ class Trainer:
     def fingerprint(self) -> TrainingFingerprint:
         """Everything that decides the result: settings, data, files and code, package versions,
         and without a config the shapes of the model's parameters."""
-        data = describe_dataset(self.dataset)
+        data = self.describe_data()
         inputs = {**describe_code(self._code), **data}
         if self._config is None:
             settings = self._describe_arguments()
@@ -214,15 +247,32 @@ class Trainer:
                 config = self._config
             settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
             # The content decides, not the file.
-            skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
+            skip = (*SKIPPED, "dataset", "datasets") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
+        for span in self._plan.spans:
+            for name, value in span.describe_length().items():
+                # It changes with `max_steps`, which may be changed otherwise.
+                settings = {**settings, f"training.phases.{span.name}.{name}": value}
         if self.communicator.size > 1:
             settings = {**settings, "--workers": str(self.communicator.size)}
         return TrainingFingerprint(settings, inputs, describe_packages())
 
+    def describe_data(self) -> dict[str, str]:
+        """Fingerprint all datasets. See `describe_dataset`."""
+        found = describe_dataset(self.dataset)
+        for name, dataset in self.datasets.items():
+            for part, content in describe_dataset(dataset).items():
+                found[f"{name} {part}"] = content
+        return found
+
     def _describe_arguments(self) -> dict[str, str]:
         names = ("seed", "batch_size", "eval_frequency", "score", "batch_norm_batches")
-        arguments = {name: getattr(self, name) for name in names}
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        phases = {
+            span.name: span.describe() for span in self._plan.spans if span.name is not None
+        }
+        if phases:
+            arguments["phases"] = phases
         shapes = [
             (place, tuple(parameter.shape))
             for place, _, parameter in named_parameters(self.model)
@@ -234,22 +284,53 @@ class Trainer:
         }
 
     @property
-    def n_batches(self) -> int:
-        """Steps per epoch."""
-        n_examples = -(-len(self.dataset[0][0]) // self.communicator.size)
-        return -(-n_examples // self.batch_size)
+    def _training_data(self) -> dict[str | None, Any]:
+        """Inputs and targets of each dataset by its name."""
+        return {None: self.dataset[0], **{name: d[0] for name, d in self.datasets.items()}}
+
+    def _make_plan(self, phases: Sequence[TrainingPhase]) -> BatchPlan:
+        """Plan the batches of all phases.
+
+        RAISES: ValueError if the phases do not fit the training, the model, the optimizer or
+            the datasets.
+        """
+        for phase in phases:
+            if phase.dataset is not None and phase.dataset not in self.datasets:
+                raise ValueError(
+                    f"Phase {phase.name!r} names the dataset {phase.dataset!r}, but there is "
+                    f"no [datasets.{phase.dataset}]: there are {list(self.datasets)}"
+                )
+        self._dropout.check(phases)
+        self._effects = PhaseEffects(phases, self.optimizer)
+        plan = BatchPlan(
+            make_spans(phases, self.max_steps),
+            n_examples={
+                name: -(-len(X) // self.communicator.size)
+                for name, (X, _) in self._training_data.items()
+            },
+            batch_size=self.batch_size,
+        )
+        # Maximum number of steps, from `max_steps` and `max_epochs`.
+        self.total_steps = plan.count_steps(
+            max_steps=self.max_steps, max_epochs=self.max_epochs
+        )
+        starts = plan.starts()
+        check_fits(plan.spans, starts[-1], self.total_steps)
+        self._effects.check_starts(plan.spans, starts)
+        return plan
 
     @property
-    def total_steps(self) -> int:
-        """Maximum number of steps, from `max_steps` and `max_epochs`."""
-        limits = (self.max_steps, self.max_epochs * self.n_batches)
-        return min(limit for limit in limits if limit)
+    def phase(self) -> str | None:
+        """Name of the phase of the last step; None if it was in no phase."""
+        return None if self._phase is None else self._plan.spans[self._phase].name
 
     def restore(self, state: TrainerState) -> None:
         """Continue from a state. `load_checkpoint` calls it, after loading the model and the
         optimizer."""
         self.state = self._prepare(state)
         self._order, self._batch_norm = None, {}
+        self._batches = islice(self._plan.batches(), state.step, None)
+        self._phase = None
 
     def _prepare(self, state: TrainerState) -> TrainerState:
         state.total_steps = self.total_steps
@@ -259,11 +340,14 @@ class Trainer:
     def save_model(self, path: Path) -> None:
         """Save the model with its current weights as a file, atomically. `Model.from_disk`
         reads it."""
-        replace_bytes(path, self.model.to_bytes())
+        with self._dropout.reset():
+            content = self.model.to_bytes()
+        replace_bytes(path, content)
 
     def load_model(self, path: Path) -> None:
         """Load the weights from a file that `save_model` has written."""
         self.model.from_bytes(path.read_bytes())
+        self._phase = None
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step; on several workers, after the next step
@@ -327,7 +411,7 @@ class Trainer:
             predictions, backprop = self.model.begin_update(X)
             gradient, loss = self.loss(predictions, Y)
             backprop(gradient)
-            self.model.finish_update(self.optimizer)
+            self.model.finish_update(self._effects.optimizer)
         else:
             self.state.n_losses -= 1
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
@@ -341,14 +425,23 @@ class Trainer:
         self._batch_norm = {}
 
     def _next_batch(self) -> tuple[int, Any, Any]:
-        """The epoch, inputs and targets of the next step."""
-        X, Y = self.dataset[0]
-        epoch, position = divmod(self.state.step, self.n_batches)
-        if self._order is None or position == 0:
-            self._order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=epoch)
-        start = position * self.batch_size
-        rows = self._order[start : start + self.batch_size]
-        return epoch, self._take(X, rows), self._take(Y, rows)
+        """The epoch, inputs and targets of the next step, for which the settings of its phase
+        are put into effect."""
+        planned = next(self._batches)
+        phase = self._plan.spans[planned.index].phase
+        if self._phase != planned.index:
+            self._phase = planned.index
+            self._dropout.set(phase.dropout)
+            self._effects.enter(phase)
+        if planned.step == 0:
+            self._effects.begin(phase)
+        X, Y = self._training_data[phase.dataset]
+        key = (phase.dataset, planned.epoch)
+        if self._order is None or self._order[0] != key:
+            order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=planned.epoch)
+            self._order = (key, order)
+        rows = self._order[1][planned.start : planned.start + planned.size]
+        return planned.epoch, self._take(X, rows), self._take(Y, rows)
 
     def _take(self, data: Any, rows: Any) -> Any:
         is_list = isinstance(data, (list, tuple))
