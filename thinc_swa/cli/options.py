@@ -41,7 +41,24 @@ SeedT = Annotated[
     int | None, typer.Option(help="Override the seed in the config.", show_default=False)
 ]
 SeedsT = Annotated[int, typer.Option(min=1, help="Number of seeds per config.")]
-JobsT = Annotated[int, typer.Option(min=1, help="Number of parallel processes.")]
+JobsT = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of parallel processes; by default 1, with --ray as many as the cluster has "
+        "room for.",
+        show_default=False,
+    ),
+]
+RayT = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Train on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        show_default=False,
+    ),
+]
 ResumeT = Annotated[
     bool, typer.Option("--resume", help="Resume the training in the output directory.")
 ]
