@@ -82,11 +82,28 @@ NoSharingT = Annotated[
     ),
 ]
 WorkersT = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=1,
-        help="Number of workers on this machine, for Thinc configs with LocalSGD.",
+        metavar="N|MIN:MAX",
+        help="Number of workers, for configs with LocalSGD: on this machine, or with --ray on the "
+        "cluster. 1:4 takes as many as the cluster has room for, up to 4.",
         show_default=False,
+    ),
+]
+StorageT = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage",
+        help="With --ray, a folder that all nodes see: --output is a folder in it.",
+        show_default=False,
+    ),
+]
+RestartsT = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts",
+        min=0,
+        help="With --ray, how often the training is restarted after a worker or a node has died.",
     ),
 ]
 CodeT = Annotated[
