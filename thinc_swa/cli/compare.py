@@ -92,8 +92,8 @@ def compare(
     Complete runs in the output directory are reused if config, data, code and versions are the
     same, and interrupted ones are resumed.
 
-    With --ray, the runs are trained on the nodes of a Ray cluster, which must all see the output
-    directory. Those of a node that dies are trained on another one.
+    With --ray, the runs are trained on the nodes of a Ray cluster, which must all see the
+    output directory. Those of a node that dies are trained on another one.
     """
     names, overrides = split_overrides([*configs, *context.args])
     if not names:

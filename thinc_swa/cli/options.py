@@ -45,8 +45,8 @@ JobsT = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of parallel processes; by default 1, with --ray as many as the cluster has "
-        "room for.",
+        help="Number of parallel processes; by default 1, with --ray as many as the cluster "
+        "has room for.",
         show_default=False,
     ),
 ]
@@ -85,8 +85,8 @@ WorkersT = Annotated[
     str | None,
     typer.Option(
         metavar="N|MIN:MAX",
-        help="Number of workers, for configs with LocalSGD: on this machine, or with --ray on the "
-        "cluster. 1:4 takes as many as the cluster has room for, up to 4.",
+        help="Number of workers, for configs with LocalSGD: on this machine, or with --ray on "
+        "the cluster. 1:4 takes as many as the cluster has room for, up to 4.",
         show_default=False,
     ),
 ]
@@ -103,7 +103,8 @@ RestartsT = Annotated[
     typer.Option(
         "--max-restarts",
         min=0,
-        help="With --ray, how often the training is restarted after a worker or a node has died.",
+        help="With --ray, how often the training is restarted after a worker or a node has "
+        "died.",
     ),
 ]
 CodeT = Annotated[

@@ -202,8 +202,8 @@ def _check_ray_options(
         raise UsageError("--storage requires --ray")
     if ray is None and n_workers is not None and n_workers.smallest != n_workers.largest:
         raise UsageError(
-            f"--workers {n_workers.smallest}:{n_workers.largest} requires --ray: on this machine "
-            "use a number of workers"
+            f"--workers {n_workers.smallest}:{n_workers.largest} requires --ray: on this "
+            "machine use a number of workers"
         )
 
 

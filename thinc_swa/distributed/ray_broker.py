@@ -94,9 +94,9 @@ class Broker:
         for name, missing in zip(names, found, strict=True):
             if probe in missing:
                 raise FileNotFoundError(
-                    f"{folder} is not on storage that all nodes share: the node {name} does not "
-                    f"see what the node {names[0]} has written there. Use a folder of a network "
-                    "file system"
+                    f"{folder} is not on storage that all nodes share: the node {name} does "
+                    f"not see what the node {names[0]} has written there. Use a folder of a "
+                    "network file system"
                 )
             if missing:
                 raise FileNotFoundError(
@@ -161,9 +161,9 @@ class Broker:
         """Wait for news of any command.
 
         timeout (float): Maximum time in seconds.
-        RETURNS (dict[str, Any]): Results of `Host.poll` by name. Instead of it there is "error"
-            for a command that could not be started, and "lost" for one whose process or node has
-            ended.
+        RETURNS (dict[str, Any]): Results of `Host.poll` by name. Instead of it there is
+            "error" for a command that could not be started, and "lost" for one whose process or
+            node has ended.
         """
         names = {remote.pending: name for name, remote in self._remotes.items()}
         if not names:
@@ -205,7 +205,7 @@ class Broker:
                 remote.node, _, _ = self._get(remote.actor.find_place.remote())
                 found = None
         remote.pending = remote.actor.poll.remote(0.5)
-        return found
+        return None if found is None else dict(found)
 
     def _is_node_lost(self, remote: Remote) -> bool:
         return remote.node is not None and not any(

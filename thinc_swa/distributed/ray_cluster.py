@@ -1,7 +1,7 @@
 """Connection to a Ray cluster.
 
-Ray is imported in a process of its own, the broker: it can wait for minutes for a cluster that is
-not there, handles signals, and prints messages of all nodes.
+Ray is imported in a process of its own, the broker: it can wait for minutes for a cluster that
+is not there, handles signals, and prints messages of all nodes.
 """
 
 import importlib.util
@@ -41,8 +41,8 @@ class RayCluster:
 
     address (str): "auto" for the cluster of this machine, HOST:PORT, or "ray://HOST:PORT".
     uses_gpu (bool): Whether each command needs a GPU. Each needs one CPU.
-    RAISES: ImportError if Ray is not installed; ConnectionError if the cluster cannot be reached
-        within seconds.
+    RAISES: ImportError if Ray is not installed; ConnectionError if the cluster cannot be
+        reached within seconds.
     """
 
     def __init__(self, address: str, *, uses_gpu: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Actor that runs a command on a node of a Ray cluster.
 
-Ray sends the class to the nodes by value, so the module imports nothing of the package: on a node
-without the package the command itself reports that.
+Ray sends the class to the nodes by value, so the module imports nothing of the package: on a
+node without the package the command itself reports that.
 """
 
 import json
@@ -128,8 +128,9 @@ class Host:
         """Wait until there is output, or until the command has ended.
 
         timeout (float): Maximum time in seconds.
-        RETURNS (dict[str, Any]): New "output" and "errors", the "exit_code" (None if the command
-            has not ended; negative for a signal), and the "report" of its error, if it wrote one.
+        RETURNS (dict[str, Any]): New "output" and "errors", the "exit_code" (None if the
+            command has not ended; negative for a signal), and the "report" of its error, if it
+            wrote one.
         """
         process = self._process
         if process is None:

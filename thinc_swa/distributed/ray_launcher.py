@@ -16,9 +16,11 @@ POLL_INTERVAL = 0.2
 GRACE = 10.0
 # Seconds to wait for room on the cluster: others may use it, or nodes may come back.
 ROOM_TIMEOUT = 300.0
-# Seconds until places that seem to be free must have been reserved: Ray takes 15 seconds to notice
-# that a node is dead.
+# Seconds until places that seem to be free must have been reserved: Ray takes 15 seconds to
+# notice that a node is dead.
 RESERVE_TIMEOUT = 5.0
+# Seconds of waiting for room without a message.
+QUIET = 20.0
 # Seconds until the folder of an earlier attempt must be unlocked.
 LOCK_TIMEOUT = 60.0
 # Exit code after Ctrl-C.
@@ -39,14 +41,14 @@ class WorkerRange(NamedTuple):
 class ClusterWorkers:
     """Training on several workers on a Ray cluster.
 
-    If a worker or its node dies, all workers end, and as many as there is room for continue from
-    the last checkpoint.
+    If a worker or its node dies, all workers end, and as many as there is room for continue
+    from the last checkpoint.
 
     cluster (RayCluster): The cluster.
     n_workers (WorkerRange): Numbers of workers.
     max_restarts (int): How often the training is restarted.
-    show (Callable[[str, bool], None]): Called with the output of rank 0, and whether it is that of
-        the standard error.
+    show (Callable[[str, bool], None]): Called with the output of rank 0, and whether it is that
+        of the standard error.
     warn (Callable[[str], None]): Called with warnings about restarts.
     """
 
@@ -106,8 +108,8 @@ class ClusterWorkers:
                     raise WorkerFailure(f"{lost.text}{after}: {hint}", lost.exit_code)
                 n_restarts += 1
                 self._warn(
-                    f"{lost.text}. Restarting from the last checkpoint (restart {n_restarts} of "
-                    f"{self._max_restarts})"
+                    f"{lost.text}. Restarting from the last checkpoint (restart {n_restarts} "
+                    f"of {self._max_restarts})"
                 )
 
     def _reserve(self) -> int:
@@ -126,7 +128,8 @@ class ClusterWorkers:
                     f"The Ray cluster had no room for {smallest} workers for "
                     f"{ROOM_TIMEOUT:g} seconds"
                 )
-            if n_workers < smallest and not is_waiting:
+            is_long = time.monotonic() > end - ROOM_TIMEOUT + QUIET
+            if is_long and not is_waiting:
                 self._warn(f"Waiting for room for {smallest} workers on the Ray cluster")
                 is_waiting = True
             time.sleep(POLL_INTERVAL)
@@ -147,9 +150,7 @@ class ClusterWorkers:
                 return _Failure(f"Worker 0 could not be started: {error}", is_temporary=True)
             for rank, name in enumerate(names):
                 environment = _environment(rank, n_workers, address, port)
-                self._cluster.start(
-                    name, arguments, environment=environment, is_captured=True
-                )
+                self._cluster.start(name, arguments, environment=environment, is_captured=True)
             return self._wait(names)
         finally:
             self._cluster.end(names)

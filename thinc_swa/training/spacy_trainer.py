@@ -38,6 +38,7 @@ from .fingerprints import (
     describe_spacy,
 )
 from .output_folder import CHANGEABLE
+from .resizing import WORKERS
 from .spacy_batch_norm import AverageStatistics
 from .spacy_data import TrainingBatches
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
@@ -229,7 +230,7 @@ class SpacyTrainer:
         }
         settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
         if self._workers.are_several:
-            settings["--workers"] = str(self._workers.size)
+            settings[WORKERS] = str(self._workers.size)
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     @property
@@ -322,6 +323,14 @@ class SpacyTrainer:
         weights = self.settings["score_weights"]
         self._score_weights = {name: weights[name] for name in extra["score_weights"]}
         self._start = time.monotonic() - extra["seconds"]
+
+    @property
+    def can_change_workers(self) -> bool:
+        """False: the training can be resumed with the same number of workers only."""
+        return False
+
+    def resize(self, state: TrainerState, n_workers: int) -> None:
+        """Not called."""
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step; on several workers, after the next step

@@ -24,6 +24,7 @@ from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import keeping_random_state
+from .data_place import DataPlaces
 from .datasets import Dataset, check_dataset
 from .evaluation import SCORES, accuracy, evaluated_averages, find_averages, predict
 from .fingerprints import (
@@ -39,6 +40,7 @@ from .fingerprints import (
 )
 from .output_folder import CHANGEABLE, TrainingFolder
 from .registries import registry
+from .resizing import WORKERS
 from .state import TrainerState
 from .workers import Workers
 
@@ -123,6 +125,7 @@ class Trainer:
         self.dataset = check_dataset(dataset)
         self._workers.check_examples(len(self.dataset[0][0]))
         self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
+        self._places = self._make_places(self._workers.size)
         self.state = self._prepare(TrainerState())
         # Order of the examples in the current epoch.
         self._order: Any = None
@@ -217,7 +220,7 @@ class Trainer:
             skip = (*SKIPPED, "dataset") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
         if self.communicator.size > 1:
-            settings = {**settings, "--workers": str(self.communicator.size)}
+            settings = {**settings, WORKERS: str(self.communicator.size)}
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     def _describe_arguments(self) -> dict[str, str]:
@@ -233,23 +236,36 @@ class Trainer:
             "model": f"{len(shapes)} parameters, {digest(shapes)}",
         }
 
-    @property
-    def n_batches(self) -> int:
-        """Steps per epoch."""
-        n_examples = -(-len(self.dataset[0][0]) // self.communicator.size)
-        return -(-n_examples // self.batch_size)
+    def _make_places(self, n_workers: int, **start: int) -> DataPlaces:
+        n_examples = len(self.dataset[0][0])
+        return DataPlaces(n_examples, self.batch_size, n_workers, **start)
 
     @property
     def total_steps(self) -> int:
         """Maximum number of steps, from `max_steps` and `max_epochs`."""
-        limits = (self.max_steps, self.max_epochs * self.n_batches)
-        return min(limit for limit in limits if limit)
+        n_steps = self._places.count_steps(self.max_epochs) if self.max_epochs else 0
+        return min(limit for limit in (self.max_steps, n_steps) if limit)
 
     def restore(self, state: TrainerState) -> None:
         """Continue from a state. `load_checkpoint` calls it, after loading the model and the
         optimizer."""
+        self._places = self._make_places(self._workers.size, **state.extra.get("resized", {}))
         self.state = self._prepare(state)
         self._order, self._batch_norm = None, {}
+
+    @property
+    def can_change_workers(self) -> bool:
+        """Whether the training can be resumed with another number of workers, by `resize`."""
+        return True
+
+    def resize(self, state: TrainerState, n_workers: int) -> None:
+        """Change a state to be restored to that of another number of workers: the rest of the
+        examples of the epoch is divided among them.
+
+        n_workers (int): The number of workers that it was saved with.
+        """
+        places = self._make_places(n_workers, **state.extra.get("resized", {}))
+        state.extra["resized"] = places.describe(state.step)
 
     def _prepare(self, state: TrainerState) -> TrainerState:
         state.total_steps = self.total_steps
@@ -343,10 +359,11 @@ class Trainer:
     def _next_batch(self) -> tuple[int, Any, Any]:
         """The epoch, inputs and targets of the next step."""
         X, Y = self.dataset[0]
-        epoch, position = divmod(self.state.step, self.n_batches)
-        if self._order is None or position == 0:
-            self._order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=epoch)
-        start = position * self.batch_size
+        epoch, n_used, start = self._places.find(self.state.step)
+        if self._order is None or start == 0:
+            self._order = self._workers.shuffled_share(
+                len(X), seed=self.seed, epoch=epoch, n_used=n_used
+            )
         rows = self._order[start : start + self.batch_size]
         return epoch, self._take(X, rows), self._take(Y, rows)
 
