@@ -227,18 +227,6 @@ def test_resuming_with_pytorch_layers_is_bit_identical(tmp_path):
     assert not first[0]["running_mean"].equal(second[0]["running_mean"])
 
 
-def test_resuming_with_another_number_of_workers_is_an_error(tmp_path):
-    config = local_config(tmp_path, max_steps=20)
-    train_on(2, config, output=tmp_path / "output")
-    config = local_config(tmp_path, max_steps=40)
-    for n_workers, found in (
-        (3, "--workers was 2 and is 3 now"),
-        (1, "--workers was 2 and is abs"),
-    ):
-        with pytest.raises(ValueError, match=found):
-            train_on(n_workers, config, output=tmp_path / "output", resume=True)
-
-
 def test_a_damaged_part_of_a_worker_is_found(tmp_path):
     config = local_config(tmp_path, max_steps=10)
     train_on(2, config, output=tmp_path / "output")

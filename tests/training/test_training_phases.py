@@ -22,7 +22,8 @@ from tiny import assert_same, make_arrays, make_dataset, make_trainer, weights_o
 
 from thinc_swa import EMA, SWA, Lookahead, ParamGroups
 from thinc_swa.training import Callback, Trainer, TrainingPhase, train
-from thinc_swa.training.training_phases import BatchPlan, make_spans
+from thinc_swa.training.batch_plan import BatchPlan
+from thinc_swa.training.training_phases import make_spans
 
 require("filelock")
 

@@ -32,12 +32,14 @@ from ..comparison.results import (
 )
 from ..comparison.runs import Run, Training, make_runs, make_trainings, train_runs
 from ..comparison.sharing import describe_sharing
+from ..distributed.ray_cluster import RayCluster
 from ..errors import describe_error
 from ..escaping import for_encoding, printable
 from ..serialization.files import replace_text
 from ..training.configs import score_of, with_seed
 from ..training.evaluation import format_score
 from ..training.locks import lock_folder
+from .clusters import cluster_files, connected
 from .errors import UsageError, print_error
 from .info import installed_versions
 from .interruptions import stopping_on_signals
@@ -50,6 +52,7 @@ from .options import (
     JobsT,
     NoSharingT,
     OptimizersT,
+    RayT,
     RepeatT,
     SeedsT,
 )
@@ -69,7 +72,8 @@ def compare(
     configs: ConfigsT,
     optimizers: OptimizersT = None,
     seeds: SeedsT = 5,
-    jobs: JobsT = 1,
+    jobs: JobsT = None,
+    ray: RayT = None,
     output: ComparisonOutputT = Path("comparison"),
     overwrite: RepeatT = False,
     no_sharing: NoSharingT = False,
@@ -87,15 +91,21 @@ def compare(
 
     Complete runs in the output directory are reused if config, data, code and versions are the
     same, and interrupted ones are resumed.
+
+    With --ray, the runs are trained on the nodes of a Ray cluster, which must all see the
+    output directory. Those of a node that dies are trained on another one.
     """
     names, overrides = split_overrides([*configs, *context.args])
     if not names:
         raise UsageError("Missing argument 'CONFIGS'.")
     with stopping_on_signals():
         entries = read_entries([Path(name) for name in names], optimizers or [], overrides)
-        with lock_folder(output):
+        with connected(ray, uses_gpu=gpu_id >= 0) as cluster, lock_folder(output):
+            if cluster is not None:
+                cluster.check_files(output.absolute(), cluster_files(code))
             _compare(
                 entries,
+                cluster=cluster,
                 n_seeds=seeds,
                 n_jobs=jobs,
                 output=output,
@@ -110,8 +120,9 @@ def compare(
 def _compare(
     entries: Sequence[Entry],
     *,
+    cluster: RayCluster | None,
     n_seeds: int,
-    n_jobs: int,
+    n_jobs: int | None,
     output: Path,
     overwrite: bool,
     is_shared: bool,
@@ -138,7 +149,14 @@ def _compare(
     errors: list[str] = []
     try:
         with _progress(console, score) as watch:
-            train_runs(runs, n_jobs=n_jobs, gpu_id=gpu_id, is_shared=is_shared, watch=watch)
+            train_runs(
+                runs,
+                n_jobs=n_jobs,
+                gpu_id=gpu_id,
+                is_shared=is_shared,
+                cluster=cluster,
+                watch=watch,
+            )
     finally:
         for line in describe_restarted(runs):
             _print(console, line)

@@ -64,7 +64,7 @@ def printing_warnings() -> Iterator[None]:
 
         def show_in_one_line(message: Any, category: Any, *arguments: Any) -> None:
             if issubclass(category, TrainingWarning):
-                typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
+                print_warning(str(message))
             else:
                 show(message, category, *arguments)
 
@@ -75,3 +75,8 @@ def printing_warnings() -> Iterator[None]:
 def print_error(text: str) -> None:
     """Print an error in one line on the standard error."""
     typer.secho(f"Error: {printable(text)}", err=True, fg=typer.colors.RED)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning in one line on the standard error."""
+    typer.secho(f"Warning: {text}", err=True, fg=typer.colors.YELLOW)

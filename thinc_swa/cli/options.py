@@ -41,7 +41,24 @@ SeedT = Annotated[
     int | None, typer.Option(help="Override the seed in the config.", show_default=False)
 ]
 SeedsT = Annotated[int, typer.Option(min=1, help="Number of seeds per config.")]
-JobsT = Annotated[int, typer.Option(min=1, help="Number of parallel processes.")]
+JobsT = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of parallel processes; by default 1, with --ray as many as the cluster "
+        "has room for.",
+        show_default=False,
+    ),
+]
+RayT = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Train on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        show_default=False,
+    ),
+]
 ResumeT = Annotated[
     bool, typer.Option("--resume", help="Resume the training in the output directory.")
 ]
@@ -65,11 +82,29 @@ NoSharingT = Annotated[
     ),
 ]
 WorkersT = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=1,
-        help="Number of workers on this machine, for Thinc configs with LocalSGD.",
+        metavar="N|MIN:MAX",
+        help="Number of workers, for configs with LocalSGD: on this machine, or with --ray on "
+        "the cluster. 1:4 takes as many as the cluster has room for, up to 4.",
         show_default=False,
+    ),
+]
+StorageT = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage",
+        help="With --ray, a folder that all nodes see: --output is a folder in it.",
+        show_default=False,
+    ),
+]
+RestartsT = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts",
+        min=0,
+        help="With --ray, how often the training is restarted after a worker or a node has "
+        "died.",
     ),
 ]
 CodeT = Annotated[

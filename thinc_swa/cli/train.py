@@ -12,6 +12,8 @@ from typing import Any
 import typer
 
 from ..distributed.launcher import WorkerFailure, has_worker_error, run_workers
+from ..distributed.ray_cluster import RayCluster
+from ..distributed.ray_launcher import ClusterWorkers, WorkerRange
 from ..distributed.torch_communicator import TorchCommunicator, is_launched
 from ..errors import TrainingWarning, naming_config
 from ..training.callbacks import ProgressBar, ScoreTable, StopOnInterrupt
@@ -22,7 +24,9 @@ from ..training.spacy_trainer import SpacyTrainer
 from ..training.spacy_training import read_spacy_config, train_spacy
 from ..training.trainer import Trainer
 from ..training.trainer import train as train_thinc
-from .errors import INTERRUPTED, UsageError, print_error, printing_warnings
+from .clusters import cluster_files, connected, parse_workers
+from .errors import INTERRUPTED, UsageError, print_error, print_warning, printing_warnings
+from .interruptions import stopping_on_signals
 from .options import (
     CodeT,
     ConfigT,
@@ -30,9 +34,12 @@ from .options import (
     GpuT,
     OutputT,
     OverwriteT,
+    RayT,
+    RestartsT,
     ResumeT,
     SaveAllT,
     SeedT,
+    StorageT,
     TrustT,
     VerboseT,
     WorkersT,
@@ -50,6 +57,9 @@ def train(
     code: CodeT = None,
     gpu_id: GpuT = -1,
     workers: WorkersT = None,
+    ray: RayT = None,
+    storage: StorageT = None,
+    max_restarts: RestartsT = 3,
     trust: TrustT = False,
     save_all: SaveAllT = False,
     verbose: VerboseT = False,
@@ -64,6 +74,9 @@ def train(
     With --workers, or started by torchrun, a config is trained on several workers. Its
     optimizer needs LocalSGD.
 
+    With --ray, the workers run on the nodes of a Ray cluster, which must all see the output
+    directory. If one of them dies, the training continues from its last checkpoint.
+
     With --output, saves model-best and model-last, both with averaged weights, a log and
     checkpoints.
     """
@@ -73,12 +86,18 @@ def train(
         raise UsageError("--resume, --overwrite and --save-all require --output")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    n_workers = None if workers is None else parse_workers(workers)
+    _check_ray_options(ray, storage, n_workers)
+    if storage is not None:
+        output = storage if output is None else storage / output
+    if ray is not None and output is None:
+        raise UsageError("--ray requires --output or --storage, for the checkpoints")
     settings = read_config(path, overrides)
     is_spacy = is_spacy_config(settings)
     is_worker = is_launched()
     if is_worker and workers is not None:
         raise UsageError("--workers starts the workers itself: leave it out under torchrun")
-    if workers is not None and workers > 1:
+    if ray is not None or (n_workers is not None and n_workers.largest > 1):
         arguments = [str(path)]
         for key, value in overrides.items():
             # Not with "=", which changes hyphens.
@@ -95,7 +114,16 @@ def train(
             "--verbose": verbose,
             "--debug": debug,
         }
-        _run_workers(workers, arguments, given)
+        command = [*arguments, *_as_arguments(given)]
+        n_workers = n_workers or WorkerRange(1, 1)
+        if ray is None:
+            _run_workers(n_workers.largest, command)
+            return
+        again = [*arguments, *_as_arguments({**given, "--resume": True, "--overwrite": False})]
+        with stopping_on_signals(), connected(ray, uses_gpu=gpu_id >= 0) as cluster:
+            if cluster is not None and output is not None:
+                cluster.check_files(output.absolute(), cluster_files(path, code))
+                _run_on_cluster(cluster, n_workers, max_restarts, command, again)
         return
     if is_spacy:
         settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
@@ -166,20 +194,73 @@ def _communicator(is_worker: bool, gpu_id: int) -> Iterator[TorchCommunicator | 
             communicator.close()
 
 
-def _run_workers(n_workers: int, config: list[str], options: dict[str, Any]) -> None:
-    """Run this command as several workers.
+def _check_ray_options(
+    ray: str | None, storage: Path | None, n_workers: WorkerRange | None
+) -> None:
+    """RAISES: UsageError if options need --ray."""
+    if ray is None and storage is not None:
+        raise UsageError("--storage requires --ray")
+    if ray is None and n_workers is not None and n_workers.smallest != n_workers.largest:
+        raise UsageError(
+            f"--workers {n_workers.smallest}:{n_workers.largest} requires --ray: on this "
+            "machine use a number of workers"
+        )
 
-    config (list[str]): The config and its overrides.
+
+def _as_arguments(options: dict[str, Any]) -> list[str]:
+    """Options as arguments.
+
     options (dict[str, Any]): Options by name: their value, whether a flag is given, or None.
     """
-    arguments = ["-m", "thinc_swa", "train", *config]
+    arguments = []
     for name, value in options.items():
         if value is True:
             arguments.append(name)
         elif value is not None and value is not False:
             arguments.append(f"{name}={value}")
+    return arguments
+
+
+def _run_workers(n_workers: int, command: list[str]) -> None:
+    """Run this command as several workers.
+
+    command (list[str]): The config, its overrides and options.
+    """
+    with _failing_with_workers():
+        run_workers(n_workers, ["-m", "thinc_swa", "train", *command])
+
+
+def _run_on_cluster(
+    cluster: RayCluster,
+    n_workers: WorkerRange,
+    max_restarts: int,
+    command: list[str],
+    again: list[str],
+) -> None:
+    """Run this command as several workers on a cluster.
+
+    command (list[str]): The config, its overrides and options.
+    again (list[str]): Those after a restart.
+    """
+    started = ["-m", "thinc_swa.cli.cluster_worker", "train"]
+    training = ClusterWorkers(
+        cluster,
+        n_workers=n_workers,
+        max_restarts=max_restarts,
+        show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
+        warn=print_warning,
+    )
+    with _failing_with_workers():
+        exit_code = training.run([*started, *command], [*started, *again])
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+@contextmanager
+def _failing_with_workers() -> Iterator[None]:
+    """Context manager that ends the command as the worker that has failed."""
     try:
-        run_workers(n_workers, arguments)
+        yield
     except WorkerFailure as error:
         if str(error):
             print_error(str(error))

@@ -24,6 +24,8 @@ from .run_worker import kill_group
 POLL_INTERVAL = 0.05
 # Seconds that a server has to kill its processes.
 GRACE = 1.0
+# Reported instead of an exit code if the process of a run was lost with its node.
+LOST = 256
 # Modules that the runs import: always, and if a config contains the text. Each import takes a
 # second or more.
 MODULES = (
@@ -91,7 +93,7 @@ class Executor(Protocol):
 
         timeout (float): Maximum time in seconds.
         RETURNS (dict[str, int]): Exit codes, by folder, of the runs that have ended since the
-            last call; negative for a signal.
+            last call; negative for a signal, `LOST` if the process was lost with its node.
         """
 
     def cancel(self, folder: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from thinc.api import Config
 
+from ..distributed.ray_cluster import RayCluster
 from ..errors import describe_error
 from ..escaping import folder_name, printable
 from ..training.configs import is_spacy_config, with_seed
@@ -20,8 +21,9 @@ from ..training.fingerprints import describe_inputs, describe_settings, differen
 from ..training.logs import Log, Record, keep_records, read_log
 from ..validation import check_int
 from .entries import Entry
-from .executors import Executor, Job, SharedRun, make_executor
+from .executors import LOST, Executor, Job, SharedRun, make_executor
 from .folders import check_folder, prepare_folder
+from .ray_executor import RayExecutor
 from .run_checkpoints import (
     delete_checkpoints,
     find_last,
@@ -41,6 +43,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # Maximum number of differences in the message about a run that is trained again.
 MAX_DIFFERENCES = 3
+# Nodes of a cluster that may die under a run before it has failed.
+MAX_LOST = 3
 EARLIER_VERSION = "an earlier version of thinc-swa has written its log"
 
 
@@ -61,6 +65,7 @@ class Run:
     state (str): "waiting", "running", "done" or "failed".
     outdated (str | None): Reason why a complete run in the folder is not used.
     restarted (str | None): Reason why an interrupted training was not resumed.
+    n_lost (int): How often it was lost with the node that it ran on.
     records (list[Record]): Records of the log that have been read.
     """
 
@@ -77,6 +82,7 @@ class Run:
     state: str = "waiting"
     outdated: str | None = None
     restarted: str | None = None
+    n_lost: int = 0
     records: list[Record] = field(default_factory=list)
     _n_bytes: int = field(default=0, init=False, repr=False)
 
@@ -366,41 +372,55 @@ def _without_seed(config: Config) -> str:
 def train_runs(
     runs: Sequence[Run],
     *,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     gpu_id: int = -1,
     is_shared: bool = True,
+    cluster: RayCluster | None = None,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
     """Train the runs that are not done. A run that fails does not affect the others: if the
     training of several runs fails, they are trained one by one.
 
     runs (Sequence[Run]): All runs, whose states are updated.
-    n_jobs (int): Number of parallel processes.
+    n_jobs (int | None): Number of parallel processes; None for one, or for as many as the
+        cluster has room for.
     gpu_id (int): GPU id; -1 for the CPU.
     is_shared (bool): Train runs once that differ only in averages: see `make_trainings`.
+    cluster (RayCluster | None): The cluster on which to train; None for this machine. Runs on a
+        node that dies are trained elsewhere, from their last checkpoints.
     watch (Callable): Called with the runs several times a second, to show the progress.
     """
-    check_int("jobs", n_jobs, minimum=1)
-    environment = dict(os.environ)
-    if n_jobs > 1:
-        for name in THREADS:
-            environment.setdefault(name, str(max((os.cpu_count() or 1) // n_jobs, 1)))
+    if n_jobs is not None:
+        check_int("jobs", n_jobs, minimum=1)
     _delete_leftovers(runs)
     waiting = make_trainings(runs, is_shared=is_shared)
-    n_cores = max(_count_cores() // max(min(n_jobs, len(waiting)), 1), 1)
-    jobs = [_make_job(training, gpu_id, n_cores) for training in waiting]
     working: dict[str, Training] = {}
-    executor = make_executor(jobs, environment=environment)
+    executor: Executor
+    if cluster is not None:
+        n_cores = 1
+        executor = RayExecutor(cluster, environment=_environment(n_threads=n_cores))
+    else:
+        n_jobs = n_jobs or 1
+        n_threads = max((os.cpu_count() or 1) // n_jobs, 1) if n_jobs > 1 else None
+        n_cores = max(_count_cores() // max(min(n_jobs, len(waiting)), 1), 1)
+        jobs = [_make_job(training, gpu_id, n_cores) for training in waiting]
+        environment = {**os.environ, **_environment(n_threads=n_threads)}
+        executor = make_executor(jobs, environment=environment)
     try:
         while waiting or working:
-            while waiting and len(working) < n_jobs:
+            n_places = n_jobs or (1 if cluster is None else max(1, cluster.count_places()))
+            while waiting and len(working) < n_places:
                 training = _start(executor, waiting.pop(0), gpu_id, n_cores)
                 if training.runs:
                     working[str(training.runs[0].folder)] = training
                 watch(runs)
             if working:
                 for folder, exit_code in executor.poll(REPORT_INTERVAL).items():
-                    waiting[:0] = _finish(working.pop(folder), exit_code)
+                    training = working.pop(folder)
+                    if exit_code == LOST:
+                        waiting[:0] = _start_again(training, is_shared=is_shared)
+                    else:
+                        waiting[:0] = _finish(training, exit_code)
             for training in working.values():
                 for run in training.open_runs:
                     run.follow()
@@ -412,6 +432,34 @@ def train_runs(
                 run.read()
                 if run.state != "done":
                     run.state = "waiting"
+
+
+def _environment(*, n_threads: int | None) -> dict[str, str]:
+    """Environment variables that limit the threads of a run, unless they are set already.
+
+    n_threads (int | None): None for no limit.
+    """
+    default = {} if n_threads is None else dict.fromkeys(THREADS, str(n_threads))
+    return {**default, **{name: os.environ[name] for name in THREADS if name in os.environ}}
+
+
+def _start_again(training: "Training", *, is_shared: bool) -> list["Training"]:
+    """Trainings to start instead of one whose node has died, resumed where possible."""
+    for run in training.open_runs:
+        run.state = "failed"
+        run.read()
+        if run.state == "done" or run.error is not None:
+            continue
+        run.n_lost += 1
+        if run.n_lost <= MAX_LOST:
+            run.state, run.outdated = "waiting", None
+        else:
+            run.fail(f"{run.n_lost} nodes have died under it")
+    if not any(run.state == "waiting" for run in training.runs):
+        return []
+    # Also those that a shared training goes on without.
+    runs = [run for run in training.runs if run.state != "failed" or run.is_over]
+    return make_trainings(runs, is_shared=is_shared)
 
 
 @dataclass

@@ -91,6 +91,7 @@ def report_error(error: BaseException, text: str) -> bool:
         "timestamp": str(int(time.time())),
         # The failure of another worker is the cause.
         "is_consequence": has_worker_error(error),
+        "error_type": type(error).__name__,
     }
     with open(path, "w", encoding="utf8") as file:
         json.dump({"message": {"message": text, "extraInfo": details}}, file)

@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..serialization.folders import delete, sync, temporary_folder
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
 from .fingerprints import TrainingFingerprint, differences, digest_file
 from .interface import TrainerInterface
+from .resizing import WORKERS, draw_random_numbers, load_mean, warn_about_workers
 from .state import TrainerState
 
 torch: Any = thinc.compat.torch
@@ -334,12 +335,14 @@ def load_checkpoint(
     trust (bool): Load PyTorch layers also where that can execute code from the file: see
         `check_pytorch_loading`.
     communicator (Communicator | None): The connection to other workers, of which each loads its
-        part.
+        part. With another number of workers than before each loads the mean of all parts, with
+        a warning.
     RAISES: DamagedCheckpointError if a file is missing or has changed; ValueError if the
         checkpoint is that of a training with other settings, data or code, or if loading is not
         safe; OSError if it cannot be read.
     """
-    rank = 0 if communicator is None else communicator.rank
+    communicator = SingleWorker() if communicator is None else communicator
+    rank, size = communicator.rank, communicator.size
     check_checkpoint(path)
     content = _read(path, STATE)
     try:
@@ -350,8 +353,15 @@ def load_checkpoint(
         unsaved = list(values.get("unsaved_generators", []))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(path, f"{STATE} cannot be read: {error}") from error
-    _check_fingerprint(path, fingerprint, trainer.fingerprint)
-    if rank:
+    now, n_before = trainer.fingerprint, int(fingerprint.settings.get(WORKERS, 1))
+    is_resized = n_before != size and trainer.can_change_workers
+    if is_resized:
+        fingerprint, now = _without_workers(fingerprint), _without_workers(now)
+    _check_fingerprint(path, fingerprint, now)
+    if is_resized and rank:
+        # Rank 0 has those of all workers.
+        state.losses, state.n_losses = {}, 0
+    elif rank:
         try:
             values = json.loads(_read(path, of_rank(STATE, rank)))
             random_state = values["random"]
@@ -366,6 +376,18 @@ def load_checkpoint(
         raise ValueError(
             f"{path} is not loaded. {error} (on the command line --trust-checkpoint)"
         ) from error
+    if is_resized:
+        paths = [
+            [path / of_rank(name, other) for other in range(n_before)]
+            for name in (MODEL, OPTIMIZER)
+        ]
+        load_mean(trainer, *paths)
+        trainer.resize(state, n_before)
+        trainer.restore(state)
+        state.checkpoint = path
+        draw_random_numbers(trainer.seed or 0, step=state.step, rank=rank, n_workers=size)
+        warn_about_workers(path, n_before, size)
+        return
     try:
         trainer.load_model(path / of_rank(MODEL, rank))
     except Exception as error:
@@ -385,6 +407,11 @@ def load_checkpoint(
             TrainingWarning,
             stacklevel=2,
         )
+
+
+def _without_workers(fingerprint: TrainingFingerprint) -> TrainingFingerprint:
+    settings = {name: text for name, text in fingerprint.settings.items() if name != WORKERS}
+    return replace(fingerprint, settings=settings)
 
 
 def _check_fingerprint(

@@ -37,6 +37,16 @@ class TrainerInterface(Protocol):
     def fingerprint(self) -> TrainingFingerprint:
         """Everything that decides the result of the training."""
 
+    @property
+    def can_change_workers(self) -> bool:
+        """Whether the training can be resumed with another number of workers, by `resize`."""
+
+    def resize(self, state: TrainerState, n_workers: int) -> None:
+        """Change a state to be restored to that of another number of workers.
+
+        n_workers (int): The number of workers that it was saved with.
+        """
+
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step."""
 

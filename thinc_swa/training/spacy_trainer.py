@@ -39,6 +39,7 @@ from .fingerprints import (
     describe_spacy,
 )
 from .output_folder import CHANGEABLE
+from .resizing import WORKERS
 from .spacy_batch_norm import AverageStatistics
 from .spacy_data import PositionedBatches, TrainingBatches
 from .spacy_phases import PhasedBatches, make_spacy_spans, read_phases
@@ -275,7 +276,7 @@ class SpacyTrainer:
                 # It changes with `max_steps`, which may be changed otherwise.
                 settings[f"{SECTION}.phases.{span.name}.{name}"] = value
         if self._workers.are_several:
-            settings["--workers"] = str(self._workers.size)
+            settings[WORKERS] = str(self._workers.size)
         return TrainingFingerprint(settings, self._describe_inputs(), describe_packages())
 
     def _describe_inputs(self) -> dict[str, str]:
@@ -377,6 +378,14 @@ class SpacyTrainer:
         weights = self.settings["score_weights"]
         self._score_weights = {name: weights[name] for name in extra["score_weights"]}
         self._start = time.monotonic() - extra["seconds"]
+
+    @property
+    def can_change_workers(self) -> bool:
+        """False: the training can be resumed with the same number of workers only."""
+        return False
+
+    def resize(self, state: TrainerState, n_workers: int) -> None:
+        """Not called."""
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step; on several workers, after the next step

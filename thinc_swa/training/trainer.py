@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from ..optimizers.scores import report_score, scores_are_reported
 from ..schedules.learn_rate import current_rate
 from ..serialization.files import replace_bytes
 from ..validation import check_choice, check_int
+from .batch_plan import BatchPlan, PlannedBatch
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import keeping_random_state
 from .datasets import Dataset, check_dataset, check_same_form
@@ -40,13 +40,12 @@ from .fingerprints import (
 )
 from .output_folder import CHANGEABLE, TrainingFolder
 from .registries import registry
+from .resizing import WORKERS
 from .state import TrainerState
 from .training_phases import (
     THINC_SETTINGS,
-    BatchPlan,
     LayerDropout,
     PhaseEffects,
-    PlannedBatch,
     TrainingPhase,
     check_fits,
     make_phases,
@@ -149,9 +148,7 @@ class Trainer:
             self._workers.check_examples(len(X))
         self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
         self._dropout = LayerDropout(model)
-        self._plan = self._make_plan(make_phases(phases, settings=THINC_SETTINGS))
-        # The batches from the current step on.
-        self._batches: Iterator[PlannedBatch] = self._plan.batches()
+        self._use(self._make_plan(make_phases(phases, settings=THINC_SETTINGS)))
         # Index of the current phase; None if its settings are not in effect.
         self._phase: int | None = None
         self.state = self._prepare(TrainerState())
@@ -254,7 +251,7 @@ class Trainer:
                 # It changes with `max_steps`, which may be changed otherwise.
                 settings = {**settings, f"training.phases.{span.name}.{name}": value}
         if self.communicator.size > 1:
-            settings = {**settings, "--workers": str(self.communicator.size)}
+            settings = {**settings, WORKERS: str(self.communicator.size)}
         return TrainingFingerprint(settings, inputs, describe_packages())
 
     def describe_data(self) -> dict[str, str]:
@@ -304,20 +301,28 @@ class Trainer:
         self._effects = PhaseEffects(phases, self.optimizer)
         plan = BatchPlan(
             make_spans(phases, self.max_steps),
-            n_examples={
-                name: -(-len(X) // self.communicator.size)
-                for name, (X, _) in self._training_data.items()
-            },
+            n_examples={name: len(X) for name, (X, _) in self._training_data.items()},
             batch_size=self.batch_size,
+            n_workers=self._workers.size,
         )
+        starts = plan.starts()
+        n_steps = plan.count_steps(max_steps=self.max_steps, max_epochs=self.max_epochs)
+        check_fits(plan.spans, starts[-1], n_steps)
+        self._effects.check_starts(plan.spans, starts)
+        return plan
+
+    def _use(self, plan: BatchPlan, step: int = 0) -> None:
+        """Take the batches from a plan.
+
+        step (int): Number of completed steps.
+        """
+        self._plan = plan
+        # The batches from the current step on.
+        self._batches: Iterator[PlannedBatch] = plan.batches(step)
         # Maximum number of steps, from `max_steps` and `max_epochs`.
         self.total_steps = plan.count_steps(
             max_steps=self.max_steps, max_epochs=self.max_epochs
         )
-        starts = plan.starts()
-        check_fits(plan.spans, starts[-1], self.total_steps)
-        self._effects.check_starts(plan.spans, starts)
-        return plan
 
     @property
     def phase(self) -> str | None:
@@ -327,10 +332,25 @@ class Trainer:
     def restore(self, state: TrainerState) -> None:
         """Continue from a state. `load_checkpoint` calls it, after loading the model and the
         optimizer."""
+        changed = state.extra.get("resized")
+        self._use(self._plan.changed(self._workers.size, changed), state.step)
         self.state = self._prepare(state)
         self._order, self._batch_norm = None, {}
-        self._batches = islice(self._plan.batches(), state.step, None)
         self._phase = None
+
+    @property
+    def can_change_workers(self) -> bool:
+        """Whether the training can be resumed with another number of workers, by `resize`."""
+        return True
+
+    def resize(self, state: TrainerState, n_workers: int) -> None:
+        """Change a state to be restored to that of another number of workers: the rest of the
+        examples of the epoch is divided among them.
+
+        n_workers (int): The number of workers that it was saved with.
+        """
+        plan = self._plan.changed(n_workers, state.extra.get("resized"))
+        state.extra["resized"] = plan.describe(state.step)
 
     def _prepare(self, state: TrainerState) -> TrainerState:
         state.total_steps = self.total_steps
@@ -438,7 +458,9 @@ class Trainer:
         X, Y = self._training_data[phase.dataset]
         key = (phase.dataset, planned.epoch)
         if self._order is None or self._order[0] != key:
-            order = self._workers.shuffled_share(len(X), seed=self.seed, epoch=planned.epoch)
+            order = self._workers.shuffled_share(
+                len(X), seed=self.seed, epoch=planned.epoch, n_used=planned.n_used
+            )
             self._order = (key, order)
         rows = self._order[1][planned.start : planned.start + planned.size]
         return planned.epoch, self._take(X, rows), self._take(Y, rows)

@@ -90,16 +90,19 @@ class Workers:
             seeds = numpy.random.SeedSequence((seed, self.rank))
             fix_random_seed(int(seeds.generate_state(1)[0]))
 
-    def shuffled_share(self, n_examples: int, *, seed: int, epoch: int) -> Array:
+    def shuffled_share(
+        self, n_examples: int, *, seed: int, epoch: int, n_used: int = 0
+    ) -> Array:
         """The examples of this worker in an epoch, in random order. Over all workers each
         example occurs once.
 
+        n_used (int): Number of the first examples that another number of workers has used.
         RETURNS (Ints1d): Their indices.
         """
         # A generator for each epoch: the order can be restored in the middle of an epoch, and
         # is the same whatever dropout has drawn.
         order = numpy.random.default_rng((seed, epoch)).permutation(n_examples)
-        share: Array = order[self.rank :: self.size]
+        share: Array = order[n_used:][self.rank :: self.size]
         return share
 
     def request_stop(self, reason: str) -> bool:

@@ -1,0 +1,13 @@
+"""Process of a worker that `thinc-swa train --ray` has started on a node."""
+
+import signal
+import sys
+
+from ..__main__ import main
+from ..comparison.run_worker import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent()
+    # Ray ignores it, and processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(sys.argv[1:])
