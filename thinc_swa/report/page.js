@@ -10,10 +10,12 @@ const RAW_DASH = "4px,3px";
 // Share of the steps that does not count for the fitted axis: low early scores would compress
 // the differences.
 const EARLY = 0.25;
+// Number of configs up to which everything is shown at first.
+const FEW = 4;
 
 const isVisible = data.runs.map(() => true);
 const kinds = findKinds();
-let plots = [];
+const plots = [];
 
 for (const run of data.runs) {
   run.scores = run.raw.map((raw, i) => run.averages[i] ?? raw);
@@ -80,11 +82,12 @@ function findKinds() {
     found.push({name: "raw", label: "raw weights", dash: RAW_DASH});
   }
   const others = unique(data.runs.flatMap((run) => Object.keys(run.all)));
+  if (others.length) found[0].label = "averages that are saved";
   others.forEach((name, i) => {
     found.push({name, label: `averages of ${name}`, dash: DASHES[i % DASHES.length], isOther: true});
   });
   found.forEach((kind, i) => {
-    kind.isOn = true;
+    kind.isOn = !kind.isOther || data.groups.length <= FEW;
     // As in the pictures of a single training.
     kind.colour = isSingle ? data.colours[i % data.colours.length] : null;
   });
@@ -103,7 +106,8 @@ function curvesOfRun(run, score) {
   // The only weights of a run without averages.
   if (!run.averages.length) return [{values: run.raw, dash: "solid", label: "raw weights"}];
   const found = [];
-  for (const kind of kinds.filter((found) => found.isOn)) {
+  // The first kind is drawn last, above the others.
+  for (const kind of kinds.filter((found) => found.isOn).reverse()) {
     const values = kind.isOther ? run.all[kind.name] : run[kind.name];
     if (values) found.push({values, dash: kind.dash, label: kind.label, colour: kind.colour});
   }
@@ -174,7 +178,7 @@ function makeTraces(curves, {factor = 1, format = ".4g", isThin = false, shape =
     const colour = curve.colour ?? colourOf(curve.group);
     const scaled = curve.values.map((value) => (value === null ? null : factor * value));
     const isMain = curve.dash === "solid";
-    if (curve.deviations && isMain) {
+    if (curve.deviations && isMain && byId("mode").value === "spread") {
       const spread = curve.deviations.map((value) => factor * value);
       traces.push({
         x: [...curve.steps, ...[...curve.steps].reverse()],
@@ -196,6 +200,7 @@ function makeTraces(curves, {factor = 1, format = ".4g", isThin = false, shape =
       y: scaled,
       customdata: curve.deviations?.map((value) => ` ± ${(factor * value).toPrecision(3)}`),
       type: "scatter",
+      cliponaxis: scaled.length > 1,
       mode: scaled.filter((value) => value !== null).length > 1 ? "lines" : "markers",
       line: {color: colour, width: isThin || !isMain ? 1.3 : 2, dash: curve.dash, shape},
       marker: {color: colour, size: 7},
@@ -207,19 +212,25 @@ function makeTraces(curves, {factor = 1, format = ".4g", isThin = false, shape =
   return traces;
 }
 
+// Range of an axis for all high scores, and for the low ones after the first quarter.
 function laterRange(traces) {
   let [low, high] = [Infinity, -Infinity];
   for (const trace of traces) {
     const start = EARLY * trace.x.reduce((a, b) => Math.max(a, b), 0);
     trace.y.forEach((value, i) => {
-      if (value === null || trace.x[i] < start) return;
-      low = Math.min(low, value);
+      if (value === null) return;
       high = Math.max(high, value);
+      if (trace.x[i] >= start) low = Math.min(low, value);
     });
   }
   if (low > high) return null;
   const margin = 0.05 * (high - low) || 0.05 * Math.abs(high) || 1;
   return [low - margin, high + margin];
+}
+
+function scoreLabel({kind, other}) {
+  if (other) return other === "speed" ? other : `${other} in %`;
+  return {accuracy: "Score in %", loss: "Score (minus the loss)"}[kind] ?? `Score (${kind})`;
 }
 
 function currentScore() {
@@ -238,6 +249,7 @@ function bestMarker(score) {
     y: [factorOf(run.score) * run.scores[run.best]],
     type: "scatter",
     mode: "markers",
+    cliponaxis: false,
     marker: {color: colour, size: 9, line: {color: style("--surface"), width: 1.5}},
     hovertemplate: "model-best<br>step %{x:,d}: <b>%{y:.2f}</b><extra></extra>",
   }];
@@ -246,8 +258,9 @@ function bestMarker(score) {
 function scoresFigure() {
   const score = currentScore();
   const isPercent = score.kind === "accuracy" || (score.other && score.other !== "speed");
-  const curves = byId("mode").value === "mean" ? meanCurves : runCurves;
+  const curves = byId("mode").value === "runs" ? runCurves : meanCurves;
   const options = {factor: isPercent ? 100 : 1, format: isPercent ? ".2f" : ".4g"};
+  byId("scores-title").textContent = scoreLabel(score);
   const traces = makeTraces(curves((run) => curvesOfRun(run, score)), options);
   const range = byId("late").checked ? laterRange(traces) : null;
   const layout = {yaxis: range ? {range} : {}};
@@ -266,7 +279,7 @@ function lossesFigure() {
     });
     return [{values, dash: "solid", colour: isSingle ? style("--muted") : undefined}];
   };
-  const curves = byId("mode").value === "mean" ? meanCurves : runCurves;
+  const curves = byId("mode").value === "runs" ? runCurves : meanCurves;
   const type = byId("logarithmic").checked ? "log" : "linear";
   return {traces: makeTraces(curves(curvesOf), {isThin: true}), layout: {yaxis: {type}}};
 }
@@ -284,6 +297,10 @@ function ratesFigure() {
 
 function style(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function lastStep() {
+  return data.runs.filter((_, i) => isVisible[i]).reduce((most, run) => Math.max(most, run.nSteps), 1);
 }
 
 function layoutOf(layout, revision) {
@@ -304,7 +321,7 @@ function layoutOf(layout, revision) {
     modebar: {bgcolor: "rgba(0,0,0,0)", color: style("--muted"), activecolor: style("--accent")},
     // Keeps the zoom.
     uirevision: revision,
-    xaxis: {...axis, title: {text: "step", standoff: 6}, rangemode: "tozero", type: "linear", tickformat: ",d"},
+    xaxis: {...axis, title: {text: "step", standoff: 6}, range: [0, lastStep()], type: "linear", tickformat: ",d"},
     yaxis: {...axis, type: "linear", hoverformat: ".4g", ...layout.yaxis},
   };
 }
@@ -313,19 +330,16 @@ const CONFIGURATION = {
   responsive: true,
   displaylogo: false,
   displayModeBar: true,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"],
-  toImageButtonOptions: {format: "svg"},
+  modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"]],
 };
 
-function draw() {
-  for (const plot of plots) {
-    const {traces, layout} = plot.figure();
-    Plotly.react(plot.div, traces, layoutOf(layout, plot.revision()), CONFIGURATION);
-  }
+function draw(plot) {
+  const {traces, layout} = plot.figure();
+  return Plotly.react(plot.div, traces, layoutOf(layout, plot.revision()), CONFIGURATION);
 }
 
 function redraw() {
-  if (plots.length) draw();
+  plots.forEach(draw);
 }
 
 // Zooming along the steps changes all plots.
@@ -346,19 +360,24 @@ function link() {
 }
 
 // Called when Plotly is there.
-function drawPlots() {
+async function drawPlots() {
   const figures = [
     ["scores", scoresFigure, () => `${byId("score").value} ${byId("late").checked}`],
     ["losses", lossesFigure, () => `${byId("component").value} ${byId("logarithmic").checked}`],
     ["rates", ratesFigure, () => "rates"],
   ];
-  plots = figures
-    .filter(([id]) => !byId(id).hidden)
-    .map(([id, figure, revision]) => ({div: byId(`${id}-plot`), figure, revision}));
-  draw();
+  for (const [id, figure, revision] of figures) {
+    if (byId(id).hidden) continue;
+    const plot = {div: byId(`${id}-plot`), figure, revision};
+    await draw(plot);
+    performance.mark(`${id} drawn`);
+    plots.push(plot);
+    // The first plot is seen before the next one is made.
+    await new Promise((resolve) => setTimeout(resolve));
+  }
   link();
-  performance.mark("drawn");
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  performance.mark("all drawn");
 }
 
 // Controls
@@ -442,18 +461,19 @@ function fillSelect(id, options) {
 function makeControls() {
   makeLegend();
   makeKinds();
-  const labels = {accuracy: "score in %", loss: "minus the loss"};
-  const scores = unique(data.runs.map((run) => run.score)).map((kind) => [`kind:${kind}`, labels[kind] ?? kind]);
+  const scores = unique(data.runs.map((run) => run.score));
   const others = unique(data.runs.flatMap((run) => Object.keys(run.other)));
   fillSelect("score", [
-    ...scores,
-    ...others.map((name) => [`other:${name}`, name === "speed" ? name : `${name} in %`]),
+    ...scores.map((kind) => [`kind:${kind}`, scoreLabel({kind})]),
+    ...others.map((other) => [`other:${other}`, scoreLabel({other})]),
   ]);
   const components = unique(data.runs.flatMap((run) => Object.keys(run.losses)));
   fillSelect("component", [["", "all"], ...(components.length > 1 ? components.map((name) => [name, name]) : [])]);
   const hasSeeds = data.runs.length > data.groups.length;
   byId("mode").closest("label").hidden = !hasSeeds;
+  // The areas of many configs hide each other.
   if (!hasSeeds) byId("mode").value = "runs";
+  else if (data.groups.length <= FEW) byId("mode").value = "spread";
   byId("scores").hidden = !data.runs.some((run) => run.steps.length);
   byId("losses").hidden = !components.length;
   byId("rates").hidden = !data.runs.some((run) => run.rates.length);
@@ -471,32 +491,32 @@ function makeControls() {
 // Tables
 
 const COLUMNS = [
-  {title: "Run", value: (run) => run.name, isName: true},
-  {title: "Optimizer", value: (run) => run.optimizer},
-  {title: "Seed", value: (run) => run.seed, isNumber: true},
-  {title: "State", value: (run) => run.state, isState: true},
-  scoreColumn("Best score", (run) => (run.best === null ? null : run.scores[run.best])),
-  {title: "At step", value: (run) => (run.best === null ? null : run.steps[run.best]), isNumber: true},
-  scoreColumn("Last score", (run) => last(run.scores)),
-  scoreColumn("Best raw", (run) => (run.averages.length ? extreme(run.raw) : null)),
-  scoreColumn("Last raw", (run) => (run.averages.length ? last(run.raw) : null)),
+  {title: "run", value: (run) => run.name, isName: true},
+  {title: "optimizer", value: (run) => run.optimizer},
+  {title: "seed", value: (run) => run.seed, isNumber: true},
+  {title: "state", value: (run) => run.state, isState: true},
+  scoreColumn("best score", (run) => (run.best === null ? null : run.scores[run.best])),
+  {title: "at step", value: (run) => (run.best === null ? null : run.steps[run.best]), isNumber: true},
+  scoreColumn("last score", (run) => last(run.scores)),
+  scoreColumn("best raw", (run) => (run.averages.length ? extreme(run.raw) : null)),
+  scoreColumn("last raw", (run) => (run.averages.length ? last(run.raw) : null)),
   ...kinds.filter((kind) => kind.isOther).map((kind) =>
-    scoreColumn(`Last ${kind.name}`, (run) => last(run.all[kind.name] ?? []))),
-  {title: "Steps", value: (run) => run.nSteps, isNumber: true},
-  {title: "Snapshots", value: (run) => run.nAveraged, isNumber: true},
+    scoreColumn(`last ${kind.name}`, (run) => last(run.all[kind.name] ?? []))),
+  {title: "steps", value: (run) => run.nSteps, isNumber: true},
+  {title: "snapshots", value: (run) => run.nAveraged, isNumber: true},
   {
-    title: "Time",
+    title: "time",
     value: (run) => run.seconds,
-    format: (value, run) => formatTime(value) + (run.nShared > 1 ? " (shared)" : ""),
+    format: formatTime,
     isNumber: true,
   },
   {
     title: "ms/step",
     value: (run) => (run.secondsPerStep === null ? null : 1000 * run.secondsPerStep),
-    format: (value) => value.toPrecision(3),
+    format: (value, run) => value.toPrecision(3) + (run.nShared > 1 ? " (shared)" : ""),
     isNumber: true,
   },
-  {title: "Ended by", value: endedBy, isWords: true},
+  {title: "ended by", value: endedBy, isWords: true},
 ];
 
 function scoreColumn(title, value) {
@@ -542,10 +562,11 @@ function makeCell(column, run, i) {
   let text = isMissing ? "–" : String(value);
   if (!isMissing && column.format) text = column.format(value, run);
   else if (!isMissing && column.isNumber) text = value.toLocaleString("en");
-  if (column.title === "Seed" && !isMissing) text = String(value);
-  const names = [column.isNumber && "number", column.isWords && "words", isMissing && "missing"];
+  if (column.title === "seed" && !isMissing) text = String(value);
+  const names = [column.isNumber && "number", isMissing && "missing"];
   if (column.isState) names.push({failed: "failed", complete: ""}[run.state] ?? "open");
-  return element("td", {class: names.filter(Boolean).join(" ") || null}, text);
+  const content = column.isWords ? element("div", {class: "words"}, text) : text;
+  return element("td", {class: names.filter(Boolean).join(" ") || null}, content);
 }
 
 function sortRuns(column, header) {
@@ -599,17 +620,24 @@ function makeComparisons() {
   });
 }
 
+// Text with places to break it, after dots.
+function breakable(text) {
+  return text.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
+}
+
 function makeDifferences() {
   const {names, rows} = data.differences;
   if (!rows.length) return;
-  const head = ["Setting", ...names].map((name) => {
-    const text = element("div", {class: "words"}, name);
-    return element("th", {scope: "col"}, text);
+  const head = ["setting", ...names].map((name) => {
+    return element("th", {scope: "col"}, element("div", {class: "words"}, name));
   });
   const body = rows.map(([name, ...values]) => {
-    const cells = values.map((value) =>
-      element("td", {class: value === null ? "missing" : "value words"}, value ?? "–"));
-    return element("tr", {}, element("th", {scope: "row", class: "value"}, name), ...cells);
+    const cells = values.map((value) => {
+      const text = element("div", {class: "words"}, value ?? "–");
+      return element("td", {class: value === null ? "missing" : "value"}, text);
+    });
+    const setting = element("th", {scope: "row", class: "value"}, element("div", {class: "setting"}, ...breakable(name)));
+    return element("tr", {}, setting, ...cells);
   });
   document.querySelector("#differences .scroll").append(element(
     "table",

@@ -28,7 +28,8 @@ class Curves:
     steps (list[int]): Completed steps.
     raw (Values): Scores of the raw weights. None is NaN, in all columns.
     averages (Values): Scores of the averages; None as long as there are none.
-    all_averages (dict[str, Values]): Scores of further averages of the nesting, by name.
+    all_averages (dict[str, Values]): Scores of all averages of the nesting by name, if there
+        are several.
     other_scores (dict[str, Values]): Further scores of the weights that are saved, by name.
     losses (dict[str, Values]): Training loss, the mean over the steps since the previous
         evaluation, by component.
@@ -104,13 +105,9 @@ def make_curves(evaluations: Sequence[Record], *, offset: int = 0) -> Curves:
         other_scores=_columns([_numbers(r.get("other_scores")) for r in evaluations]),
         losses=_columns([_numbers(record.get("losses")) for record in evaluations]),
     )
-    # A copy of `averages` is no curve of its own.
-    for name, scores in _columns(
-        [_numbers(r.get("all_averages")) for r in evaluations]
-    ).items():
-        pairs = zip(scores, curves.averages, strict=True)
-        if any(score is not None and score != averages for score, averages in pairs):
-            curves.all_averages[name] = scores
+    others = _columns([_numbers(record.get("all_averages")) for record in evaluations])
+    # A single one is `averages`.
+    curves.all_averages = others if len(others) > 1 else {}
     return curves
 
 

@@ -26,7 +26,8 @@ def find_differences(configs: Sequence[tuple[str, Config]]) -> Differences:
 
     configs (Sequence[tuple[str, Config]]): Names and configs, without variables. Equal configs
         become one, with all their names.
-    RETURNS (Differences): The differing settings, in the order of the configs.
+    RETURNS (Differences): The differing settings. Sections are in the order of the configs, and
+        the settings of a section come before those of the sections in it.
     """
     columns: list[tuple[list[str], dict[str, str]]] = []
     for name, config in configs:
@@ -37,8 +38,20 @@ def find_differences(configs: Sequence[tuple[str, Config]]) -> Differences:
         else:
             columns.append(([name], settings))
     names = dict.fromkeys(name for _, settings in columns for name in settings)
-    rows = [(name, [settings.get(name) for _, settings in columns]) for name in names]
+    first = {name: i for i, name in reversed(list(enumerate(map(_top_section, names))))}
+    rows = [
+        (name, [settings.get(name) for _, settings in columns])
+        for name in sorted(names, key=lambda name: (first[_top_section(name)], _sections(name)))
+    ]
     return Differences(
         [", ".join(names) for names, _ in columns],
         [(name, values) for name, values in rows if len(set(values)) > 1],
     )
+
+
+def _top_section(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _sections(name: str) -> list[str]:
+    return name.split(".")[:-1]
