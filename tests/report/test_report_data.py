@@ -80,7 +80,8 @@ def test_losses_are_means_per_step_for_each_component(tmp_path):
     # As spaCy evaluates: after steps 1, 201 and at the end.
     losses = [{"ner": 3.0}, {"ner": 400.0, "tagger": 100.0}, {"ner": 5.0, "tagger": 1.0}]
     records = [
-        evaluation(step, losses=found) for step, found in zip([1, 201, 206], losses, strict=True)
+        evaluation(step, losses=found)
+        for step, found in zip([1, 201, 206], losses, strict=True)
     ]
     write_log(tmp_path, [start(), *records])
     curves = only_run(tmp_path).curves

@@ -16,6 +16,8 @@ const FEW = 4;
 const isVisible = data.runs.map(() => true);
 const kinds = findKinds();
 const plots = [];
+// Range of steps in all plots; null for all steps.
+let zoom = null;
 
 for (const run of data.runs) {
   run.scores = run.raw.map((raw, i) => run.averages[i] ?? raw);
@@ -321,7 +323,7 @@ function layoutOf(layout, revision) {
     modebar: {bgcolor: "rgba(0,0,0,0)", color: style("--muted"), activecolor: style("--accent")},
     // Keeps the zoom.
     uirevision: revision,
-    xaxis: {...axis, title: {text: "step", standoff: 6}, range: [0, lastStep()], type: "linear", tickformat: ",d"},
+    xaxis: {...axis, title: {text: "step", standoff: 6}, range: zoom ?? [0, lastStep()], type: "linear", tickformat: ",d"},
     yaxis: {...axis, type: "linear", hoverformat: ".4g", ...layout.yaxis},
   };
 }
@@ -344,17 +346,13 @@ function redraw() {
 
 // Zooming along the steps changes all plots.
 function link() {
-  let isBusy = false;
   for (const plot of plots) {
-    plot.div.on("plotly_relayout", async (change) => {
-      const isReset = change["xaxis.autorange"];
+    plot.div.on("plotly_relayout", (change) => {
       const range = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-      if (isBusy || !(isReset || range[1] !== undefined)) return;
-      isBusy = true;
-      const update = isReset ? {"xaxis.autorange": true} : {"xaxis.range": [...range]};
-      const others = plots.filter((other) => other !== plot);
-      await Promise.all(others.map((other) => Plotly.relayout(other.div, update)));
-      isBusy = false;
+      const isReset = change["xaxis.autorange"] || (range[0] === 0 && range[1] === lastStep());
+      if (!isReset && range[1] === undefined) return;
+      zoom = isReset ? null : [...range];
+      plots.filter((other) => other !== plot).forEach(draw);
     });
   }
 }
