@@ -344,7 +344,8 @@ def make_damaged_results(folder):
         (make_file, "{} is a file, not a folder"),
         (
             make_empty,
-            "{} is empty: give the output folder of a thinc-swa train or of a thinc-swa compare",
+            "{} is empty: give the output folder of a thinc-swa train or of a thinc-swa "
+            "compare",
         ),
         (
             make_other,

@@ -47,12 +47,14 @@ def save_report(folder: Path) -> list[str]:
 
     folder (Path): Output folder of a training or of a comparison.
     RETURNS (list[str]): Names of the files.
-    RAISES: ValueError if the folder cannot be read; errors of `write_report`.
+    RAISES: ValueError if a log cannot be read, after the report on the other ones is written;
+        errors of `write_report`.
     """
     if not has_plotly():
         return []
     content = collect([folder])
+    if content.groups:
+        write_report(folder / REPORT, content)
     if content.errors:
         raise ValueError(content.errors[0])
-    write_report(folder / REPORT, content)
     return [REPORT]
