@@ -108,8 +108,7 @@ function curvesOfRun(run, score) {
   // The only weights of a run without averages.
   if (!run.averages.length) return [{values: run.raw, dash: "solid", label: "raw weights"}];
   const found = [];
-  // The first kind is drawn last, above the others.
-  for (const kind of kinds.filter((found) => found.isOn).reverse()) {
+  for (const kind of kinds.filter((found) => found.isOn)) {
     const values = kind.isOther ? run.all[kind.name] : run[kind.name];
     if (values) found.push({values, dash: kind.dash, label: kind.label, colour: kind.colour});
   }
@@ -176,7 +175,9 @@ function deviation(values) {
 
 function makeTraces(curves, {factor = 1, format = ".4g", isThin = false, shape = "linear"} = {}) {
   const traces = [];
-  for (const curve of curves) {
+  // Those of averages lie above those of raw weights, which may hide each other.
+  const sorted = [...curves].sort((a, b) => (a.dash === "solid") - (b.dash === "solid"));
+  for (const curve of sorted) {
     const colour = curve.colour ?? colourOf(curve.group);
     const scaled = curve.values.map((value) => (value === null ? null : factor * value));
     const isMain = curve.dash === "solid";
@@ -316,7 +317,7 @@ function layoutOf(layout, revision) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: {color: text, family: getComputedStyle(document.body).fontFamily, size: 12},
-    margin: {l: 44, r: 12, t: 30, b: 40},
+    margin: {l: 44, r: 26, t: 30, b: 40},
     hovermode: "closest",
     hoverlabel: {align: "left", namelength: -1},
     dragmode: isTouch ? false : "zoom",
