@@ -45,10 +45,6 @@ function asText(text) {
   return String(text).replace(/[&<>%]/g, (character) => ENTITIES[character]);
 }
 
-function factorOf(score) {
-  return score === "accuracy" ? 100 : 1;
-}
-
 function formatScore(value, score) {
   if (value === null || value === undefined) return "";
   return score === "accuracy" ? (100 * value).toFixed(2) : value.toPrecision(4);
@@ -86,7 +82,8 @@ function findKinds() {
   const others = unique(data.runs.flatMap((run) => Object.keys(run.all)));
   if (others.length) found[0].label = "averages that are saved";
   others.forEach((name, i) => {
-    found.push({name, label: `averages of ${name}`, dash: DASHES[i % DASHES.length], isOther: true});
+    const dash = DASHES[i % DASHES.length];
+    found.push({name, label: `averages of ${name}`, dash, isOther: true});
   });
   found.forEach((kind, i) => {
     kind.isOn = !kind.isOther || data.groups.length <= FEW;
@@ -103,7 +100,10 @@ function isOn(name) {
 // Curves: {group, label, steps, values, deviations, dash, colour, width}
 
 function curvesOfRun(run, score) {
-  if (score.other) return run.other[score.other] ? [{values: run.other[score.other], dash: "solid"}] : [];
+  if (score.other) {
+    const values = run.other[score.other];
+    return values ? [{values, dash: "solid"}] : [];
+  }
   if (run.score !== score.kind) return [];
   // The only weights of a run without averages.
   if (!run.averages.length) return [{values: run.raw, dash: "solid", label: "raw weights"}];
@@ -149,7 +149,9 @@ function meanCurves(curvesOf) {
       }
     }
     return [...columns.values()].map(({curve, n, found}) => {
-      const rows = [...found].filter(([, values]) => values.length === n).sort((a, b) => a[0] - b[0]);
+      const rows = [...found]
+        .filter(([, values]) => values.length === n)
+        .sort(([a], [b]) => a - b);
       return {
         ...curve,
         steps: rows.map(([step]) => step),
@@ -168,7 +170,8 @@ function mean(values) {
 
 function deviation(values) {
   const middle = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
+  const squares = values.map((value) => (value - middle) ** 2);
+  return Math.sqrt(squares.reduce((a, b) => a + b, 0) / (values.length - 1));
 }
 
 // Plots
@@ -241,7 +244,7 @@ function currentScore() {
   return value.startsWith("other:") ? {other: value.slice(6)} : {kind: value.slice(5)};
 }
 
-function bestMarker(score) {
+function bestMarker(score, {factor, format}) {
   const run = data.runs[0];
   if (!isSingle || !isVisible[0] || score.kind !== run.score || run.best === null) return [];
   const name = run.averages[run.best] === null || !run.averages.length ? "raw" : "averages";
@@ -249,12 +252,12 @@ function bestMarker(score) {
   const colour = data.colours[kinds.length && name === "raw" ? 1 : 0];
   return [{
     x: [run.steps[run.best]],
-    y: [factorOf(run.score) * run.scores[run.best]],
+    y: [factor * run.scores[run.best]],
     type: "scatter",
     mode: "markers",
     cliponaxis: false,
     marker: {color: colour, size: 9, line: {color: style("--surface"), width: 1.5}},
-    hovertemplate: "model-best<br>step %{x:,d}: <b>%{y:.2f}</b><extra></extra>",
+    hovertemplate: `model-best<br>step %{x:,d}: <b>%{y:${format}}</b><extra></extra>`,
   }];
 }
 
@@ -267,7 +270,7 @@ function scoresFigure() {
   const traces = makeTraces(curves((run) => curvesOfRun(run, score)), options);
   const range = byId("late").checked ? laterRange(traces) : null;
   const layout = {yaxis: range ? {range} : {}};
-  return {traces: [...traces, ...bestMarker(score)], layout};
+  return {traces: [...traces, ...bestMarker(score, options)], layout};
 }
 
 function lossesFigure() {
@@ -303,7 +306,8 @@ function style(name) {
 }
 
 function lastStep() {
-  return data.runs.filter((_, i) => isVisible[i]).reduce((most, run) => Math.max(most, run.nSteps), 1);
+  const visible = data.runs.filter((_, i) => isVisible[i]);
+  return visible.reduce((most, run) => Math.max(most, run.nSteps), 1);
 }
 
 function layoutOf(layout, revision) {
@@ -324,7 +328,13 @@ function layoutOf(layout, revision) {
     modebar: {bgcolor: "rgba(0,0,0,0)", color: style("--muted"), activecolor: style("--accent")},
     // Keeps the zoom.
     uirevision: revision,
-    xaxis: {...axis, title: {text: "step", standoff: 6}, range: zoom ?? [0, lastStep()], type: "linear", tickformat: ",d"},
+    xaxis: {
+      ...axis,
+      title: {text: "step", standoff: 6},
+      range: zoom ?? [0, lastStep()],
+      type: "linear",
+      tickformat: ",d",
+    },
     yaxis: {...axis, type: "linear", hoverformat: ".4g", ...layout.yaxis},
   };
 }
@@ -384,11 +394,17 @@ async function drawPlots() {
 function lineSample(colour, dash) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-  const dashes = {solid: null, dashdot: "6 2 2 2", longdash: "8 3", longdashdot: "8 2 2 2", dot: "2 2"};
+  const dashes = {
+    solid: null,
+    [RAW_DASH]: "4 3",
+    dashdot: "6 2 2 2",
+    longdash: "8 3",
+    longdashdot: "8 2 2 2",
+    dot: "2 2",
+  };
   const attributes = {x1: 0, x2: 22, y1: 5, y2: 5, stroke: colour, "stroke-width": 2.5};
   for (const [key, value] of Object.entries(attributes)) line.setAttribute(key, value);
-  const pattern = dash in dashes ? dashes[dash] : "4 3";
-  if (pattern) line.setAttribute("stroke-dasharray", pattern);
+  if (dashes[dash]) line.setAttribute("stroke-dasharray", dashes[dash]);
   svg.setAttribute("width", 22);
   svg.setAttribute("height", 10);
   svg.setAttribute("aria-hidden", "true");
@@ -467,7 +483,8 @@ function makeControls() {
     ...others.map((other) => [`other:${other}`, scoreLabel({other})]),
   ]);
   const components = unique(data.runs.flatMap((run) => Object.keys(run.losses)));
-  fillSelect("component", [["", "all"], ...(components.length > 1 ? components.map((name) => [name, name]) : [])]);
+  const single = components.length > 1 ? components.map((name) => [name, name]) : [];
+  fillSelect("component", [["", "all"], ...single]);
   const hasSeeds = data.runs.length > data.groups.length;
   byId("mode").closest("label").hidden = !hasSeeds;
   // The areas of many configs hide each other.
@@ -492,10 +509,14 @@ function makeControls() {
 const COLUMNS = [
   {title: "run", value: (run) => run.name, isName: true},
   {title: "optimizer", value: (run) => run.optimizer},
-  {title: "seed", value: (run) => run.seed, isNumber: true},
+  {title: "seed", value: (run) => run.seed, format: String, isNumber: true},
   {title: "state", value: (run) => run.state, isState: true},
   scoreColumn("best score", (run) => (run.best === null ? null : run.scores[run.best])),
-  {title: "at step", value: (run) => (run.best === null ? null : run.steps[run.best]), isNumber: true},
+  {
+    title: "at step",
+    value: (run) => (run.best === null ? null : run.steps[run.best]),
+    isNumber: true,
+  },
   scoreColumn("last score", (run) => last(run.scores)),
   scoreColumn("best raw", (run) => (run.averages.length ? extreme(run.raw) : null)),
   scoreColumn("last raw", (run) => (run.averages.length ? last(run.raw) : null)),
@@ -519,7 +540,8 @@ const COLUMNS = [
 ];
 
 function scoreColumn(title, value) {
-  return {title, value, format: (found, run) => formatScore(found, run.score), isNumber: true, isScore: true};
+  const format = (found, run) => formatScore(found, run.score);
+  return {title, value, format, isNumber: true, isScore: true};
 }
 
 function endedBy(run) {
@@ -527,10 +549,13 @@ function endedBy(run) {
   return [run.endedBy, resumed].filter(Boolean).join("; ") || null;
 }
 
+function isMissing(value) {
+  return value === null || value === undefined || value === "";
+}
+
 function makeRuns() {
-  const columns = COLUMNS.filter(
-    (column) => column.isName || data.runs.some((run) => ![null, undefined, ""].includes(column.value(run))),
-  );
+  const hasValue = (column) => data.runs.some((run) => !isMissing(column.value(run)));
+  const columns = COLUMNS.filter((column) => column.isName || hasValue(column));
   const headers = columns.map((column) => {
     const button = element("button", {type: "button"}, column.title);
     const kind = column.isNumber ? "number" : null;
@@ -544,7 +569,8 @@ function makeRuns() {
     return row;
   });
   const head = element("thead", {}, element("tr", {}, ...headers));
-  document.querySelector("#runs .scroll").append(element("table", {}, head, element("tbody", {}, ...rows)));
+  const table = element("table", {}, head, element("tbody", {}, ...rows));
+  document.querySelector("#runs .scroll").append(table);
   byId("runs").hidden = !rows.length;
 }
 
@@ -552,20 +578,25 @@ function makeCell(column, run, i) {
   if (column.isName) {
     const box = element("input", {type: "checkbox", "data-run": i, checked: ""});
     box.style.accentColor = isSingle ? "" : colourOf(run.group);
-    box.addEventListener("change", () => setVisible((_, other) => (other === i ? box.checked : null)));
+    box.addEventListener("change", () => {
+      setVisible((_, other) => (other === i ? box.checked : null));
+    });
     const text = element("span", {class: "name", title: run.name}, run.name);
-    return element("th", {scope: "row"}, element("label", {title: "Show in the plots"}, box, text));
+    const label = element("label", {title: "Show in the plots"}, box, text);
+    return element("th", {scope: "row"}, label);
   }
   const value = column.value(run);
-  const isMissing = value === null || value === undefined || value === "";
-  let text = isMissing ? "–" : String(value);
-  if (!isMissing && column.format) text = column.format(value, run);
-  else if (!isMissing && column.isNumber) text = value.toLocaleString("en");
-  if (column.title === "seed" && !isMissing) text = String(value);
-  const names = [column.isNumber && "number", isMissing && "missing"];
-  if (column.isState) names.push({failed: "failed", complete: ""}[run.state] ?? "open");
+  const classes = [column.isNumber && "number", isMissing(value) && "missing"];
+  if (column.isState) classes.push({failed: "failed", complete: ""}[run.state] ?? "open");
+  const text = formatCell(column, value, run);
   const content = column.isWords ? element("div", {class: "words"}, text) : text;
-  return element("td", {class: names.filter(Boolean).join(" ") || null}, content);
+  return element("td", {class: classes.filter(Boolean).join(" ") || null}, content);
+}
+
+function formatCell(column, value, run) {
+  if (isMissing(value)) return "–";
+  if (column.format) return column.format(value, run);
+  return column.isNumber ? value.toLocaleString("en") : String(value);
 }
 
 function sortRuns(column, header) {
@@ -581,7 +612,7 @@ function sortRuns(column, header) {
     const [x, y] = [column.value(a), column.value(b)];
     // Missing values are last in both orders.
     if (x === null || y === null) return (x === null) - (y === null);
-    return sign * (column.isNumber ? x - y : String(x).localeCompare(String(y), "en", {numeric: true}));
+    return sign * (column.isNumber ? x - y : x.localeCompare(y, "en", {numeric: true}));
   });
   header.closest("table").tBodies[0].append(...sorted.map((run) => run.row));
 }
@@ -600,20 +631,20 @@ function makeComparisons() {
       element("thead", {}, element("tr", {}, ...head)),
       element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row)))),
     );
-    const title = data.comparisons.length > 1 || data.groups.length > rows.length
-      ? `Comparison ${comparison.name}` : "Comparison";
+    const isAlone = data.comparisons.length === 1 && data.groups.length === rows.length;
+    const title = isAlone ? "Comparison" : `Comparison ${comparison.name}`;
     const unit = comparison.score === "accuracy" ? " in %" : "";
     byId("comparisons").append(element(
       "section",
       {"aria-labelledby": id},
       element("div", {class: "head"}, element("h2", {id}, title)),
-      element("div", {class: "scroll", role: "region", "aria-labelledby": id, tabindex: "0"}, table),
+      element("div", {class: "scroll", role: "region", "aria-labelledby": id, tabindex: 0}, table),
       element(
         "p",
         {class: "hint"},
-        `Scores${unit}, mean ± standard deviation over the seeds of complete runs. The difference ` +
-        `to the baseline, ${rows[0][0]}, is the mean of paired differences with the same seed. Swing: ` +
-        "mean change of the score between evaluations in the last quarter.",
+        `Scores${unit}, mean ± standard deviation over the seeds of complete runs. The ` +
+        `difference to the baseline, ${rows[0][0]}, is the mean of paired differences with the ` +
+        "same seed. Swing: mean change of the score between evaluations in the last quarter.",
       ),
     ));
   });
@@ -635,8 +666,8 @@ function makeDifferences() {
       const text = element("div", {class: "words"}, value ?? "–");
       return element("td", {class: value === null ? "missing" : "value"}, text);
     });
-    const setting = element("th", {scope: "row", class: "value"}, element("div", {class: "setting"}, ...breakable(name)));
-    return element("tr", {}, setting, ...cells);
+    const setting = element("div", {class: "setting"}, ...breakable(name));
+    return element("tr", {}, element("th", {scope: "row", class: "value"}, setting), ...cells);
   });
   document.querySelector("#differences .scroll").append(element(
     "table",
@@ -651,9 +682,14 @@ function count(number, word) {
   return `${number} ${word}${number === 1 ? "" : "s"}`;
 }
 
-byId("about").textContent =
-  `${count(data.runs.length, "run")}${data.groups.length < data.runs.length ? ` of ${count(data.groups.length, "config")}` : ""}` +
-  ` · ${data.date} · thinc-swa ${data.version}`;
+function makeAbout() {
+  const hasSeeds = data.groups.length < data.runs.length;
+  const configs = hasSeeds ? ` of ${count(data.groups.length, "config")}` : "";
+  const runs = count(data.runs.length, "run") + configs;
+  byId("about").textContent = `${runs} · ${data.date} · thinc-swa ${data.version}`;
+}
+
+makeAbout();
 makeControls();
 makeRuns();
 makeComparisons();
