@@ -230,5 +230,6 @@ def test_results_are_saved_when_a_plot_fails(tmp_path, run):
     assert result.returncode == 1
     assert result.stderr.startswith("Error: The plots could not be written to comparison: Is a")
     assert len(result.stderr.splitlines()) == 1
-    assert "Saved to comparison: results.md, results.csv, results.json." in result.stdout
+    saved = "results.md, results.csv, results.json, report.html"
+    assert f"Saved to comparison: {saved}." in result.stdout
     assert (tmp_path / "comparison" / "results.json").exists()
