@@ -38,7 +38,8 @@ def _describe(name: str, command: Any) -> Iterator[str]:
     options = [p for p in command.params if p.param_type_name != "argument"]
     yield f"## thinc-swa {name}\n\n{command.help}\n\n"
     words = [p.name.upper() + (" …" if p.nargs == -1 else "") for p in positional]
-    words += ["[OPTIONS]", *(["[--section.key VALUE …]"] if positional else [])]
+    has_overrides = command.context_settings.get("ignore_unknown_options", False)
+    words += ["[OPTIONS]", *(["[--section.key VALUE …]"] if has_overrides else [])]
     yield f"```bash\nthinc-swa {' '.join([name, *words])}\n```\n\n"
     yield "| option | default | meaning |\n| --- | --- | --- |\n"
     for parameter in positional:

@@ -16,6 +16,7 @@ from tiny import ADAM, SWA, make_arrays, write_config
 require("typer")
 require("rich")
 require("matplotlib")
+require("plotly")
 require("scipy")
 from rich.console import Console  # noqa: E402
 
@@ -37,7 +38,7 @@ def test_compare_prints_and_saves_the_same_results(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     output = tmp_path / "output"
-    names = {"results.md", "results.csv", "results.json"}
+    names = {"results.md", "results.csv", "results.json", "report.html"}
     names |= {
         f"{name}.{kind}"
         for name in ("learning_curves", "final_scores")
@@ -229,5 +230,6 @@ def test_results_are_saved_when_a_plot_fails(tmp_path, run):
     assert result.returncode == 1
     assert result.stderr.startswith("Error: The plots could not be written to comparison: Is a")
     assert len(result.stderr.splitlines()) == 1
-    assert "Saved to comparison: results.md, results.csv, results.json." in result.stdout
+    saved = "results.md, results.csv, results.json, report.html"
+    assert f"Saved to comparison: {saved}." in result.stdout
     assert (tmp_path / "comparison" / "results.json").exists()

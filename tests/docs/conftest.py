@@ -6,13 +6,13 @@ The scripts that generate pages are imported from where they are.
 import functools
 import http.server
 import os
-import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from browsers import open_browser, set_window
 from helpers import require
 
 ROOT = Path(__file__).parents[2]
@@ -55,25 +55,8 @@ def address(site):
 
 @pytest.fixture(scope="session")
 def browser(address):
-    """Chromium, driven by Selenium."""
-    require("selenium")
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    missing = [name for name, path in programs.items() if path is None]
-    if missing:
-        is_required = "chromium" in os.environ.get("THINC_SWA_REQUIRE", "").split(",")
-        (pytest.fail if is_required else pytest.skip)(f"{missing} not installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(20)
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -86,10 +69,7 @@ def show(browser, address):
         return browser.execute_script(script)
 
     def show(page, *, width=1280, scheme="light"):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        set_window(browser, width=width, scheme=scheme)
         # A change of the hash alone would not load the page again.
         browser.get("about:blank")
         browser.get(f"{address}/{page}")

@@ -39,6 +39,7 @@ from ..serialization.files import replace_text
 from ..training.configs import score_of, with_seed
 from ..training.evaluation import format_score
 from ..training.locks import lock_folder
+from ..training.output_folder import REPORT
 from .clusters import cluster_files, connected
 from .errors import UsageError, print_error
 from .info import installed_versions
@@ -57,11 +58,16 @@ from .options import (
     SeedsT,
 )
 from .overrides import split_overrides
+from .report import save_report
 
 # Files that `compare` writes.
 TABLES = ("results.md", "results.csv", "results.json")
 PLOTS = ("learning_curves", "final_scores")
-RESULTS = (*TABLES, *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")))
+RESULTS = (
+    *TABLES,
+    *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")),
+    REPORT,
+)
 
 # Width of tables in columns if the output is not a terminal.
 WIDTH_OF_FILES = 200
@@ -164,7 +170,11 @@ def _compare(
         if any(summary.n_runs for summary in summaries):
             # Results first: they may have taken hours, and plots and the terminal can fail.
             files: list[str] = []
-            for what, write in (("results", _write_results), ("plots", _draw)):
+            for what, write in (
+                ("results", _write_results),
+                ("plots", _draw),
+                ("report", lambda output, *_: save_report(output)),
+            ):
                 try:
                     files += write(output, runs, summaries, score, overrides)
                 except Exception as error:

@@ -15,6 +15,7 @@ from .interpolate import interpolate
 from .overrides import CONTEXT_SETTINGS, spread
 from .params import params
 from .reconstruct import reconstruct
+from .report import report
 from .train import train
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ for _command in (train, compare, params):
 app.command()(reports_errors(average))
 app.command()(reports_errors(interpolate))
 app.command()(reports_errors(reconstruct))
+app.command()(reports_errors(report))
 app.command()(reports_errors(info))
 
 

@@ -45,6 +45,7 @@ from .options import (
     WorkersT,
 )
 from .overrides import config_and_overrides, spacy_overrides
+from .report import save_report
 
 
 def train(
@@ -165,6 +166,7 @@ def train(
         score = format_score(state.best.score, trainer.score)
         typer.echo(f"Best score: {score} at step {state.best.step}, {weights} weights.")
     if output is not None:
+        save_report(output)
         typer.echo(f"Saved to {output}.")
     if state.stop_reason == "interrupted":
         hint = "; use --resume to continue" if output is not None else ""

@@ -36,6 +36,9 @@ from .state import TrainerState
 LOG = "log.jsonl"
 CONFIG = "config.cfg"
 CURVES = ("learning-curve.png", "learning-curve.svg")
+REPORT = "report.html"
+# Beginning of the report, see `thinc_swa.report`.
+REPORT_MARKER = "<!doctype html><!-- Report of thinc-swa -->"
 # First line of the saved config.
 MARKER = "# The config of the training in this folder, as thinc-swa train has resolved it."
 # Second line, with the digest of the rest: a damaged config can still be a valid one.
@@ -105,7 +108,7 @@ class TrainingFolder:
             ValueError if the training to resume has other settings.
         """
         self._check_source(source, resume)
-        present = self._check_foreign(CONFIG, LOG, *MODELS, *CURVES)
+        present = self._check_foreign(CONFIG, LOG, *MODELS, *CURVES, REPORT)
         has_training = (
             present
             or find_snapshots(self.path / AVERAGES)
@@ -179,6 +182,8 @@ class TrainingFolder:
         path = self.path / name
         if name == CONFIG:
             return path.is_file() and self._has_marker()
+        if name == REPORT:
+            return is_report(path)
         # The target of a link may have been deleted by `begin`.
         is_pipeline = name.startswith(MODELS) and (path / "meta.json").is_file()
         if not path.is_file() and path.exists() and not is_pipeline:
@@ -329,7 +334,7 @@ class TrainingFolder:
         as that of a training. After an interruption, resuming begins the new training."""
         replace_text(self.path / CONFIG, f"{PENDING}\n{self._text}")
         # The log last, as it names the models.
-        for name in (*MODELS, *CURVES, *self._models_of_averages(), LOG):
+        for name in (*MODELS, *CURVES, REPORT, *self._models_of_averages(), LOG):
             # Links stay: the new files are written to their targets.
             path = follow_link(self.path / name)
             if path.is_dir():
@@ -350,6 +355,15 @@ class TrainingFolder:
         path = self.path / CONFIG
         if not (path.exists() and self._is_written()):
             replace_text(path, f"{MARKER}\n{self._text}")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of thinc-swa."""
+    if not path.is_file():
+        # The target of a link may have been deleted by `begin`.
+        return path.is_symlink()
+    with path.open("rb") as file:
+        return file.read(len(REPORT_MARKER)) == REPORT_MARKER.encode("ascii")
 
 
 def load_config(folder: Path) -> Config:

@@ -1,0 +1,1 @@
+"""The report: one HTML page on any number of trainings and comparisons."""
