@@ -139,7 +139,8 @@ class Recorder(Callback):
         raw: Weights | None = None
         for (name, rows), entry in zip(self.rows.items(), trainer.entries, strict=True):
             place = trainer.place(entry)
-            score = evaluation.raw if place is None else evaluation.all_averages[place]
+            # An average that starts at this evaluation has the raw weights so far.
+            score = evaluation.all_averages.get(place or "", evaluation.raw)
             rows.append(
                 {
                     "step": step,
