@@ -212,6 +212,15 @@ def test_the_config_is_not_changed_and_decides_the_optimizer(tmp_path):
     assert len(curve.rates) == 20 and recorder.losses[1:] == curve.losses
 
 
+def test_all_batches_have_the_same_size(tmp_path):
+    """The sum of squares in this loss depends on it. At this rate the weights do not change."""
+    config = Config().from_disk(write_config(tmp_path, optimizer=SGD_BLOCK))
+    config["model"]["*"]["hidden"]["dropout"] = 0.0
+    curve = find_rate(config, rate_range=RateRange(1e-20, 1e-19, 60))
+    # The last batch of 50 examples would have 2 instead of 8.
+    assert max(curve.losses) < 2 * min(curve.losses)
+
+
 def test_errors_are_not_taken_for_a_divergence(tmp_path):
     config = Config().from_disk(write_config(tmp_path))
     with pytest.raises(CallbackError, match="broken"):

@@ -218,7 +218,12 @@ def _loss_per_word(nlp: Any, losses: Mapping[str, float], n_words: int) -> float
 
 
 class _RangeTrainer(Trainer):
-    """Trainer without evaluations."""
+    """Trainer without evaluations, and without the incomplete batch at the end of an epoch: a
+    loss can depend on the size of the batch."""
+
+    @property
+    def n_batches(self) -> int:
+        return max(1, len(self.dataset[0][0]) // self.batch_size)
 
     def _needs_evaluation(self) -> bool:
         return False
