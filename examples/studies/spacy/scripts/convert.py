@@ -1,15 +1,17 @@
 """Make spaCy's training data for all tasks.
 
-    python scripts/convert.py ../shared/data --output corpus
+    python scripts/convert.py assets --output corpus
 
-The folder has one folder per task, in the formats of their sources: JSON lines with "text" and
-"entities" as [start, end, label] in characters, or with "cats"; two columns with BIO tags; the
-columns of Universal NER; and CoNLL-U. Where there are no test data, the dev data are divided:
-every second example is for testing.
+The folder has one folder per task with the files train, dev and test, in the formats of their
+sources: JSON lines with "text" and entities in characters, as "spans" of Prodigy or as lists
+[start, end, label], or with "cats"; two columns with BIO tags; the columns of Universal NER;
+and CoNLL-U. Where there is no test file, the dev data are divided: every second example is for
+testing. Where there is only one file, it is shuffled and divided into 70, 15 and 15 %.
 """
 
 import argparse
 import json
+import random
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -28,11 +30,17 @@ SENTENCES_PER_DOC = 10
 def read_comments(nlp: Language, text: str) -> Iterator[Doc]:
     for line in text.splitlines():
         record = json.loads(line)
+        if record.get("answer", "accept") != "accept":
+            continue
         doc = nlp.make_doc(record["text"])
         if "cats" in record:
             doc.cats = record["cats"]
         else:
-            spans = [doc.char_span(*entity[:2], entity[2]) for entity in record["entities"]]
+            entities = record.get("entities")
+            if entities is None:
+                found = record.get("spans", [])
+                entities = [(span["start"], span["end"], span["label"]) for span in found]
+            spans = [doc.char_span(start, end, label) for start, end, label in entities]
             # Those that do not begin and end with a token are no entities to spaCy.
             doc.ents = [span for span in spans if span is not None]
         yield doc
@@ -82,6 +90,11 @@ def read_task(data: Path, task: str) -> dict[str, list[Doc]]:
         for name, path in paths.items()
         if path.exists()
     }
+    if "dev" not in found:
+        docs = found["train"]
+        random.Random(0).shuffle(docs)
+        first, second = int(0.7 * len(docs)), int(0.7 * len(docs)) + int(0.15 * len(docs))
+        found = {"train": docs[:first], "dev": docs[first:second], "test": docs[second:]}
     if "test" not in found:
         found["dev"], found["test"] = found["dev"][::2], found["dev"][1::2]
     return found
