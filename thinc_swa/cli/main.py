@@ -10,6 +10,7 @@ import typer
 from .average import average
 from .compare import compare
 from .errors import UsageError, print_error, reports_errors
+from .find_rate import find_rate
 from .info import info
 from .interpolate import interpolate
 from .overrides import CONTEXT_SETTINGS, spread
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, compare, params):
+for _command in (train, compare, find_rate, params):
     app.command(context_settings=CONTEXT_SETTINGS)(reports_errors(_command))
 app.command()(reports_errors(average))
 app.command()(reports_errors(interpolate))

@@ -250,6 +250,17 @@ def current_value(optimizer: Any, name: str, key: KeyT | None = None) -> float:
     return float(value(optimizer.step, key=key, last_score=optimizer.last_score))
 
 
+def replace_rate(optimizer: Any, rate: float) -> None:
+    """Replace the learning rate of an optimizer, which may be a schedule, by a constant.
+
+    optimizer (Optimizer): Any Thinc optimizer.
+    rate (float): The learning rate.
+    """
+    if Schedule is None:
+        optimizer.schedules.pop("learn_rate", None)
+    _set_constant(optimizer, rate)
+
+
 def describe_rate(learn_rate: RateT) -> Any:
     """Describe a learning rate in JSON: a number or list as it is, the name and arguments of a
     schedule, and only the type's name of a generator."""

@@ -18,6 +18,7 @@ from .evaluation import Evaluation
 from .interface import TrainerInterface
 from .keep_averages import KeepAverages
 from .plots import SaveLearningCurve
+from .rate_range import RateCurve, RateRange, find_rate, plot_rates
 from .registries import registry
 from .spacy_callbacks import ConfigLogger, SavePipelines, SpacyTable
 from .spacy_trainer import SpacyTrainer
@@ -32,6 +33,8 @@ __all__ = [
     "Evaluation",
     "KeepAverages",
     "ProgressBar",
+    "RateCurve",
+    "RateRange",
     "SaveCheckpoints",
     "SaveLearningCurve",
     "SaveModels",
@@ -46,7 +49,9 @@ __all__ = [
     "TrainingLog",
     "TrainingPhase",
     "find_checkpoint",
+    "find_rate",
     "load_checkpoint",
+    "plot_rates",
     "read_spacy_config",
     "registry",
     "save_checkpoint",
