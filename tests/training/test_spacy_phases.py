@@ -51,7 +51,7 @@ def phased(folder, phases, **settings):
     settings = {"training__batcher": COMPOUNDING, "training__optimizer": STARTED, **settings}
     config = ner(folder, **settings)
     config["corpora"]["short"] = {**config["corpora"]["train"], "limit": 10}
-    config["thinc_swa"] = {"phases": phases}
+    config["thinc_swa"] = {"phases": {"*": phases} if isinstance(phases, dict) else phases}
     return config
 
 

@@ -51,6 +51,7 @@ from .training_phases import (
     check_fits,
     make_phases,
     make_spans,
+    name_phases,
 )
 from .workers import Workers
 
@@ -219,6 +220,11 @@ class Trainer:
         fix_random_seed(check_int("seed", config["training"].get("seed", 0), minimum=0))
         with scores_are_reported():
             resolved = registry.resolve(config)
+        settings = dict(resolved["training"])
+        if settings.get("phases") is not None:
+            settings["phases"] = name_phases(
+                config["training"]["phases"], settings["phases"], name="training.phases"
+            )
         trainer = cls(
             resolved["model"],
             resolved["optimizer"],
@@ -227,7 +233,7 @@ class Trainer:
             datasets=resolved.get("datasets"),
             callbacks=[*callbacks, *check_callbacks(resolved.get("callbacks", {}))],
             communicator=communicator,
-            **resolved["training"],
+            **settings,
         )
         trainer._config, trainer._code, trainer._output = config, code, output
         return trainer
