@@ -1,7 +1,7 @@
 """Training phases in comparisons: the results of `train`."""
 
 import numpy
-from comparison_runs import compare, results_without_times
+from comparison_runs import compare, prepare, results_without_times
 from helpers import require
 from test_shared_training import ADAM, n_trainings, wrap
 from thinc.api import Config
@@ -60,9 +60,11 @@ def test_another_dataset_of_a_phase_is_noticed(tmp_path):
     path = write_config(tmp_path, "adam", ADAM, more, max_steps=10, phases=phases)
     (before,) = compare(tmp_path / "output", [path], n_seeds=1)
     assert before.state == "done"
-    (same,) = compare(tmp_path / "output", [path], n_seeds=1)
-    assert same.outdated is None
+    (same,) = prepare(tmp_path / "output", [path], n_seeds=1)
+    assert (same.state, same.outdated) == ("done", None)
     numpy.savez(data, **make_arrays(n_train=20, seed=8))
+    (changed,) = prepare(tmp_path / "output", [path], n_seeds=1)
+    assert changed.state == "waiting"
+    assert "content of easy train_X has changed" in changed.outdated
     (now,) = compare(tmp_path / "output", [path], n_seeds=1)
-    assert "content of easy train_X has changed" in now.outdated
     assert now.evaluations != before.evaluations

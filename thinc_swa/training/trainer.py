@@ -14,6 +14,7 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed
 
 from ..distributed.communicator import Communicator
 from ..errors import naming_config
+from ..losses.weighted_sum import begin_step
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
 from ..models.parameter_paths import register_parameter_paths
@@ -255,6 +256,7 @@ class Trainer:
             # The content decides, not the file.
             skip = (*SKIPPED, "dataset", "datasets") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
+        settings = {**settings, **self.callbacks.describe()}
         for span in self._plan.spans:
             for name, value in span.describe_length().items():
                 # It changes with `max_steps`, which may be changed otherwise.
@@ -414,6 +416,8 @@ class Trainer:
         learn_rate = current_rate(self.optimizer)
         loss: Any = 0.0
         if len(X):  # A worker may have no examples left, and waits for the others.
+            begin_step(self.loss, self.state.step)
+            X, Y = self.callbacks.change_batch(self, X, Y)
             predictions, backprop = self.model.begin_update(X)
             gradient, loss = self.loss(predictions, Y)
             backprop(gradient)
@@ -538,6 +542,7 @@ class Trainer:
         X, Y = self.dataset[1]
         predictions = predict(self.model, X, self._on_device)
         if self.score == "loss":
+            begin_step(self.loss, self.state.step)
             return -float(self.loss.get_loss(predictions, self._on_device(Y)))
         return accuracy(predictions, Y)
 
