@@ -57,8 +57,8 @@ def test_resuming_is_bit_identical(tmp_path):
     config = config_of(tmp_path, more=MIXUP)
     train(config, output=tmp_path / "whole")
     train(config, output=tmp_path / "output", callbacks=[Stop()])
-    other = config_of(tmp_path, more=MIXUP.replace("0.4", "0.3"))
-    with pytest.raises(ValueError, match=r"Mixup.alpha was 0.4 and is 0.3 now"):
+    other = config_of(tmp_path, more=MIXUP.replace("0.4", "0.5"))
+    with pytest.raises(ValueError, match=r"Mixup.alpha was 0.4 and is 0.5 now"):
         train(other, output=tmp_path / "output", resume=True)
     train(config, output=tmp_path / "output", resume=True)
     assert results_of(tmp_path / "output") == results_of(tmp_path / "whole")
