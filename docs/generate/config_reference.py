@@ -15,6 +15,8 @@ PREFIX = "thinc_swa."
 REGISTRIES = {
     "thinc_optimizers": ("Optimizers", "@optimizers"),
     "thinc_schedules": ("Schedules", "@schedules"),
+    "thinc_losses": ("Losses", "@losses"),
+    "thinc_layers": ("Layers", "@layers"),
     "thinc_datasets": ("Datasets", "@datasets"),
     "thinc_swa_callbacks": ("Training callbacks", "@callbacks"),
     "spacy_callbacks": ("Callbacks of spaCy", "@callbacks"),

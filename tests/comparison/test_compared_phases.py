@@ -25,7 +25,7 @@ def test_phases_in_a_shared_training_are_those_of_single_trainings(tmp_path):
         "swa_ema": wrap("SWA", "start_step = 50", wrap("EMA", "")),
     }
     paths = [
-        write_config(tmp_path, name, text, max_steps=60, phases=PHASES)
+        write_config(tmp_path, name, text, max_steps=60, phases={"*": PHASES})
         for name, text in texts.items()
     ]
     shared = compare(tmp_path / "shared", paths, n_seeds=1)
@@ -44,7 +44,7 @@ def test_phases_in_a_shared_training_are_those_of_single_trainings(tmp_path):
 def test_an_entry_without_swa_is_trained_alone_if_a_phase_starts_swa(tmp_path):
     """It fails in a training of its own, so it must not succeed in a shared one."""
     paths = [
-        write_config(tmp_path, name, text, max_steps=20, phases=PHASES)
+        write_config(tmp_path, name, text, max_steps=20, phases={"*": PHASES})
         for name, text in {"swa": STARTED, "adam": ADAM}.items()
     ]
     swa, adam = compare(tmp_path / "output", paths, n_seeds=1)
@@ -63,7 +63,8 @@ def test_another_dataset_of_a_phase_is_noticed(tmp_path):
     (same,) = prepare(tmp_path / "output", [path], n_seeds=1)
     assert (same.state, same.outdated) == ("done", None)
     numpy.savez(data, **make_arrays(n_train=20, seed=8))
-    (now,) = prepare(tmp_path / "output", [path], n_seeds=1)
-    assert "content of easy train_X has changed" in now.outdated
+    (changed,) = prepare(tmp_path / "output", [path], n_seeds=1)
+    assert changed.state == "waiting"
+    assert "content of easy train_X has changed" in changed.outdated
     (now,) = compare(tmp_path / "output", [path], n_seeds=1)
     assert now.evaluations != before.evaluations

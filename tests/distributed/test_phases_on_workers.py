@@ -20,7 +20,7 @@ def phased_config(tmp_path, phases, **settings):
     config = local_config(tmp_path, max_steps=40, **settings)
     config["optimizer"]["start_step"] = "phase"
     config["datasets"] = {"easy": {"@datasets": "npz.v1", "path": str(tmp_path / "easy.npz")}}
-    config["training"]["phases"] = phases
+    config["training"]["phases"] = {"*": phases}
     return config
 
 

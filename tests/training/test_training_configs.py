@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy
 from helpers import require
 from thinc.api import Config
 
@@ -20,10 +21,12 @@ class Watch(Callback):
         self.found.append(self.find(trainer))
 
 
-def trained(name, callbacks=(), max_steps=400):
+def trained(name, callbacks=(), max_steps=400, overrides=()):
     require("sklearn")
     path = ROOT / "configs" / "training" / f"{name}.cfg"
-    config = Config().from_disk(path, overrides={"training.max_steps": max_steps})
+    config = Config().from_disk(
+        path, overrides={"training.max_steps": max_steps, **dict(overrides)}
+    )
     trainer = Trainer.from_config(config, callbacks)
     trainer.run()
     return trainer
@@ -38,3 +41,44 @@ def test_phases():
     assert [n for _, n in watch.found[299:302]] == [0, 1, 1]
     assert trainer.optimizer.n_averaged == 11
     assert trainer.state.best_score > 0.95
+
+
+def test_every_config_is_tested():
+    names = {path.stem for path in (ROOT / "configs" / "training").glob("*.cfg")}
+    assert {f"test_{name}" for name in names} <= set(globals())
+
+
+def test_weighted_losses():
+    watch = Watch(lambda trainer: list(trainer.loss.weights))
+    trainer = trained("weighted_losses", [watch])
+    for i, weight in [(0, 1.0), (99, 1.0), (200, 0.798), (300, 0.6), (399, 0.6)]:
+        numpy.testing.assert_allclose(watch.found[i], [weight, 1 - weight], atol=1e-12)
+    assert trainer.state.best_score > 0.95
+
+
+def test_activation_penalty():
+    trainer = trained("activation_penalty")
+    X = trainer.dataset[1][0]
+    activations = trainer.model.layers[1].predict(trainer.model.layers[0].predict(X))
+    without = trained("activation_penalty", overrides={"model.*.hidden2.ar": 1e-9})
+    hidden = without.model.layers[0].predict(X)
+    expected = without.model.layers[1].predict(hidden)
+    assert (activations**2).mean() < 0.8 * (expected**2).mean()
+    assert trainer.state.best_score > 0.95
+
+
+def test_mixup():
+    trainer = trained("mixup")
+    assert trainer.state.best_score > 0.95
+    assert trainer.fingerprint.settings["Mixup.alpha"] == "0.2"
+
+
+def test_label_smoothing():
+    """The gradient is that of smoothed one-hot rows."""
+    trainer = trained("label_smoothing")
+    assert trainer.state.best_score > 0.95
+    probabilities = numpy.full((2, 10), 0.1, dtype="f")
+    gradient, _ = trainer.loss(probabilities, numpy.array([3, 0], dtype="i"))
+    smoothed = numpy.full((2, 10), 0.1 / 9)
+    smoothed[[0, 1], [3, 0]] = 0.9
+    numpy.testing.assert_allclose(gradient, (probabilities - smoothed) / 2, rtol=1e-4)

@@ -21,9 +21,10 @@ from thinc.api import (
 from tiny import assert_same, make_arrays, make_dataset, make_trainer, weights_of
 
 from thinc_swa import EMA, SWA, Lookahead, ParamGroups
+from thinc_swa.schedules.compat import make_schedule
 from thinc_swa.training import Callback, Trainer, TrainingPhase, train
 from thinc_swa.training.batch_plan import BatchPlan
-from thinc_swa.training.training_phases import make_spans
+from thinc_swa.training.training_phases import KEEPS_ORDER, make_spans
 
 require("filelock")
 
@@ -340,22 +341,22 @@ path = "{data}"
 
 [training.phases]
 
-[training.phases.zoom]
+[training.phases.*.zoom]
 steps = 0.2
 dataset = "easy"
 dropout = 0.5
 
-[training.phases.zoom.batch_size]
+[training.phases.*.zoom.batch_size]
 @schedules = "compounding.v1"
 start = 1
 stop = 10
 compound = 1.3
 
-[training.phases.again]
+[training.phases.*.again]
 epochs = 2
 frozen = ["biases"]
 
-[training.phases.average]
+[training.phases.*.average]
 start_swa = true
 batch_size = 16
 """
@@ -517,15 +518,29 @@ def test_phases_that_do_not_fit_the_model_or_the_data_are_errors():
 
 
 def test_two_phases_with_one_name_are_an_error_in_a_config(tmp_path):
-    text = PHASES.replace("phases.again]", "phases.zoom]")
-    with pytest.raises(Exception, match="section 'training.phases.zoom' already exists"):
+    text = PHASES.replace("phases.*.again]", "phases.*.zoom]")
+    with pytest.raises(Exception, match=r"section 'training.phases.\*.zoom' already exists"):
         phased_config(tmp_path, text)
 
 
 def test_a_schedule_that_needs_a_score_is_no_batch_size():
-    schedules = pytest.importorskip("thinc.schedules")
-    if not hasattr(schedules, "plateau"):
-        pytest.skip("new in Thinc 9")
-    schedule = schedules.plateau(2, 0.5, schedules.constant(8))
+    schedule = make_schedule("scored", lambda schedule, step, *, last_score: last_score)
     with pytest.raises(ValueError, match="must be a schedule that depends on the step alone"):
         make_trainer(phases={"a": {"batch_size": schedule}})
+
+
+def test_sections_without_a_star(tmp_path):
+    config = phased_config(tmp_path, PHASES.replace(".*", ""))
+    if KEEPS_ORDER:
+        trainer = Trainer.from_config(config)
+        assert [span.name for span in trainer._plan.spans] == ["zoom", "again", "average"]
+    else:
+        with pytest.raises(ValueError, match=r"write \[training.phases.\*.NAME\]"):
+            Trainer.from_config(config)
+    one = phased_config(
+        tmp_path, "\n\n[training.phases]\n\n[training.phases.average]\nstart_swa = true\n"
+    )
+    assert Trainer.from_config(one)._plan.spans[0].name == "average"
+    both = phased_config(tmp_path, PHASES + "\n[training.phases.other]\nsteps = 3\n")
+    with pytest.raises(ValueError, match=r"or only \[training.phases.NAME\], but had"):
+        Trainer.from_config(both)

@@ -108,6 +108,7 @@ def _starts_swa(config: Config) -> bool:
     """Whether a training phase starts SWA."""
     section = config.get(SECTION if is_spacy_config(config) else "training", {})
     phases = section.get("phases") or {}
+    phases = phases.get("*", phases)
     return any(isinstance(p, dict) and p.get("start_swa") is True for p in phases.values())
 
 

@@ -6,6 +6,7 @@ A function that is registered with `registry.callbacks` makes the callback of a 
 
 from .callbacks import (
     Callback,
+    CallbackError,
     ProgressBar,
     SaveCheckpoints,
     SaveModels,
@@ -17,6 +18,7 @@ from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluation
 from .interface import TrainerInterface
 from .keep_averages import KeepAverages
+from .mixup import Mixup
 from .plots import SaveLearningCurve
 from .rate_range import RateCurve, RateRange, find_rate, plot_rates
 from .registries import registry
@@ -29,9 +31,11 @@ from .training_phases import TrainingPhase
 
 __all__ = [
     "Callback",
+    "CallbackError",
     "ConfigLogger",
     "Evaluation",
     "KeepAverages",
+    "Mixup",
     "ProgressBar",
     "RateCurve",
     "RateRange",

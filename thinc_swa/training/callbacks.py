@@ -50,6 +50,18 @@ class Callback:
     def on_start(self, trainer: TrainerInterface) -> None:
         """Called before the first step, also of a resumed training."""
 
+    def on_batch(self, trainer: TrainerInterface, X: Any, Y: Any) -> tuple[Any, Any]:
+        """Called by `Trainer` before every step with the inputs and targets of its batch, which
+        may be empty on one of several workers, and returns those to train on. They must not be
+        changed in place. Random numbers should follow from the seed and the step, so that a
+        resumed training draws the same ones."""
+        return X, Y
+
+    def describe(self) -> dict[str, str]:
+        """Settings on which the result of the training depends, by name. A training is resumed
+        only with the same ones."""
+        return {}
+
     def on_step(self, trainer: TrainerInterface) -> None:
         """Called after every step."""
 
@@ -72,6 +84,27 @@ class CallbackList:
     def append(self, callback: Callback) -> None:
         """Add a callback, which is called after the others."""
         self._callbacks.append(callback)
+
+    def change_batch(self, trainer: TrainerInterface, X: Any, Y: Any) -> tuple[Any, Any]:
+        """Call `on_batch` of all callbacks, each with what the one before it has returned.
+
+        RETURNS (tuple[Any, Any]): The inputs and targets to train on.
+        RAISES: CallbackError if a callback fails.
+        """
+        for callback in self._callbacks:
+            try:
+                X, Y = callback.on_batch(trainer, X, Y)
+            except Exception as error:
+                raise CallbackError(callback, "on_batch", trainer.state.step, error) from error
+        return X, Y
+
+    def describe(self) -> dict[str, str]:
+        """Settings of all callbacks on which the result of the training depends."""
+        return {
+            f"{type(callback).__name__}.{name}": value
+            for callback in self._callbacks
+            for name, value in callback.describe().items()
+        }
 
     def dispatch(self, event: str, trainer: TrainerInterface, *arguments: Any) -> None:
         """Call a method of all callbacks. After an error the remaining ones are called only at

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy
 
 from ..types import Array
-from ..validation import check_int, check_number
+from ..validation import check_bool, check_int, check_number
 
 Split = tuple[Any, Any]
 # Errors of NumPy for damaged files, and for those of another format.
@@ -20,15 +20,17 @@ Dataset = tuple[Split, Split]
 
 
 def make_digits(
-    dev_size: Any | float = 1 / 3, seed: Any | int = 0
+    dev_size: Any | float = 1 / 3, seed: Any | int = 0, one_hot: Any | bool = True
 ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """`digits.v1`: the 1797 handwritten digits that come with scikit-learn.
 
     dev_size (float): Fraction for evaluation, strictly between 0 and 1. The split is
         stratified.
     seed (int): Seed of the split.
+    one_hot (bool): Whether labels are one-hot rows. Otherwise they are class indices, which
+        Thinc needs for label smoothing.
     RETURNS (Dataset): Images of 8 x 8 pixels as rows of 64 float32 from 0 to 1, and labels as
-        one-hot rows of 10 float32.
+        one-hot rows of 10 float32, or as int32.
     RAISES: ImportError if scikit-learn is not installed.
     """
     dev_size = check_number("dev_size", dev_size, above=0.0, maximum=1.0)
@@ -37,6 +39,7 @@ def make_digits(
             "dev_size must be below 1, but was 1.0: no training data would be left"
         )
     seed = check_int("seed", seed, minimum=0)
+    one_hot = check_bool("one_hot", one_hot)
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -46,7 +49,7 @@ def make_digits(
         ) from None
     pixels, numbers = load_digits(return_X_y=True)
     images = (pixels / 16.0).astype("float32")
-    labels = numpy.eye(10, dtype="float32")[numbers]
+    labels = numpy.eye(10, dtype="float32")[numbers] if one_hot else numbers.astype("int32")
     train_X, dev_X, train_Y, dev_Y = train_test_split(
         images, labels, test_size=dev_size, stratify=numbers, random_state=seed
     )

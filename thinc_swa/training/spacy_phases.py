@@ -14,6 +14,7 @@ from .training_phases import (
     check_fits,
     make_phases,
     make_spans,
+    name_phases,
 )
 
 MakeBatchesT = Callable[[TrainingPhase, int], PositionedBatches]
@@ -29,9 +30,9 @@ def read_phases(config: Config, *, are_several_workers: bool = False) -> list[Tr
         is not defined, or if a phase changes the data of a training on several workers.
     """
     section = f"{SECTION}.phases"
-    found = make_phases(
-        spacy_settings(config).get("phases") or {}, settings=SPACY_SETTINGS, section=section
-    )
+    values = spacy_settings(config).get("phases")
+    named = {} if values is None else name_phases(values, values, name=section)
+    found = make_phases(named, settings=SPACY_SETTINGS, section=section)
     for phase in found:
         if phase.train_corpus is not None:
             _check_corpus(config, phase)

@@ -13,6 +13,7 @@ from thinc.api import Config, Model, Optimizer, fix_random_seed
 
 from ..distributed.communicator import Communicator
 from ..errors import naming_config
+from ..losses.weighted_sum import begin_step
 from ..models.averages import use_averages
 from ..models.batch_norm import get_batch_norm, set_batch_norm, update_batch_norm
 from ..models.parameter_paths import register_parameter_paths
@@ -50,6 +51,7 @@ from .training_phases import (
     check_fits,
     make_phases,
     make_spans,
+    name_phases,
 )
 from .workers import Workers
 
@@ -216,6 +218,11 @@ class Trainer:
         fix_random_seed(check_int("seed", config["training"].get("seed", 0), minimum=0))
         with scores_are_reported():
             resolved = registry.resolve(config)
+        settings = dict(resolved["training"])
+        if settings.get("phases") is not None:
+            settings["phases"] = name_phases(
+                config["training"]["phases"], settings["phases"], name="training.phases"
+            )
         trainer = cls(
             resolved["model"],
             resolved["optimizer"],
@@ -224,7 +231,7 @@ class Trainer:
             datasets=resolved.get("datasets"),
             callbacks=[*callbacks, *check_callbacks(resolved.get("callbacks", {}))],
             communicator=communicator,
-            **resolved["training"],
+            **settings,
         )
         trainer._config, trainer._code, trainer._output = config, code, output
         return trainer
@@ -246,6 +253,7 @@ class Trainer:
             # The content decides, not the file.
             skip = (*SKIPPED, "dataset", "datasets") if is_exact(data) else SKIPPED
             inputs.update(describe_files(config, skip=skip, output=self._output))
+        settings = {**settings, **self.callbacks.describe()}
         for span in self._plan.spans:
             for name, value in span.describe_length().items():
                 # It changes with `max_steps`, which may be changed otherwise.
@@ -428,6 +436,8 @@ class Trainer:
         learn_rate = current_rate(self.optimizer)
         loss: Any = 0.0
         if len(X):  # A worker may have no examples left, and waits for the others.
+            begin_step(self.loss, self.state.step)
+            X, Y = self.callbacks.change_batch(self, X, Y)
             predictions, backprop = self.model.begin_update(X)
             gradient, loss = self.loss(predictions, Y)
             backprop(gradient)
@@ -554,6 +564,7 @@ class Trainer:
         X, Y = self.dataset[1]
         predictions = predict(self.model, X, self._on_device)
         if self.score == "loss":
+            begin_step(self.loss, self.state.step)
             return -float(self.loss.get_loss(predictions, self._on_device(Y)))
         return accuracy(predictions, Y)
 

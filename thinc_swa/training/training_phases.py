@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from thinc.api import Model, Optimizer
+from thinc.api import Config, Model, Optimizer
 
 from ..optimizers.base import unwrap
 from ..optimizers.swa import PHASE, SWA
@@ -180,6 +180,37 @@ def make_phases(
                 "without a length"
             )
     return found
+
+
+# Thinc's config system sorts sections by their names before confection 1.
+KEEPS_ORDER = list(Config().from_str("[a]\n\n[a.b]\n\n[a.a]\n")["a"]) == ["b", "a"]
+
+
+def name_phases(section: Any, resolved: Any, *, name: str) -> dict[str, Any]:
+    """Settings of the phases of a config by name, in the order of the file.
+
+    section (Any): The section of the config, with sections NAME or *.NAME.
+    resolved (Any): The same, resolved: what is below "*" is a list then.
+    name (str): Name of the section.
+    RAISES: ValueError if the section has both forms, or one whose order is lost.
+    """
+    if not isinstance(section, Mapping):
+        raise ValueError(f"[{name}] must have a section for each phase, but was {section!r}")
+    if "*" in section:
+        if len(section) > 1 or not isinstance(section["*"], Mapping):
+            raise ValueError(
+                f"[{name}] must have only sections [{name}.*.NAME], or only [{name}.NAME], but "
+                f"had {list(section)}"
+            )
+        found = resolved["*"]
+        values = found.values() if isinstance(found, Mapping) else found
+        return dict(zip(section["*"], values, strict=True))
+    if len(section) > 1 and not KEEPS_ORDER:
+        raise ValueError(
+            f"The order of the sections [{name}.NAME] is lost with the installed version of "
+            f"confection, Thinc's config system: write [{name}.*.NAME]"
+        )
+    return dict(resolved)
 
 
 def _make_phase(name: str, values: Any, settings: Sequence[str], section: str) -> TrainingPhase:

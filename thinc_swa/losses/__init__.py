@@ -1,0 +1,1 @@
+"""Losses, and penalties on activations."""
