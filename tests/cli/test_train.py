@@ -15,6 +15,7 @@ from tiny import write_config
 require("typer")
 require("rich")
 require("matplotlib")
+require("plotly")
 require("scipy")
 
 
@@ -44,6 +45,7 @@ def test_train_prints_scores_and_saves_files(tmp_path, run):
         "log.jsonl",
         "model-best",
         "model-last",
+        "report.html",
         "step-00000030",
         "step-00000040",
     }

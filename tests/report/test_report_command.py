@@ -61,6 +61,7 @@ def test_the_report_of_a_comparison_can_be_made_again(compared, run, tmp_path):
     assert data_of(tmp_path / "again.html") == data_of(compared / "out" / "report.html")
 
 
+@pytest.mark.slow
 def test_compare_never_overwrites_another_file(compared, run):
     path = compared / "out" / "report.html"
     before = path.read_text(encoding="utf8")
@@ -86,6 +87,15 @@ def test_train_writes_a_report(tmp_path, run):
     assert result.returncode == 0, result.stderr
     (shown,) = data_of(tmp_path / "out" / "report.html")["runs"]
     assert (shown["nSteps"], shown["resumed"]) == (30, [])
+
+
+def test_a_report_alone_is_no_training(tmp_path, run):
+    write_training(tmp_path / "a")
+    (tmp_path / "out").mkdir()
+    assert run(tmp_path, "report", "a", "-o", "out/report.html").returncode == 0
+    write_config(tmp_path, "swa", SWA, max_steps=10)
+    assert run(tmp_path, "train", "swa.cfg", "-o", "out").returncode == 0
+    assert data_of(tmp_path / "out" / "report.html")["groups"] == ["out"]
 
 
 @pytest.mark.parametrize("option", ["--resume", "--overwrite"])

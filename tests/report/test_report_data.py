@@ -261,6 +261,7 @@ def test_only_settings_that_differ_are_listed(tmp_path):
 
 
 def test_seeds_of_a_comparison_are_no_difference(tmp_path):
+    require("scipy")
     entries = {
         name: [run_records([0.5], seed=seed, rate=rate) for seed in range(2)]
         for name, rate in (("fast", 0.2), ("slow", 0.1))

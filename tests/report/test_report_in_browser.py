@@ -342,6 +342,7 @@ def test_the_page_does_not_scroll_sideways_and_needs_no_network(
         assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_fifty_runs_are_small_and_fast(tmp_path, show):
     """The time from the navigation to the first plot, the best of three."""
     folders = [tmp_path / f"run-{i:02d}" for i in range(50)]

@@ -108,7 +108,8 @@ class TrainingFolder:
             ValueError if the training to resume has other settings.
         """
         self._check_source(source, resume)
-        present = self._check_foreign(CONFIG, LOG, *MODELS, *CURVES, REPORT)
+        present = self._check_foreign(CONFIG, LOG, *MODELS, *CURVES)
+        self._check_foreign(REPORT)
         has_training = (
             present
             or find_snapshots(self.path / AVERAGES)
