@@ -203,6 +203,21 @@ def test_without_a_minimum_there_is_no_suggestion(curve, problem):
     assert curve.suggestion is None
 
 
+def test_noise_is_no_fall():
+    n_suggestions = 0
+    for seed in range(200):
+        noise = numpy.random.default_rng(seed)
+        curve = make_curve(lambda x, noise=noise: noise.normal(1.0, 0.2))
+        n_suggestions += curve.suggestion is not None
+    assert n_suggestions <= 2
+
+
+def test_a_small_fall_is_found_in_noise():
+    noise = numpy.random.default_rng(0)
+    curve = make_curve(lambda x: noise.normal(1.0 if x < -3 or x > -1 else 0.6, 0.2))
+    assert curve.problem is None and 1e-3 < 2 * curve.suggestion < 1e-1
+
+
 def test_the_config_is_not_changed_and_decides_the_optimizer(tmp_path):
     path = write_config(tmp_path, max_steps=3, patience=1)
     config = Config().from_disk(path)

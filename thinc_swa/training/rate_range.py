@@ -37,6 +37,9 @@ DIVERGENCE = 1.0
 INITIAL_SHARE = 0.1
 # Weight of earlier steps in the running loss.
 RUNNING_SMOOTHING = 0.9
+# Standard errors by which the loss must fall for a suggestion: the lowest of many smoothed
+# losses is two or three below their mean by chance.
+MIN_FALL = 4.0
 # Standard deviation of the kernel that smooths the results, in powers of ten of the rate.
 KERNEL_WIDTH = 0.12
 
@@ -85,16 +88,20 @@ class RateCurve:
     has_diverged: bool = False
 
     @cached_property
+    def _kernel(self) -> Any:
+        """Weights of all losses in each smoothed loss, with a sum of 1."""
+        positions = numpy.log10(self.rates)
+        distances = (positions[:, None] - positions[None, :]) / KERNEL_WIDTH
+        kernel = numpy.exp(-0.5 * distances**2)
+        return kernel / kernel.sum(axis=1, keepdims=True)
+
+    @cached_property
     def smoothed(self) -> list[float]:
         """Losses, smoothed by a Gaussian kernel over the logarithm of the rate. It is
         symmetric, so the curve is not shifted towards high rates, as by a running mean."""
         if not self.rates:
             return []
-        positions = numpy.log10(self.rates)
-        distances = (positions[:, None] - positions[None, :]) / KERNEL_WIDTH
-        kernel = numpy.exp(-0.5 * distances**2)
-        smoothed = kernel @ numpy.asarray(self.losses) / kernel.sum(axis=1)
-        return [float(value) for value in smoothed]
+        return [float(value) for value in self._kernel @ numpy.asarray(self.losses)]
 
     @property
     def lowest(self) -> int:
@@ -113,11 +120,23 @@ class RateCurve:
         """Why there is no suggestion, in one sentence; None if there is one."""
         if len(self.rates) < 3:
             return "The loss diverged at once: lower --min"
-        if self.lowest == 0:
-            return "The loss did not fall at any rate: lower --min, or use more --steps"
+        if not self._falls:
+            return "The loss did not fall by more than its noise: use other --min and --max"
         if self.lowest == len(self.rates) - 1 and not self.has_diverged:
             return "The loss is lowest at the highest rate: raise --max"
         return None
+
+    @property
+    def _falls(self) -> bool:
+        """Whether the lowest smoothed loss is lower than the initial loss by more than
+        `MIN_FALL` standard errors."""
+        lowest, n_initial = self.lowest, max(1, round(INITIAL_SHARE * len(self.losses)))
+        before = slice(max(lowest + 1, n_initial))
+        losses = numpy.asarray(self.losses)
+        noise = float((losses - self.smoothed)[before].std())
+        error = noise * math.sqrt((self._kernel[lowest] ** 2).sum() + 1.0 / n_initial)
+        fall = losses[:n_initial].mean() - self.smoothed[lowest]
+        return lowest > 0 and bool(fall > MIN_FALL * error)
 
     @property
     def suggestion(self) -> float | None:
