@@ -10,7 +10,7 @@ import pytest
 from helpers import require
 from tiny import ADAM, write_config
 
-from thinc_swa.distributed import ray_broker, ray_cluster
+from thinc_swa.distributed import ray_broker, ray_cluster, ray_launcher
 from thinc_swa.distributed.launcher import WorkerFailure
 from thinc_swa.distributed.ray_launcher import INTERRUPTED, ClusterWorkers, WorkerRange
 
@@ -168,12 +168,13 @@ class ScriptedCluster:
         self.ended.append(list(names))
 
 
-def train_on(cluster, smallest, largest, max_restarts=3):
+def train_on(cluster, smallest, largest, max_restarts=3, is_elastic=True):
     """The exit code, and the warnings."""
     warnings = []
     training = ClusterWorkers(
         cluster,
         n_workers=WorkerRange(smallest, largest),
+        is_elastic=is_elastic,
         max_restarts=max_restarts,
         show=lambda text, is_error: None,
         warn=warnings.append,
@@ -196,6 +197,25 @@ def test_as_many_workers_as_there_is_room_for():
         [(["again"], "0", "1")],
     ]
     assert cluster.ended == [["worker-0", "worker-1"], ["worker-0"]]
+
+
+def test_a_restart_with_the_same_number_of_workers(monkeypatch):
+    """Until there is room for them again."""
+    monkeypatch.setattr(ray_launcher, "POLL_INTERVAL", 0.0)
+    cluster = ScriptedCluster([{0: ended(-9)}, {0: ended(0), 1: ended(0)}], n_places=[2, 1])
+    reserve, checks = cluster.count_places, []
+
+    def count_places(*, are_free=False):
+        checks.append(reserve())
+        if len(checks) == 6:
+            cluster._n_places = [2]
+        return checks[-1]
+
+    cluster.count_places = count_places
+    exit_code, _ = train_on(cluster, 1, 2, is_elastic=False)
+    assert exit_code == 0
+    assert checks == [2, 2, 1, 1, 1, 1, 2]
+    assert [len(started) for started in cluster.started] == [2, 2]
 
 
 def test_a_training_that_has_not_begun_is_not_resumed():

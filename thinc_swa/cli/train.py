@@ -12,7 +12,6 @@ from typing import Any
 import typer
 
 from ..distributed.launcher import WorkerFailure, has_worker_error, run_workers
-from ..distributed.ray_cluster import RayCluster
 from ..distributed.ray_launcher import ClusterWorkers, WorkerRange
 from ..distributed.torch_communicator import TorchCommunicator, is_launched
 from ..errors import TrainingWarning, naming_config
@@ -123,7 +122,16 @@ def train(
         with stopping_on_signals(), connected(ray, uses_gpu=gpu_id >= 0) as cluster:
             if cluster is not None and output is not None:
                 cluster.check_files(output.absolute(), cluster_files(path, code))
-                _run_on_cluster(cluster, n_workers, max_restarts, command, again)
+                training = ClusterWorkers(
+                    cluster,
+                    n_workers=n_workers,
+                    # See `TrainerInterface.can_change_workers`.
+                    is_elastic=not is_spacy,
+                    max_restarts=max_restarts,
+                    show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
+                    warn=print_warning,
+                )
+                _run_on_cluster(training, command, again)
         return
     if is_spacy:
         settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
@@ -230,26 +238,13 @@ def _run_workers(n_workers: int, command: list[str]) -> None:
         run_workers(n_workers, ["-m", "thinc_swa", "train", *command])
 
 
-def _run_on_cluster(
-    cluster: RayCluster,
-    n_workers: WorkerRange,
-    max_restarts: int,
-    command: list[str],
-    again: list[str],
-) -> None:
+def _run_on_cluster(training: ClusterWorkers, command: list[str], again: list[str]) -> None:
     """Run this command as several workers on a cluster.
 
     command (list[str]): The config, its overrides and options.
     again (list[str]): Those after a restart.
     """
     started = ["-m", "thinc_swa.cli.cluster_worker", "train"]
-    training = ClusterWorkers(
-        cluster,
-        n_workers=n_workers,
-        max_restarts=max_restarts,
-        show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
-        warn=print_warning,
-    )
     with _failing_with_workers():
         exit_code = training.run([*started, *command], [*started, *again])
     if exit_code:
