@@ -10,18 +10,8 @@ import thinc_swa
 PACKAGE = Path(thinc_swa.__file__).parent
 CORE = ("averaging", "models", "optimizers", "param_groups", "schedules", "serialization")
 ON_TOP = ("cli", "comparison", "training")
-OPTIONAL = {
-    "cupy",
-    "filelock",
-    "matplotlib",
-    "ray",
-    "rich",
-    "scipy",
-    "sklearn",
-    "spacy",
-    "torch",
-}
-OPTIONAL |= {"typer"}
+OPTIONAL = {"cupy", "filelock", "matplotlib", "rich", "scipy", "sklearn", "spacy", "torch"}
+OPTIONAL |= {"ray", "typer"}
 # Imported only where there are CuPy arrays.
 NEEDS_CUPY = "thinc_swa.averaging.cupy_kernels"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from ..distributed.communicator import DEFAULT_TIMEOUT
 from ..distributed.launcher import WorkerFailure, has_worker_error, run_workers
 from ..distributed.ray_launcher import ClusterWorkers, WorkerRange
 from ..distributed.torch_communicator import TorchCommunicator, is_launched
@@ -39,6 +40,7 @@ from .options import (
     SaveAllT,
     SeedT,
     StorageT,
+    TimeoutT,
     TrustT,
     VerboseT,
     WorkersT,
@@ -59,6 +61,7 @@ def train(
     ray: RayT = None,
     storage: StorageT = None,
     max_restarts: RestartsT = 3,
+    worker_timeout: TimeoutT = DEFAULT_TIMEOUT,
     trust: TrustT = False,
     save_all: SaveAllT = False,
     verbose: VerboseT = False,
@@ -112,6 +115,7 @@ def train(
             "--save-all": save_all,
             "--verbose": verbose,
             "--debug": debug,
+            "--worker-timeout": worker_timeout if worker_timeout != DEFAULT_TIMEOUT else None,
         }
         command = [*arguments, *_as_arguments(given)]
         n_workers = n_workers or WorkerRange(1, 1)
@@ -152,7 +156,7 @@ def train(
         "save_all": save_all,
     }
     trainer: Trainer | SpacyTrainer
-    with printing_warnings(), _communicator(is_worker, gpu_id) as communicator:
+    with printing_warnings(), _communicator(is_worker, gpu_id, worker_timeout) as communicator:
         if communicator is not None and communicator.rank:
             # Those of rank 0 are shown.
             warnings.simplefilter("ignore", TrainingWarning)
@@ -183,12 +187,16 @@ def train(
 
 
 @contextmanager
-def _communicator(is_worker: bool, gpu_id: int) -> Iterator[TorchCommunicator | None]:
+def _communicator(
+    is_worker: bool, gpu_id: int, timeout: float
+) -> Iterator[TorchCommunicator | None]:
     """Context manager with the connection to other workers, which is closed at its end.
 
     is_worker (bool): Whether this process is a worker; otherwise there is no connection.
     """
-    communicator = TorchCommunicator(uses_gpu=gpu_id >= 0) if is_worker else None
+    communicator = None
+    if is_worker:
+        communicator = TorchCommunicator(timeout=timeout, uses_gpu=gpu_id >= 0)
     is_usable = True
     try:
         yield communicator

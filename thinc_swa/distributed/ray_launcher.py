@@ -277,5 +277,5 @@ def _environment(rank: int, size: int, address: str, port: int) -> dict[str, str
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    kept = ("COLUMNS", "NO_COLOR", "THINC_SWA_TIMEOUT")
+    kept = ("COLUMNS", "NO_COLOR")
     return {**added, **{name: os.environ[name] for name in kept if name in os.environ}}
