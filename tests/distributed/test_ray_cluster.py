@@ -128,17 +128,6 @@ def test_errors_of_workers_are_shown_once(tmp_path, nodes):
     assert line.startswith("Error: ") and "needs an optimizer with one LocalSGD" in line
 
 
-def test_more_workers_than_the_cluster_has_room_for(tmp_path, nodes):
-    path = write_config(tmp_path, optimizer=LOCAL_SGD)
-    arguments = ["--ray", nodes.address, "--workers", "3", "-o", "out"]
-    result = run_command(tmp_path, "train", path, *arguments)
-    assert result.returncode == 1
-    assert result.stderr == (
-        "Error: The Ray cluster has room for 2 workers, but --workers asks for 3: use fewer "
-        "workers, or add nodes\n"
-    )
-
-
 def test_files_that_nodes_do_not_see(tmp_path, nodes):
     with RayCluster(nodes.address) as cluster:
         cluster.check_files(tmp_path / "new", [tmp_path])
@@ -151,7 +140,7 @@ def test_files_that_nodes_do_not_see(tmp_path, nodes):
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path, nodes):
-    path = slow_config(tmp_path, max_steps=2000)
+    path = slow_config(tmp_path, max_steps=1200)
     process = start_training(tmp_path, path, "--ray", nodes.address, "--workers", "2")
     try:
         wait_for(lambda: n_checkpoints_since(tmp_path / "out", 0))
@@ -233,7 +222,7 @@ def test_a_training_goes_on_with_fewer_workers(tmp_path, nodes):
 
 def test_comparisons_on_a_cluster_and_a_node_that_dies(tmp_path, nodes):
     paths = [
-        write_config(tmp_path, name, optimizer, max_steps=8000, eval_frequency=400)
+        write_config(tmp_path, name, optimizer, max_steps=5000, eval_frequency=250)
         for name, optimizer in (("adam", ADAM), ("swa", SWA))
     ]
     process = subprocess.Popen(

@@ -70,6 +70,7 @@ class RayCluster:
         try:
             self._reply(CONNECT_TIMEOUT)
         except BaseException as error:
+            self._broker.kill()
             self.close()
             if isinstance(error, Exception):
                 raise ConnectionError(
