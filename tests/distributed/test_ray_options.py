@@ -168,13 +168,13 @@ class ScriptedCluster:
         self.ended.append(list(names))
 
 
-def train_on(cluster, smallest, largest, max_restarts=3, is_elastic=True):
+def train_on(cluster, smallest, largest, max_restarts=3, grows_from_one=True):
     """The exit code, and the warnings."""
     warnings = []
     training = ClusterWorkers(
         cluster,
         n_workers=WorkerRange(smallest, largest),
-        is_elastic=is_elastic,
+        grows_from_one=grows_from_one,
         max_restarts=max_restarts,
         show=lambda text, is_error: None,
         warn=warnings.append,
@@ -199,20 +199,29 @@ def test_as_many_workers_as_there_is_room_for():
     assert cluster.ended == [["worker-0", "worker-1"], ["worker-0"]]
 
 
-def test_a_restart_with_the_same_number_of_workers(monkeypatch):
-    """Until there is room for them again."""
+@pytest.mark.parametrize("grows_from_one, n_workers", [(True, 2), (False, 1)])
+def test_more_workers_after_a_restart(grows_from_one, n_workers):
+    begun = {0: {**ended(-9), "output": "table\n"}}
+    done = {rank: ended(0) for rank in range(n_workers)}
+    cluster = ScriptedCluster([begun, done], n_places=[1, 2])
+    exit_code, _ = train_on(cluster, 1, 2, grows_from_one=grows_from_one)
+    assert exit_code == 0
+    assert [len(started) for started in cluster.started] == [1, n_workers]
+
+
+def test_a_restart_waits_for_room(monkeypatch):
     monkeypatch.setattr(ray_launcher, "POLL_INTERVAL", 0.0)
     cluster = ScriptedCluster([{0: ended(-9)}, {0: ended(0), 1: ended(0)}], n_places=[2, 1])
-    reserve, checks = cluster.count_places, []
+    count, checks = cluster.count_places, []
 
     def count_places(*, are_free=False):
-        checks.append(reserve())
+        checks.append(count())
         if len(checks) == 6:
             cluster._n_places = [2]
         return checks[-1]
 
     cluster.count_places = count_places
-    exit_code, _ = train_on(cluster, 1, 2, is_elastic=False)
+    exit_code, _ = train_on(cluster, 2, 2)
     assert exit_code == 0
     assert checks == [2, 2, 1, 1, 1, 1, 2]
     assert [len(started) for started in cluster.started] == [2, 2]

@@ -129,8 +129,8 @@ def train(
                 training = ClusterWorkers(
                     cluster,
                     n_workers=n_workers,
-                    # See `TrainerInterface.can_change_workers`.
-                    is_elastic=not is_spacy,
+                    # See `TrainerInterface.can_resize`.
+                    grows_from_one=not is_spacy,
                     max_restarts=max_restarts,
                     show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
                     warn=print_warning,

@@ -46,7 +46,8 @@ class ClusterWorkers:
 
     cluster (RayCluster): The cluster.
     n_workers (WorkerRange): Numbers of workers.
-    is_elastic (bool): Whether a restart can have another number of workers.
+    grows_from_one (bool): Whether a training that began with one worker can be restarted with
+        several.
     max_restarts (int): How often the training is restarted.
     show (Callable[[str, bool], None]): Called with the output of rank 0, and whether it is that
         of the standard error.
@@ -58,14 +59,14 @@ class ClusterWorkers:
         cluster: RayCluster,
         *,
         n_workers: WorkerRange,
-        is_elastic: bool,
+        grows_from_one: bool,
         max_restarts: int,
         show: Callable[[str, bool], None],
         warn: Callable[[str], None],
     ) -> None:
         self._cluster = cluster
         self._n_workers = n_workers
-        self._is_elastic = is_elastic
+        self._grows_from_one = grows_from_one
         self._max_restarts = max_restarts
         self._show = show
         self._warn = warn
@@ -93,8 +94,8 @@ class ClusterWorkers:
         with self._interrupts():
             while True:
                 n_workers = self._reserve()
-                if not self._is_elastic:
-                    self._n_workers = WorkerRange(n_workers, n_workers)
+                if n_workers == 1 and not (self._has_begun or self._grows_from_one):
+                    self._n_workers = WorkerRange(1, 1)
                 lost = self._train(n_workers, again if self._has_begun else first)
                 if isinstance(lost, int):
                     return lost

@@ -42,7 +42,7 @@ from .resizing import WORKERS
 from .spacy_batch_norm import AverageStatistics
 from .spacy_data import TrainingBatches
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
-from .spacy_shares import ShareOfBatches
+from .spacy_shares import ShareOfBatches, can_divide, divide
 from .state import TrainerState
 from .trainer import count_snapshots
 from .workers import Workers
@@ -122,6 +122,7 @@ class SpacyTrainer:
         )
         self._workers.check_equal("labels", self._describe_labels)
         data = (self.model, train_corpus, settings["batcher"], settings["max_epochs"])
+        self._data = data
         self._batches: TrainingBatches | ShareOfBatches
         if not self._workers.are_several:
             self._batches = TrainingBatches(*data)
@@ -131,7 +132,7 @@ class SpacyTrainer:
                 "weights, but it was null: set [training] seed"
             )
         else:
-            self._batches = ShareOfBatches(*data, seed=self.seed, workers=self._workers)
+            self._batches = self._make_shares()
         self._statistics = AverageStatistics(self.model, n_batches)
         # Losses by component since the last evaluation, as spaCy sums them.
         self._losses: dict[str, Any] = {}
@@ -161,6 +162,9 @@ class SpacyTrainer:
             seed=self.seed or 0,
             exclude=set(self.model.component_names) - set(self.trained_components),
         )
+
+    def _make_shares(self) -> ShareOfBatches:
+        return ShareOfBatches(*self._data, seed=self.seed or 0, workers=self._workers)
 
     def _describe_files(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self.fingerprint.inputs.items())
@@ -313,6 +317,9 @@ class SpacyTrainer:
         RAISES: ValueError if the training had another kind of corpus.
         """
         extra = state.extra
+        if can_divide(extra["batches"]) and not isinstance(self._batches, ShareOfBatches):
+            # One worker continues the training of several.
+            self._batches = self._make_shares()
         self._batches.restore(extra["batches"])
         self.state = self._prepare(state)
         self._losses = {
@@ -324,13 +331,24 @@ class SpacyTrainer:
         self._score_weights = {name: weights[name] for name in extra["score_weights"]}
         self._start = time.monotonic() - extra["seconds"]
 
-    @property
-    def can_change_workers(self) -> bool:
-        """False: the training can be resumed with the same number of workers only."""
-        return False
+    def can_resize(self, state: TrainerState) -> bool:
+        """Whether a state can be restored with another number of workers, after `resize`: not
+        that of a streamed corpus, nor of one worker, which has the order of `spacy train`."""
+        return can_divide(state.extra["batches"])
 
-    def resize(self, state: TrainerState, n_workers: int) -> None:
-        """Not called."""
+    def resize(self, state: TrainerState, extras: Sequence[dict[str, Any]]) -> None:
+        """Change a state to be restored to that of another number of workers: the rest of the
+        examples of the epoch is divided among them.
+
+        extras (Sequence[dict[str, Any]]): The `extra` of the states of all workers that it was
+            saved with, by rank.
+        """
+        state.extra["batches"] = divide([extra["batches"] for extra in extras])
+        if self._workers.rank:
+            # Rank 0 has those of all workers.
+            infos = state.extra["infos"]
+            state.extra["words"] = infos[-1]["words"] if infos else 0
+            state.extra["losses"] = {}
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step; on several workers, after the next step
