@@ -15,13 +15,14 @@ OPTIONAL = {
     "filelock",
     "matplotlib",
     "plotly",
+    "ray",
     "rich",
     "scipy",
     "sklearn",
     "spacy",
     "torch",
+    "typer",
 }
-OPTIONAL |= {"typer"}
 # Imported only where there are CuPy arrays.
 NEEDS_CUPY = "thinc_swa.averaging.cupy_kernels"
 

@@ -40,7 +40,7 @@ use_averages = false
 
 def test_wrong_numbers_of_workers(tmp_path, run):
     path = write_config(tmp_path, optimizer=LOCAL_SGD)
-    for number in ("0", "-1", "two"):
+    for number in ("0", "-1", "two", "2:1", "1:2:3", "1:", ""):
         result = run(tmp_path, "train", path.name, "--workers", number)
         assert result.returncode == 2
         assert "Invalid value for '--workers'" in result.stderr
@@ -81,6 +81,7 @@ def test_workers_get_all_options(tmp_path, run, monkeypatch):
     module = sys.modules["thinc_swa.cli.train"]
     monkeypatch.setattr(module, "run_workers", lambda *arguments: calls.append(arguments))
     options = ["-o", "out", "--resume", "--seed", "0", "-g", "0", "--code", "code.py"]
+    options += ["--worker-timeout", "60"]
     overrides = ["--training.max_steps", "5", "--training.score=loss", "--training.a-b", "-1"]
     assert (
         run(tmp_path, "train", path.name, *overrides, "--workers=3", *options).returncode == 0
@@ -97,6 +98,7 @@ def test_workers_get_all_options(tmp_path, run, monkeypatch):
         "--seed=0",
         "--gpu-id=0",
         "--code=code.py",
+        "--worker-timeout=60.0",
     }
 
 

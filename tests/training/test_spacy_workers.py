@@ -21,6 +21,7 @@ from spacy_trainings import (  # noqa: E402
 )
 
 from thinc_swa.distributed import SingleWorker, run_simulated  # noqa: E402
+from thinc_swa.errors import TrainingWarning  # noqa: E402
 from thinc_swa.models.parameters import named_parameters  # noqa: E402
 from thinc_swa.training import Callback  # noqa: E402
 from thinc_swa.training.spacy_training import train_spacy  # noqa: E402
@@ -271,13 +272,78 @@ def test_resuming_is_bit_identical(tmp_path, monkeypatch, name, step):
         assert weights_of(one) == weights_of(other)
 
 
+def resume_on(n_workers, config, **options):
+    with pytest.warns(TrainingWarning, match=f"continues with {n_workers} worker"):
+        return train_on(n_workers, config, resume=True, **options)
+
+
+class Texts(Callback):
+    """The texts that all workers train on, by epoch."""
+
+    runs_on_all_workers = True
+
+    def __init__(self):
+        self.by_epoch = {}
+
+    def on_start(self, trainer):
+        update = trainer._update
+
+        def record(batch):
+            epoch = trainer._batches.position["epoch"]
+            texts = self.by_epoch.setdefault(epoch, [])
+            texts += [example.reference.text for example in batch]
+            update(batch)
+
+        trainer._update = record
+
+
+@pytest.mark.parametrize("numbers", [(2, 3), pytest.param((3, 1, 2), marks=pytest.mark.slow)])
+def test_an_epoch_has_each_example_once_after_a_change_of_workers(tmp_path, numbers):
+    texts = Texts()
+    settings = {"corpora__train__limit": 60, "training__eval_frequency": 5}
+    for i, n_workers in enumerate(numbers):
+        is_last = i + 1 == len(numbers)
+        steps = {"training__max_epochs": 2} if is_last else {"training__max_epochs": 0}
+        steps["training__max_steps"] = 0 if is_last else 5 * (i + 1)
+        config = with_local_sgd(ner(tmp_path, training__batcher=BY_ONE, **settings, **steps))
+        start = train_on if i == 0 else resume_on
+        trainers = start(n_workers, config, output=tmp_path / "output", callbacks=[texts])
+    assert {trainer.state.stop_reason for trainer in trainers} == {"max_epochs"}
+    assert sorted(texts.by_epoch) == [0, 1]
+    first, second = texts.by_epoch.values()
+    assert len(first) == 60
+    assert sorted(first) == sorted(second)
+
+
 @pytest.mark.slow
-def test_resuming_with_another_number_of_workers_is_an_error(tmp_path):
+def test_a_training_with_a_changed_number_of_workers_can_be_resumed(tmp_path):
+    """Down to one worker, with an interruption after the change, which changes nothing more."""
+    for name, parts in (("one", (25,)), ("two", (15, 25))):
+        output = tmp_path / name
+        settings = {"training__eval_frequency": 5, "training__batcher": COMPOUNDING}
+        config = with_local_sgd(ner(tmp_path, training__max_steps=10, **settings))
+        train_on(2, config, output=output)
+        for i, n_steps in enumerate(parts):
+            config = with_local_sgd(ner(tmp_path, training__max_steps=n_steps, **settings))
+            if i == 0:
+                resume_on(1, config, output=output)
+            else:
+                train_on(1, config, output=output, resume=True)
+    _, one = results_of(tmp_path / "one")
+    _, two = results_of(tmp_path / "two")
+    assert one == two
+
+
+@pytest.mark.slow
+def test_trainings_that_cannot_be_resumed_with_another_number_of_workers(tmp_path):
+    config = with_local_sgd(ner(tmp_path, training__max_steps=10, training__max_epochs=-1))
+    train_on(2, config, output=tmp_path / "streamed")
+    with pytest.raises(ValueError, match="--workers was 2 and is 3 now"):
+        train_on(3, config, output=tmp_path / "streamed", resume=True)
     config = with_local_sgd(ner(tmp_path, training__max_steps=10))
-    train_on(2, config, output=tmp_path / "output")
-    for n_workers, now in ((3, "3 now"), (1, "absent now")):
-        with pytest.raises(ValueError, match=f"--workers was 2 and is {now}"):
-            train_on(n_workers, config, output=tmp_path / "output", resume=True)
+    train_on(1, config, output=tmp_path / "one")
+    with pytest.raises(ValueError, match="--workers was absent and is 2 now"):
+        train_on(2, config, output=tmp_path / "one", resume=True)
 
 
 # Errors

@@ -107,6 +107,14 @@ RestartsT = Annotated[
         "died.",
     ),
 ]
+TimeoutT = Annotated[
+    float,
+    typer.Option(
+        "--worker-timeout",
+        min=1.0,
+        help="Seconds that a worker waits for another one. Evaluations must take less.",
+    ),
+]
 CodeT = Annotated[
     Path | None,
     typer.Option(

@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
+from ..distributed.communicator import DEFAULT_TIMEOUT
 from ..distributed.launcher import WorkerFailure, has_worker_error, run_workers
-from ..distributed.ray_cluster import RayCluster
 from ..distributed.ray_launcher import ClusterWorkers, WorkerRange
 from ..distributed.torch_communicator import TorchCommunicator, is_launched
 from ..errors import TrainingWarning, naming_config
@@ -40,6 +40,7 @@ from .options import (
     SaveAllT,
     SeedT,
     StorageT,
+    TimeoutT,
     TrustT,
     VerboseT,
     WorkersT,
@@ -61,6 +62,7 @@ def train(
     ray: RayT = None,
     storage: StorageT = None,
     max_restarts: RestartsT = 3,
+    worker_timeout: TimeoutT = DEFAULT_TIMEOUT,
     trust: TrustT = False,
     save_all: SaveAllT = False,
     verbose: VerboseT = False,
@@ -114,6 +116,7 @@ def train(
             "--save-all": save_all,
             "--verbose": verbose,
             "--debug": debug,
+            "--worker-timeout": worker_timeout if worker_timeout != DEFAULT_TIMEOUT else None,
         }
         command = [*arguments, *_as_arguments(given)]
         n_workers = n_workers or WorkerRange(1, 1)
@@ -124,7 +127,16 @@ def train(
         with stopping_on_signals(), connected(ray, uses_gpu=gpu_id >= 0) as cluster:
             if cluster is not None and output is not None:
                 cluster.check_files(output.absolute(), cluster_files(path, code))
-                _run_on_cluster(cluster, n_workers, max_restarts, command, again)
+                training = ClusterWorkers(
+                    cluster,
+                    n_workers=n_workers,
+                    # See `TrainerInterface.can_resize`.
+                    grows_from_one=not is_spacy,
+                    max_restarts=max_restarts,
+                    show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
+                    warn=print_warning,
+                )
+                _run_on_cluster(training, command, again)
         return
     if is_spacy:
         settings = read_spacy_config(path, {**overrides, **spacy_overrides()})
@@ -145,7 +157,7 @@ def train(
         "save_all": save_all,
     }
     trainer: Trainer | SpacyTrainer
-    with printing_warnings(), _communicator(is_worker, gpu_id) as communicator:
+    with printing_warnings(), _communicator(is_worker, gpu_id, worker_timeout) as communicator:
         if communicator is not None and communicator.rank:
             # Those of rank 0 are shown.
             warnings.simplefilter("ignore", TrainingWarning)
@@ -177,12 +189,16 @@ def train(
 
 
 @contextmanager
-def _communicator(is_worker: bool, gpu_id: int) -> Iterator[TorchCommunicator | None]:
+def _communicator(
+    is_worker: bool, gpu_id: int, timeout: float
+) -> Iterator[TorchCommunicator | None]:
     """Context manager with the connection to other workers, which is closed at its end.
 
     is_worker (bool): Whether this process is a worker; otherwise there is no connection.
     """
-    communicator = TorchCommunicator(uses_gpu=gpu_id >= 0) if is_worker else None
+    communicator = None
+    if is_worker:
+        communicator = TorchCommunicator(timeout=timeout, uses_gpu=gpu_id >= 0)
     is_usable = True
     try:
         yield communicator
@@ -232,26 +248,13 @@ def _run_workers(n_workers: int, command: list[str]) -> None:
         run_workers(n_workers, ["-m", "thinc_swa", "train", *command])
 
 
-def _run_on_cluster(
-    cluster: RayCluster,
-    n_workers: WorkerRange,
-    max_restarts: int,
-    command: list[str],
-    again: list[str],
-) -> None:
+def _run_on_cluster(training: ClusterWorkers, command: list[str], again: list[str]) -> None:
     """Run this command as several workers on a cluster.
 
     command (list[str]): The config, its overrides and options.
     again (list[str]): Those after a restart.
     """
     started = ["-m", "thinc_swa.cli.cluster_worker", "train"]
-    training = ClusterWorkers(
-        cluster,
-        n_workers=n_workers,
-        max_restarts=max_restarts,
-        show=lambda text, is_error: typer.echo(text, nl=False, err=is_error),
-        warn=print_warning,
-    )
     with _failing_with_workers():
         exit_code = training.run([*started, *command], [*started, *again])
     if exit_code:

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import ray_broker
+
 NEEDS_RAY = 'Ray is not installed: pip install "thinc-swa[distributed]"'
 # Seconds until a cluster must have answered, and until it must have answered in the right way.
 REACH_TIMEOUT = 5.0
@@ -53,7 +55,7 @@ class RayCluster:
         self._uses_gpu = uses_gpu
         program = (
             f"import sys; sys.path[:] = {sys.path!a}; "
-            "from thinc_swa.distributed.ray_broker import main; main(sys.argv[1:])"
+            f"import runpy; runpy.run_path({ray_broker.__file__!a}, run_name='__main__')"
         )
         self._broker = subprocess.Popen(
             [sys.executable, "-c", program, address],
@@ -68,6 +70,7 @@ class RayCluster:
         try:
             self._reply(CONNECT_TIMEOUT)
         except BaseException as error:
+            self._broker.kill()
             self.close()
             if isinstance(error, Exception):
                 raise ConnectionError(
@@ -189,7 +192,7 @@ class RayCluster:
         is_captured: bool = False,
     ) -> None:
         """Start a command in the process that `prepare` has made, in the current folder of this
-        process. See `ray_host.Host.start`."""
+        process. See `ray_broker.Host.start`."""
         self._call(
             "start",
             name=name,

@@ -46,6 +46,8 @@ class ClusterWorkers:
 
     cluster (RayCluster): The cluster.
     n_workers (WorkerRange): Numbers of workers.
+    grows_from_one (bool): Whether a training that began with one worker can be restarted with
+        several.
     max_restarts (int): How often the training is restarted.
     show (Callable[[str, bool], None]): Called with the output of rank 0, and whether it is that
         of the standard error.
@@ -57,12 +59,14 @@ class ClusterWorkers:
         cluster: RayCluster,
         *,
         n_workers: WorkerRange,
+        grows_from_one: bool,
         max_restarts: int,
         show: Callable[[str, bool], None],
         warn: Callable[[str], None],
     ) -> None:
         self._cluster = cluster
         self._n_workers = n_workers
+        self._grows_from_one = grows_from_one
         self._max_restarts = max_restarts
         self._show = show
         self._warn = warn
@@ -90,6 +94,8 @@ class ClusterWorkers:
         with self._interrupts():
             while True:
                 n_workers = self._reserve()
+                if n_workers == 1 and not (self._has_begun or self._grows_from_one):
+                    self._n_workers = WorkerRange(1, 1)
                 lost = self._train(n_workers, again if self._has_begun else first)
                 if isinstance(lost, int):
                     return lost
@@ -167,8 +173,9 @@ class ClusterWorkers:
                 n_interrupts = self._n_interrupts
                 if n_interrupts > 1:
                     return _Failure("Stopped", exit_code=INTERRUPTED)
-                for name in names:
-                    self._cluster.interrupt(name)
+                # It asks the others to stop after the same step. Their signals would come
+                # earlier or later.
+                self._cluster.interrupt(names[0])
             for name, news in self._cluster.poll(POLL_INTERVAL).items():
                 rank = names.index(name)
                 if rank == 0:
@@ -183,6 +190,8 @@ class ClusterWorkers:
                 if any(not failure.is_consequence for failure in failures):
                     break
                 end = min(end, time.monotonic() + GRACE)
+        if self._n_interrupts and exit_codes.get(names[0]) == INTERRUPTED:
+            return INTERRUPTED
         if failures:
             return min(failures, key=lambda failure: failure.is_consequence)
         return exit_codes[names[0]]
@@ -195,7 +204,7 @@ class ClusterWorkers:
 
     @contextmanager
     def _interrupts(self) -> Iterator[None]:
-        """Context manager in which Ctrl-C is passed on to all workers."""
+        """Context manager in which Ctrl-C is passed on to rank 0."""
 
         def interrupt(number: int, frame: Any) -> None:
             self._n_interrupts += 1
@@ -269,5 +278,5 @@ def _environment(rank: int, size: int, address: str, port: int) -> dict[str, str
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    kept = ("COLUMNS", "NO_COLOR", "THINC_SWA_TIMEOUT")
+    kept = ("COLUMNS", "NO_COLOR")
     return {**added, **{name: os.environ[name] for name in kept if name in os.environ}}

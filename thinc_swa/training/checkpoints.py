@@ -354,7 +354,7 @@ def load_checkpoint(
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(path, f"{STATE} cannot be read: {error}") from error
     now, n_before = trainer.fingerprint, int(fingerprint.settings.get(WORKERS, 1))
-    is_resized = n_before != size and trainer.can_change_workers
+    is_resized = n_before != size and trainer.can_resize(state)
     if is_resized:
         fingerprint, now = _without_workers(fingerprint), _without_workers(now)
     _check_fingerprint(path, fingerprint, now)
@@ -382,7 +382,7 @@ def load_checkpoint(
             for name in (MODEL, OPTIMIZER)
         ]
         load_mean(trainer, *paths)
-        trainer.resize(state, n_before)
+        trainer.resize(state, [state.extra, *_extras_of_others(path, n_before)])
         trainer.restore(state)
         state.checkpoint = path
         draw_random_numbers(trainer.seed or 0, step=state.step, rank=rank, n_workers=size)
@@ -407,6 +407,17 @@ def load_checkpoint(
             TrainingWarning,
             stacklevel=2,
         )
+
+
+def _extras_of_others(path: Path, n_workers: int) -> list[dict[str, Any]]:
+    """The `extra` of the states of all workers but rank 0."""
+    names = [of_rank(STATE, rank) for rank in range(1, n_workers)]
+    try:
+        return [json.loads(_read(path, name))["progress"]["extra"] for name in names]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedCheckpointError(
+            path, f"a part of a worker cannot be read: {error}"
+        ) from error
 
 
 def _without_workers(fingerprint: TrainingFingerprint) -> TrainingFingerprint:

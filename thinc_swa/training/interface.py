@@ -1,5 +1,6 @@
 """Interface between trainers and what they call: callbacks and checkpoints."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,14 +38,14 @@ class TrainerInterface(Protocol):
     def fingerprint(self) -> TrainingFingerprint:
         """Everything that decides the result of the training."""
 
-    @property
-    def can_change_workers(self) -> bool:
-        """Whether the training can be resumed with another number of workers, by `resize`."""
+    def can_resize(self, state: TrainerState) -> bool:
+        """Whether a state can be restored with another number of workers, after `resize`."""
 
-    def resize(self, state: TrainerState, n_workers: int) -> None:
+    def resize(self, state: TrainerState, extras: Sequence[dict[str, Any]]) -> None:
         """Change a state to be restored to that of another number of workers.
 
-        n_workers (int): The number of workers that it was saved with.
+        extras (Sequence[dict[str, Any]]): The `extra` of the states of all workers that it was
+            saved with, by rank.
         """
 
     def stop(self, reason: str = "stopped") -> None:

@@ -7,7 +7,7 @@ from the seed and the epoch, so a position needs none.
 
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
@@ -54,6 +54,7 @@ class ShareOfBatches(PositionedBatches):
         self._batches: Iterator[list[Any]] = iter(())
         self._batching: _Generators | None = None
         self._examples = [] if self._is_streamed else self._read_all()
+        self._indices = {id(example): i for i, example in enumerate(self._examples)}
 
     def __next__(self) -> tuple[int, list[Any]]:
         if self._is_restored:
@@ -65,10 +66,31 @@ class ShareOfBatches(PositionedBatches):
             batch = self._next_batch(self._batching)
             if batch is not None:
                 self._count(batch)
+                self._note_used(batch)
                 return self._position["epoch"], batch
             if not self._end_epoch():
                 raise StopIteration
             self._batching = None
+
+    def _new_epoch(self, epoch: int) -> dict[str, Any]:
+        # Indices of the examples in the batches so far, and of those that another number of
+        # workers has used in this epoch. Not of streams.
+        return {**super()._new_epoch(epoch), "used": [], "used_before": []}
+
+    def _note_used(self, batch: list[Any]) -> None:
+        found = (self._indices.get(id(example)) for example in batch)
+        # A batcher may make examples of its own.
+        self._position["used"] += [index for index in found if index is not None]
+
+    def restore(self, position: dict[str, Any]) -> None:
+        super().restore(position)
+        self._is_restored = self._is_restored or bool(position["used_before"])
+
+    def _end_epoch(self) -> bool:
+        if self._position["used_before"]:
+            # There were batches before the number of workers has changed.
+            self._position["n_batches"] = max(1, self._position["n_batches"])
+        return super()._end_epoch()
 
     def _read_all(self) -> list[Any]:
         with self._generators(READING).active():
@@ -84,9 +106,16 @@ class ShareOfBatches(PositionedBatches):
             with batching.active():
                 self._batches = iter(self._batcher(self._read_share()))
             return batching
-        share = workers.shuffled_share(len(self._examples), seed=self._seed, epoch=epoch)
-        with batching.active():
-            batches = list(self._batcher([self._examples[i] for i in share]))
+        share = workers.shuffled_share(
+            len(self._examples),
+            seed=self._seed,
+            epoch=epoch,
+            used=self._position["used_before"],
+        )
+        batches: list[list[Any]] = []
+        if len(share):
+            with batching.active():
+                batches = list(self._batcher([self._examples[i] for i in share]))
         counts = workers.communicator.all_gather(numpy.array([len(batches)]))
         n_missing = max(int(count[0]) for count in counts) - len(batches)
         self._batches = iter([*batches, *([] for _ in range(n_missing))])
@@ -124,6 +153,30 @@ class ShareOfBatches(PositionedBatches):
 
     def _generators(self, purpose: int, rank: int = 0) -> "_Generators":
         return _Generators(self._seed, self._position["epoch"], purpose, rank)
+
+
+def can_divide(position: dict[str, Any]) -> bool:
+    """Whether `divide` can be used with a position: that of `ShareOfBatches` in memory."""
+    return "used_before" in position and not position["is_streamed"]
+
+
+def divide(positions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The position of another number of workers, which continue with the examples of the epoch
+    that are left.
+
+    positions (Sequence[dict[str, Any]]): Positions of all workers so far, by rank.
+    """
+    first = positions[0]
+    used = {index for position in positions for index in position["used"]}
+    return {
+        **first,
+        "n_batches": 0,
+        "checksum": 0,
+        # Schedules of sizes give a value for each batch.
+        "n_values": [n_values + first["n_batches"] for n_values in first["n_values"]],
+        "used": [],
+        "used_before": sorted(used.union(first["used_before"])),
+    }
 
 
 class _Generators:

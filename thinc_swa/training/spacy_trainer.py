@@ -44,7 +44,7 @@ from .spacy_batch_norm import AverageStatistics
 from .spacy_data import PositionedBatches, TrainingBatches
 from .spacy_phases import PhasedBatches, make_spacy_spans, read_phases
 from .spacy_pipelines import keeping_strings, load_pipeline, save_pipeline
-from .spacy_shares import ShareOfBatches
+from .spacy_shares import ShareOfBatches, can_divide, divide
 from .state import TrainerState
 from .trainer import count_snapshots
 from .training_phases import PhaseEffects, TrainingPhase
@@ -138,11 +138,11 @@ class SpacyTrainer:
                 "Training on several workers needs a seed, so that all begin with the same "
                 "weights, but it was null: set [training] seed"
             )
-        max_epochs = settings["max_epochs"]
-        spans = make_spacy_spans(phases, max_steps=settings["max_steps"], max_epochs=max_epochs)
+        self._uses_shares = self._workers.are_several
+        self._phases = phases
         self._effects = PhaseEffects(phases, self.optimizer)
-        self._effects.check_starts(spans)
-        self._batches = PhasedBatches(spans, self._make_batches, max_epochs)
+        self._batches = self._make_phased_batches()
+        self._effects.check_starts(self._batches.spans)
         # Index of the current phase; None if its settings are not in effect.
         self._phase: int | None = None
         self._statistics = AverageStatistics(self.model, n_batches)
@@ -175,6 +175,12 @@ class SpacyTrainer:
             exclude=set(self.model.component_names) - set(self.trained_components),
         )
 
+    def _make_phased_batches(self) -> PhasedBatches:
+        """Batches from the beginning of the training on."""
+        max_steps, max_epochs = self.settings["max_steps"], self.settings["max_epochs"]
+        spans = make_spacy_spans(self._phases, max_steps=max_steps, max_epochs=max_epochs)
+        return PhasedBatches(spans, self._make_batches, max_epochs)
+
     def _make_batches(self, phase: TrainingPhase, n_epochs: int) -> PositionedBatches:
         """Batches from the beginning of a phase on.
 
@@ -189,7 +195,7 @@ class SpacyTrainer:
             batcher = registry.resolve({"batcher": section})["batcher"]
         corpus = self._corpora[phase.train_corpus]
         data = (self.model, corpus, batcher, self.settings["max_epochs"])
-        if not self._workers.are_several:
+        if not self._uses_shares:
             return TrainingBatches(*data, n_epochs=n_epochs)
         return ShareOfBatches(*data, seed=self.seed or 0, workers=self._workers)
 
@@ -367,6 +373,10 @@ class SpacyTrainer:
         RAISES: ValueError if the training had another kind of corpus.
         """
         extra = state.extra
+        if can_divide(extra["batches"]["batches"]) and not self._uses_shares:
+            # One worker continues the training of several.
+            self._uses_shares = True
+            self._batches = self._make_phased_batches()
         self._batches.restore(extra["batches"])
         self._phase = None
         self.state = self._prepare(state)
@@ -379,13 +389,25 @@ class SpacyTrainer:
         self._score_weights = {name: weights[name] for name in extra["score_weights"]}
         self._start = time.monotonic() - extra["seconds"]
 
-    @property
-    def can_change_workers(self) -> bool:
-        """False: the training can be resumed with the same number of workers only."""
-        return False
+    def can_resize(self, state: TrainerState) -> bool:
+        """Whether a state can be restored with another number of workers, after `resize`: not
+        that of a streamed corpus, nor of one worker, which has the order of `spacy train`."""
+        return can_divide(state.extra["batches"]["batches"])
 
-    def resize(self, state: TrainerState, n_workers: int) -> None:
-        """Not called."""
+    def resize(self, state: TrainerState, extras: Sequence[dict[str, Any]]) -> None:
+        """Change a state to be restored to that of another number of workers: the rest of the
+        examples of the epoch is divided among them.
+
+        extras (Sequence[dict[str, Any]]): The `extra` of the states of all workers that it was
+            saved with, by rank.
+        """
+        positions = [extra["batches"]["batches"] for extra in extras]
+        state.extra["batches"] = {**state.extra["batches"], "batches": divide(positions)}
+        if self._workers.rank:
+            # Rank 0 has those of all workers.
+            infos = state.extra["infos"]
+            state.extra["words"] = infos[-1]["words"] if infos else 0
+            state.extra["losses"] = {}
 
     def stop(self, reason: str = "stopped") -> None:
         """Stop the training after the current step; on several workers, after the next step

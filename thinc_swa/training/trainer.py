@@ -346,18 +346,18 @@ class Trainer:
         self._order, self._batch_norm = None, {}
         self._phase = None
 
-    @property
-    def can_change_workers(self) -> bool:
-        """Whether the training can be resumed with another number of workers, by `resize`."""
+    def can_resize(self, state: TrainerState) -> bool:
+        """Whether a state can be restored with another number of workers, after `resize`."""
         return True
 
-    def resize(self, state: TrainerState, n_workers: int) -> None:
+    def resize(self, state: TrainerState, extras: Sequence[dict[str, Any]]) -> None:
         """Change a state to be restored to that of another number of workers: the rest of the
         examples of the epoch is divided among them.
 
-        n_workers (int): The number of workers that it was saved with.
+        extras (Sequence[dict[str, Any]]): The `extra` of the states of all workers that it was
+            saved with, by rank.
         """
-        plan = self._plan.changed(n_workers, state.extra.get("resized"))
+        plan = self._plan.changed(len(extras), state.extra.get("resized"))
         state.extra["resized"] = plan.describe(state.step)
 
     def _prepare(self, state: TrainerState) -> TrainerState:

@@ -1,7 +1,7 @@
 """Workers of a training: what the trainers for Thinc and for spaCy have in common."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy
@@ -91,18 +91,28 @@ class Workers:
             fix_random_seed(int(seeds.generate_state(1)[0]))
 
     def shuffled_share(
-        self, n_examples: int, *, seed: int, epoch: int, n_used: int = 0
+        self,
+        n_examples: int,
+        *,
+        seed: int,
+        epoch: int,
+        n_used: int = 0,
+        used: Sequence[int] = (),
     ) -> Array:
         """The examples of this worker in an epoch, in random order. Over all workers each
         example occurs once.
 
         n_used (int): Number of the first examples that another number of workers has used.
+        used (Sequence[int]): Indices of further ones.
         RETURNS (Ints1d): Their indices.
         """
         # A generator for each epoch: the order can be restored in the middle of an epoch, and
         # is the same whatever dropout has drawn.
         order = numpy.random.default_rng((seed, epoch)).permutation(n_examples)
-        share: Array = order[n_used:][self.rank :: self.size]
+        order = order[n_used:]
+        if used:
+            order = order[~numpy.isin(order, used)]
+        share: Array = order[self.rank :: self.size]
         return share
 
     def request_stop(self, reason: str) -> bool:
