@@ -157,20 +157,6 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, nodes):
     assert_as_simulated(tmp_path, path)
 
 
-def test_without_restarts_the_command_ends(tmp_path, nodes):
-    path = slow_config(tmp_path, max_steps=1_000_000)
-    options = ["--ray", nodes.address, "--workers", "2", "--max-restarts", "0"]
-    process = start_training(tmp_path, path, *options)
-    try:
-        wait_for(lambda: n_checkpoints_since(tmp_path / "out", 0))
-        os.kill(min(commands(nodes)), signal.SIGKILL)
-    finally:
-        returncode, _, errors = finish(process)
-    assert returncode == 137
-    (line,) = errors.splitlines()
-    assert "was ended by SIGKILL: use --resume to continue from the last checkpoint" in line
-
-
 def test_ctrl_c_stops_all_workers_after_the_same_step(tmp_path, nodes, interruptible):
     path = slow_config(tmp_path, max_steps=1_000_000)
     process = start_training(tmp_path, path, "--ray", nodes.address, "--workers", "2")

@@ -48,6 +48,7 @@ class Host:
         self._folder = ""
         self._report: dict[str, Any] | None = None
         self._last_poll = time.monotonic()
+        self._is_lost = False
         self._raylet = os.getppid()
         # Ray does not end workers whose raylet was killed.
         threading.Thread(target=self._watch, daemon=True).start()
@@ -149,6 +150,9 @@ class Host:
         while True:
             self._last_poll = time.monotonic()
             exit_code = process.poll()
+            while self._is_lost:
+                # The command was killed for that, which is not its own end.
+                time.sleep(CHECK_INTERVAL)
             if exit_code is not None:
                 self._kill()  # Processes that the command has started.
                 for reader in self._readers:
@@ -199,6 +203,7 @@ class Host:
             if self._process is None:
                 self._last_poll = time.monotonic()
             time.sleep(CHECK_INTERVAL)
+        self._is_lost = True
         self.end()
         os._exit(1)
 
