@@ -124,7 +124,9 @@ def test_a_config_needs_a_loop_that_reports_scores():
 
 @pytest.mark.parametrize("value", ["platau", "", "3"])
 def test_other_strings(value):
-    with pytest.raises(ValueError, match="start_step must be an int.*'plateau', but was"):
+    with pytest.raises(
+        ValueError, match="start_step must be an int.*'plateau' or 'phase', but was"
+    ):
         SWA(SGD(0.1), start_step=value)
 
 
@@ -132,3 +134,12 @@ def test_other_strings(value):
 def test_bad_number_of_evaluations(value):
     with pytest.raises(ValueError, match="plateau_evals must be an int >= 1"):
         SWA(SGD(0.1), start_step="plateau", plateau_evals=value)
+
+
+def test_phase_waits_for_start_swa():
+    optimizer = SWA(SGD(0.1, use_averages=False), start_step="phase")
+    assert optimizer.waits_for_phase and "start_step='phase'" in repr(optimizer)
+    assert optimizer.start_step is None
+    optimizer.start_swa()
+    assert optimizer.start_step == 0
+    assert not SWA(SGD(0.1), start_step=3).waits_for_phase

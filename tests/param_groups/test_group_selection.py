@@ -8,6 +8,7 @@ from reference import make_weights, train
 from thinc.api import Adam, Linear, Softmax, chain
 
 from thinc_swa import SWA, Lookahead, ParamGroups, parameter_summary, register_parameter_paths
+from thinc_swa.models.parameter_paths import find_model_paths
 
 
 def test_the_first_matching_group_applies():
@@ -249,3 +250,15 @@ def test_changed_paths_do_not_change_groups():
     larger = chain(Linear(2, 2), model)
     assert register_parameter_paths(larger)[::2] == ["linear-0/W", "linear-1/W", "softmax/W"]
     assert list(update_sizes(optimizer, larger).values()) == [0.1, 0.1, 0.05, 0.05, 0.1, 0.1]
+
+
+def test_names_of_groups():
+    groups = [group("linear-1/*", name="one"), group("*/W", name="weights")]
+    model, optimizer = make_named_model(), ParamGroups(sgd(), groups=groups)
+    assert optimizer.group_names == ["one", "weights"]
+    found = {
+        path: optimizer.group_name(key)
+        for key, path in find_model_paths((model.layers[0].id, "W")).items()
+    }
+    assert found["linear-1/b"] == "one" and found["linear-0/W"] == "weights"
+    assert found["linear-0/b"] is None
