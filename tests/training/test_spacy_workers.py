@@ -288,11 +288,11 @@ class Texts(Callback):
     def on_start(self, trainer):
         update = trainer._update
 
-        def record(batch):
-            epoch = trainer._batches.position["epoch"]
+        def record(batch, phase):
+            epoch = trainer._batches.position["batches"]["epoch"]
             texts = self.by_epoch.setdefault(epoch, [])
             texts += [example.reference.text for example in batch]
-            update(batch)
+            update(batch, phase)
 
         trainer._update = record
 
