@@ -1,6 +1,7 @@
 """Training phases in comparisons: the results of `train`."""
 
 import numpy
+import pytest
 from comparison_runs import compare, prepare, results_without_times
 from helpers import require
 from test_shared_training import ADAM, n_trainings, wrap
@@ -52,6 +53,7 @@ def test_an_entry_without_swa_is_trained_alone_if_a_phase_starts_swa(tmp_path):
     assert "start_swa of phase 'average' needs an optimizer with SWA" in adam.error
 
 
+@pytest.mark.slow
 def test_another_dataset_of_a_phase_is_noticed(tmp_path):
     data = tmp_path / "easy.npz"
     numpy.savez(data, **make_arrays(n_train=20, seed=3))

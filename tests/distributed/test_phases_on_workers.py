@@ -25,7 +25,9 @@ def phased_config(tmp_path, phases, **settings):
 
 
 # Of 21 examples each worker gets 11 or 7, so that two epochs have 8 or 6 steps.
-@pytest.mark.parametrize("n_workers, n_steps", [(2, 8), (3, 6)])
+@pytest.mark.parametrize(
+    "n_workers, n_steps", [(2, 8), pytest.param(3, 6, marks=pytest.mark.slow)]
+)
 def test_phases_on_several_workers_resume_bit_for_bit(tmp_path, n_workers, n_steps):
     phases = {
         "small": SMALL,

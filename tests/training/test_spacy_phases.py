@@ -147,7 +147,10 @@ def assert_same_weights(one, other):
         numpy.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("step", [5, 6, 8])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(5, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_a_checkpoint_in_a_phase_is_continued_bit_for_bit(tmp_path, step):
     config = phased(tmp_path, PHASES)
     whole = train_spacy(config)
