@@ -236,6 +236,18 @@ def test_all_batches_have_the_same_size(tmp_path):
     assert max(curve.losses) < 2 * min(curve.losses)
 
 
+@pytest.mark.parametrize("section", ["training", "thinc_swa"])
+def test_phases_of_a_config_have_no_effect(tmp_path, section):
+    plain = Config().from_disk(write_config(tmp_path, optimizer=SGD_BLOCK))
+    phased = plain.copy()
+    swa = {"@optimizers": "SWA.v1", "start_step": "phase", "optimizer": plain["optimizer"]}
+    phased["optimizer"] = swa
+    phases = {"first": {"steps": 1000, "dropout": 0.5}, "average": {"start_swa": True}}
+    phased.setdefault(section, {})["phases"] = phases
+    assert find_rate(phased, rate_range=SHORT) == find_rate(plain, rate_range=SHORT)
+    assert phased[section]["phases"] == phases
+
+
 def test_errors_are_not_taken_for_a_divergence(tmp_path):
     config = Config().from_disk(write_config(tmp_path))
     with pytest.raises(CallbackError, match="broken"):

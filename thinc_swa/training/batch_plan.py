@@ -59,6 +59,8 @@ class BatchPlan:
     batch_size (int): Examples per step and worker outside of phases with a size of their own.
     n_workers (int): Number of workers.
     start (PlanStart | None): Where it begins; by default at the start of the training.
+    drop_last (bool): Leave out the incomplete batch at the end of a pass, unless it is the only
+        one.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class BatchPlan:
         batch_size: int,
         n_workers: int = 1,
         start: PlanStart | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.spans = list(spans)
         self._n_examples = dict(n_examples)
         self._batch_size = batch_size
         self._n_workers = n_workers
         self._start = PlanStart() if start is None else start
+        self._drop_last = drop_last
 
     def batches(self, step: int | None = None) -> Iterator[PlannedBatch]:
         """The batches of all steps, without end.
@@ -102,7 +106,8 @@ class BatchPlan:
                 size = self._batch_size if size_at is None else size_at(step)
                 yield PlannedBatch(index, step, first_epoch, epoch, n_used, start, size)
                 step, start = step + 1, start + size
-                if start >= self._count_share(dataset, n_used):
+                next_end = start + size if self._drop_last else start + 1
+                if next_end > self._count_share(dataset, n_used):
                     epoch, n_used, start = epoch + 1, 0, 0
 
     def _count_share(self, dataset: str | None, n_used: int = 0) -> int:
@@ -139,7 +144,7 @@ class BatchPlan:
         if not max_epochs:
             return max_steps
         is_plain = len(self.spans) == 1 and self.spans[0].phase.batch_size is None
-        if is_plain and self._start == PlanStart():
+        if is_plain and self._start == PlanStart() and not self._drop_last:
             # One multiplication instead of all steps.
             share = self._count_share(self.spans[0].phase.dataset)
             found = max_epochs * -(-share // self._batch_size)
@@ -163,4 +168,5 @@ class BatchPlan:
             batch_size=self._batch_size,
             n_workers=n_workers,
             start=None if start is None else PlanStart(**start),
+            drop_last=self._drop_last,
         )

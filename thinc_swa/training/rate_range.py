@@ -19,11 +19,12 @@ from thinc.api import Config
 from ..averaging.finite import are_finite
 from ..errors import CallbackError
 from ..models.parameters import named_parameters
+from ..optimizers.swa import PHASE
 from ..schedules.learn_rate import replace_rate
 from ..schedules.plots import COLOURS
 from ..validation import check_int, check_number
 from .callbacks import Callback
-from .configs import is_spacy_config, optimizer_section
+from .configs import SECTION, is_spacy_config, optimizer_section
 from .interface import TrainerInterface
 from .spacy_trainer import SpacyTrainer
 from .trainer import Trainer
@@ -240,9 +241,7 @@ class _RangeTrainer(Trainer):
     """Trainer without evaluations, and without the incomplete batch at the end of an epoch: a
     loss can depend on the size of the batch."""
 
-    @property
-    def n_batches(self) -> int:
-        return max(1, len(self.dataset[0][0]) // self.batch_size)
+    _drop_last = True
 
     def _needs_evaluation(self) -> bool:
         return False
@@ -268,7 +267,8 @@ def find_rate(
 
     The rate is that of the innermost optimizer, and replaces a schedule. Everything else is as
     in the config, wrappers too. Limits of the training (`max_steps`, `max_epochs`, `patience`)
-    have no effect, but a streamed corpus (`max_epochs = -1`) can end the test early.
+    and its phases have no effect, but a streamed corpus (`max_epochs = -1`) can end the test
+    early.
 
     config (Config): For Thinc or for spaCy. It is not changed.
     rate_range (RateRange | None): The rates. By default 300 from 1e-6 to 1.
@@ -282,7 +282,7 @@ def find_rate(
     rate_range = RateRange() if rate_range is None else rate_range
     test = RangeTest(rate_range)
     config = config.interpolate()
-    optimizer_section(config)
+    _remove_phases(config, rate_range.n_steps)
     trainer: Trainer | SpacyTrainer
     if is_spacy_config(config):
         training = config["training"]
@@ -310,6 +310,20 @@ def find_rate(
                 raise
             test.diverge(trainer)
     return test.curve
+
+
+def _remove_phases(config: Config, n_steps: int) -> None:
+    """Remove the phases of a training, whose lengths are for the whole training. SWA that a
+    phase starts does not start in the test.
+
+    RAISES: ValueError if the config has no optimizer.
+    """
+    section: Any = optimizer_section(config)
+    for name in ("training", SECTION):
+        config.get(name, {}).pop("phases", None)
+    while isinstance(section := section.get("optimizer"), dict):
+        if section.get("start_step") == PHASE:
+            section["start_step"] = n_steps + 1
 
 
 @contextmanager

@@ -139,10 +139,12 @@ class SpacyTrainer:
                 "weights, but it was null: set [training] seed"
             )
         self._uses_shares = self._workers.are_several
-        self._phases = phases
+        self._spans = make_spacy_spans(
+            phases, max_steps=settings["max_steps"], max_epochs=settings["max_epochs"]
+        )
         self._effects = PhaseEffects(phases, self.optimizer)
+        self._effects.check_starts(self._spans)
         self._batches = self._make_phased_batches()
-        self._effects.check_starts(self._batches.spans)
         # Index of the current phase; None if its settings are not in effect.
         self._phase: int | None = None
         self._statistics = AverageStatistics(self.model, n_batches)
@@ -177,9 +179,7 @@ class SpacyTrainer:
 
     def _make_phased_batches(self) -> PhasedBatches:
         """Batches from the beginning of the training on."""
-        max_steps, max_epochs = self.settings["max_steps"], self.settings["max_epochs"]
-        spans = make_spacy_spans(self._phases, max_steps=max_steps, max_epochs=max_epochs)
-        return PhasedBatches(spans, self._make_batches, max_epochs)
+        return PhasedBatches(self._spans, self._make_batches, self.settings["max_epochs"])
 
     def _make_batches(self, phase: TrainingPhase, n_epochs: int) -> PositionedBatches:
         """Batches from the beginning of a phase on.
@@ -202,7 +202,7 @@ class SpacyTrainer:
     @property
     def phase(self) -> str | None:
         """Name of the phase of the last step; None if it was in no phase."""
-        return None if self._phase is None else self._batches.spans[self._phase].name
+        return None if self._phase is None else self._spans[self._phase].name
 
     def _enter_phase(self) -> TrainingPhase:
         """Put the settings of the phase of the last batch into effect, if they are not."""
@@ -277,7 +277,7 @@ class SpacyTrainer:
         The version of spaCy must be the same."""
         config = self._config.interpolate()
         settings = describe_settings(config, skip=(*SKIPPED, *CHANGEABLE))
-        for span in self._batches.spans:
+        for span in self._spans:
             for name, value in span.describe_length().items():
                 # It changes with `max_steps`, which may be changed otherwise.
                 settings[f"{SECTION}.phases.{span.name}.{name}"] = value

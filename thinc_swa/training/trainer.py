@@ -99,6 +99,9 @@ class Trainer:
         examples, or if the workers differ.
     """
 
+    # Whether an incomplete batch at the end of a pass is left out.
+    _drop_last = False
+
     def __init__(
         self,
         model: Model[Any, Any],
@@ -312,6 +315,7 @@ class Trainer:
             n_examples={name: len(X) for name, (X, _) in self._training_data.items()},
             batch_size=self.batch_size,
             n_workers=self._workers.size,
+            drop_last=self._drop_last,
         )
         starts = plan.starts()
         n_steps = plan.count_steps(max_steps=self.max_steps, max_epochs=self.max_epochs)
