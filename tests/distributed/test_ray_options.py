@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import threading
 import time
@@ -270,6 +271,22 @@ def test_too_little_room():
 def test_an_interrupted_training_is_no_failure():
     cluster = ScriptedCluster([{0: ended(INTERRUPTED), 1: ended(INTERRUPTED)}], [2])
     assert train_on(cluster, 2, 2) == (INTERRUPTED, [])
+
+
+def test_ctrl_c_while_workers_start(interruptible):
+    """A process that starts may not notice it."""
+    cluster = ScriptedCluster([{}], [2])
+    start = cluster.start
+
+    def start_and_interrupt(*arguments, **options):
+        start(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    cluster.start = start_and_interrupt
+    with pytest.raises(WorkerFailure) as failure:
+        train_on(cluster, 1, 1)
+    assert (failure.value.exit_code, str(failure.value)) == (INTERRUPTED, "")
+    assert cluster.ended == [["worker-0"]]
 
 
 # The process on a node

@@ -167,10 +167,13 @@ class ClusterWorkers:
         errors = dict.fromkeys(names, "")
         failures: list[_Failure] = []
         end = float("inf")
-        n_interrupts = 0
+        n_interrupts, has_begun = 0, False
         while len(exit_codes) + len(failures) < len(names) and time.monotonic() < end:
             if n_interrupts < self._n_interrupts:
                 n_interrupts = self._n_interrupts
+                if not has_begun:
+                    # A process that starts may lose signals, and there is nothing to save yet.
+                    return _Failure("", exit_code=INTERRUPTED)
                 if n_interrupts > 1:
                     return _Failure("Stopped", exit_code=INTERRUPTED)
                 # It asks the others to stop after the same step. Their signals would come
@@ -180,6 +183,7 @@ class ClusterWorkers:
                 rank = names.index(name)
                 if rank == 0:
                     self._relay(news)
+                    has_begun = has_begun or bool(news.get("output"))
                 errors[name] += news.get("errors", "")
                 failure = _find_failure(rank, news, errors[name])
                 if failure is not None:
