@@ -210,7 +210,7 @@ def test_a_training_goes_on_with_fewer_workers(tmp_path, nodes, interruptible):
 
 def test_comparisons_on_a_cluster_and_a_node_that_dies(tmp_path, nodes):
     paths = [
-        write_config(tmp_path, name, optimizer, max_steps=5000, eval_frequency=250)
+        write_config(tmp_path, name, optimizer, max_steps=20_000, eval_frequency=1000)
         for name, optimizer in (("adam", ADAM), ("swa", SWA))
     ]
     process = subprocess.Popen(
