@@ -57,6 +57,17 @@ use_averages = false
 """
 
 
+LOCAL_SGD = """
+[optimizer]
+@optimizers = "LocalSGD.v1"
+freq = 4
+
+[optimizer.optimizer]
+@optimizers = "Adam.v1"
+learn_rate = 0.01
+use_averages = false
+"""
+
 TWO_WIDTHS = """
 [optimizer]
 @optimizers = "EMA.v1"

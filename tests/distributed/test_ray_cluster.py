@@ -13,7 +13,7 @@ from output_folders import results_of
 from processes import IS_LINUX, descendants, end_group, is_alive, start_training
 from ray_nodes import ray_nodes, wait_for
 from thinc.api import Config
-from tiny import ADAM, SWA, write_config
+from tiny import ADAM, LOCAL_SGD, SWA, write_config
 
 from thinc_swa.comparison.entries import read_entries
 from thinc_swa.comparison.runs import make_runs, train_runs
@@ -28,17 +28,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not IS_LINUX, reason="finds processes in /proc"),
 ]
-
-LOCAL_SGD = """
-[optimizer]
-@optimizers = "LocalSGD.v1"
-freq = 4
-
-[optimizer.optimizer]
-@optimizers = "Adam.v1"
-learn_rate = 0.01
-use_averages = false
-"""
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from helpers import require
-from tiny import ADAM, write_config
+from tiny import ADAM, LOCAL_SGD, write_config
 
 from thinc_swa.distributed import ray_broker, ray_cluster, ray_launcher
 from thinc_swa.distributed.launcher import WorkerFailure
@@ -17,17 +17,6 @@ from thinc_swa.distributed.ray_launcher import INTERRUPTED, ClusterWorkers, Work
 
 for package in ("typer", "rich", "filelock", "scipy", "matplotlib"):
     require(package)
-
-LOCAL_SGD = """
-[optimizer]
-@optimizers = "LocalSGD.v1"
-freq = 4
-
-[optimizer.optimizer]
-@optimizers = "Adam.v1"
-learn_rate = 0.01
-use_averages = false
-"""
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 

@@ -18,24 +18,13 @@ from processes import (
     wait_for_checkpoint,
 )
 from thinc.api import Config
-from tiny import ADAM, write_config
+from tiny import ADAM, LOCAL_SGD, write_config
 
 from thinc_swa.distributed import run_simulated
 from thinc_swa.training import train
 
 for package in ("typer", "rich", "filelock", "torch"):
     require(package)
-
-LOCAL_SGD = """
-[optimizer]
-@optimizers = "LocalSGD.v1"
-freq = 4
-
-[optimizer.optimizer]
-@optimizers = "Adam.v1"
-learn_rate = 0.01
-use_averages = false
-"""
 
 
 def test_wrong_numbers_of_workers(tmp_path, run):
