@@ -149,11 +149,14 @@ class Trainer:
             name: check_same_form(name, found, self.dataset)
             for name, found in (datasets or {}).items()
         }
+        # Inputs and targets of each dataset by its name.
+        self._training_data: dict[str | None, Any] = {None: self.dataset[0]}
+        self._training_data.update((name, found[0]) for name, found in self.datasets.items())
         for X, _ in self._training_data.values():
             self._workers.check_examples(len(X))
         self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
         self._dropout = LayerDropout(model)
-        self._use(self._make_plan(make_phases(phases, settings=THINC_SETTINGS)))
+        self._plan_phases(make_phases(phases, settings=THINC_SETTINGS))
         # Index of the current phase; None if its settings are not in effect.
         self._phase: int | None = None
         self.state = self._prepare(TrainerState())
@@ -291,12 +294,7 @@ class Trainer:
             "model": f"{len(shapes)} parameters, {digest(shapes)}",
         }
 
-    @property
-    def _training_data(self) -> dict[str | None, Any]:
-        """Inputs and targets of each dataset by its name."""
-        return {None: self.dataset[0], **{name: d[0] for name, d in self.datasets.items()}}
-
-    def _make_plan(self, phases: Sequence[TrainingPhase]) -> BatchPlan:
+    def _plan_phases(self, phases: Sequence[TrainingPhase]) -> None:
         """Plan the batches of all phases.
 
         RAISES: ValueError if the phases do not fit the training, the model, the optimizer or
@@ -317,11 +315,10 @@ class Trainer:
             n_workers=self._workers.size,
             drop_last=self._drop_last,
         )
+        self._use(plan)
         starts = plan.starts()
-        n_steps = plan.count_steps(max_steps=self.max_steps, max_epochs=self.max_epochs)
-        check_fits(plan.spans, starts[-1], n_steps)
+        check_fits(plan.spans, starts[-1], self.total_steps)
         self._effects.check_starts(plan.spans, starts)
-        return plan
 
     def _use(self, plan: BatchPlan, step: int = 0) -> None:
         """Take the batches from a plan.
