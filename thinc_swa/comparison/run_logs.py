@@ -1,11 +1,18 @@
 """Logs of runs: reading, and checks for damage."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.logs import Record, read_log
+from ..training.logs import (
+    HasTypeT,
+    Record,
+    check_fields,
+    is_count,
+    is_number,
+    is_number_or_none,
+    read_log,
+)
 
 
 def read_run_log(path: Path) -> list[Record]:
@@ -39,11 +46,8 @@ def check_records(records: Sequence[Any]) -> None:
             raise ValueError("records after the end")
         # Earlier versions began with a fingerprint.
         is_known = kind != "start" or "config" in record
-        for name, has_type in _FIELDS.get(kind, {}).items() if is_known else ():
-            if name not in record:
-                raise ValueError(f"no {name} in line {i + 1}")
-            if not has_type(record[name]):
-                raise ValueError(f"{name} is {record[name]!r} in line {i + 1}")
+        if is_known:
+            check_fields(i + 1, record, _FIELDS.get(kind, {}))
         if kind == "evaluation":
             if record["step"] <= step:
                 raise ValueError("steps are out of order")
@@ -63,44 +67,31 @@ def _check_whole(records: Sequence[Record]) -> None:
             raise ValueError(f"no score after step {record['step']}")
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    # Larger ints cannot be converted to floats.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
 # Required fields of each type of record. NaN is null in JSON.
-_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+_FIELDS: dict[str, dict[str, HasTypeT]] = {
     "start": {
         "config": _is_text,
         "inputs": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     },
-    "progress": {"step": _is_count, "total_steps": _is_count},
+    "progress": {"step": is_count, "total_steps": is_count},
     "evaluation": {
-        "step": _is_count,
-        "loss": _is_number_or_none,
-        "learn_rate": _is_number_or_none,
-        "n_averaged": lambda value: value is None or _is_count(value),
-        "raw": _is_number_or_none,
-        "averages": _is_number_or_none,
-        "score": _is_number_or_none,
+        "step": is_count,
+        "loss": is_number_or_none,
+        "learn_rate": is_number_or_none,
+        "n_averaged": lambda value: value is None or is_count(value),
+        "raw": is_number_or_none,
+        "averages": is_number_or_none,
+        "score": is_number_or_none,
     },
     "end": {
-        "n_records": _is_count,
-        "n_steps": _is_count,
-        "seconds_per_step": _is_number,
-        "n_shared": _is_count,
+        "n_records": is_count,
+        "n_steps": is_count,
+        "seconds_per_step": is_number,
+        "n_shared": is_count,
     },
     "error": {"error": _is_text},
 }

@@ -1,14 +1,13 @@
 """What the report has of a training."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from thinc.api import Config
 
-from ..training.configs import is_spacy_config, optimizer_section
-from ..training.logs import Record
+from ..training.configs import is_spacy_config, nested_optimizers
+from ..training.logs import Record, is_number
 
 # States of a run.
 COMPLETE = "complete"
@@ -116,12 +115,6 @@ def _numbers(value: Any) -> Mapping[str, float | None]:
     return {str(name): number for name, number in (value or {}).items() if is_number(number)}
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
-    # Larger ints cannot be converted to floats.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
 def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Values]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
@@ -143,14 +136,15 @@ def per_step(sums: Values, steps: Sequence[int]) -> Values:
 def describe_optimizer(config: Config) -> str:
     """Names of the optimizers of a config, outermost first: "SWA(Lookahead(Adam))"."""
     try:
-        section: Any = optimizer_section(config).get("optimizer")
+        sections = list(nested_optimizers(config))
     except ValueError:
         return ""
     names = []
-    while isinstance(section, dict) and "@optimizers" in section:
+    for section in sections:
+        if "@optimizers" not in section:
+            break
         name = str(section["@optimizers"]).removeprefix("thinc_swa.")
         names.append(name.rpartition(".v")[0] or name)
-        section = section.get("optimizer")
     return "(".join(names) + ")" * (len(names) - 1)
 
 

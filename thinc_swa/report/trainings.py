@@ -1,11 +1,19 @@
 """Output folders of `thinc-swa train` for the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..training.configs import score_of
-from ..training.logs import Record, find_disorder, read_log
+from ..training.logs import (
+    HasTypeT,
+    Record,
+    check_fields,
+    find_disorder,
+    is_count,
+    is_number_or_none,
+    read_log,
+)
 from ..training.output_folder import CONFIG, LOG, load_config
 from .runs import (
     COMPLETE,
@@ -14,7 +22,6 @@ from .runs import (
     OPEN,
     ReportedRun,
     describe_optimizer,
-    is_number,
     make_curves,
     per_step,
 )
@@ -130,19 +137,7 @@ def _check_records(records: Sequence[Record]) -> None:
     if wrong is not None:
         raise ValueError(wrong)
     for number, record in enumerate(records, start=1):
-        for name, has_type in _FIELDS.get(record["type"], {}).items():
-            if name not in record and name not in _ADDED:
-                raise ValueError(f"no {name} in line {number}")
-            if name in record and not has_type(record[name]):
-                raise ValueError(f"{name} is {record[name]!r} in line {number}")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or is_number(value)
+        check_fields(number, record, _FIELDS.get(record["type"], {}), optional=_ADDED)
 
 
 def _is_dict(value: Any) -> bool:
@@ -152,19 +147,19 @@ def _is_dict(value: Any) -> bool:
 # Fields that the logs of earlier versions lack.
 _ADDED = ("other_scores", "all_averages", "losses")
 # Fields of each type of record. NaN is null in JSON.
-_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "start": {"step": _is_count, "seed": lambda value: value is None or _is_count(value)},
-    "step": {"step": _is_count, "learn_rate": _is_number_or_none},
+_FIELDS: dict[str, dict[str, HasTypeT]] = {
+    "start": {"step": is_count, "seed": lambda value: value is None or is_count(value)},
+    "step": {"step": is_count, "learn_rate": is_number_or_none},
     "evaluation": {
-        "step": _is_count,
-        "raw": _is_number_or_none,
-        "averages": _is_number_or_none,
-        "n_averaged": lambda value: value is None or _is_count(value),
+        "step": is_count,
+        "raw": is_number_or_none,
+        "averages": is_number_or_none,
+        "n_averaged": lambda value: value is None or is_count(value),
         "is_best": lambda value: isinstance(value, bool),
         "other_scores": _is_dict,
         "all_averages": _is_dict,
         "losses": _is_dict,
-        "seconds": _is_number_or_none,
+        "seconds": is_number_or_none,
     },
-    "end": {"step": _is_count},
+    "end": {"step": is_count},
 }

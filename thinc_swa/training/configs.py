@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,16 @@ def make_model(config: Config, *, gpu_id: int = -1) -> tuple[Any, Optimizer]:
     nlp = init_nlp(config, use_gpu=gpu_id)
     resolved = registry.resolve({"optimizer": optimizer_section(config)["optimizer"]})
     return nlp, resolved["optimizer"]
+
+
+def nested_optimizers(config: Config) -> Iterator[dict[str, Any]]:
+    """Sections of the optimizers of a config, outermost first.
+
+    RAISES: ValueError as `optimizer_section`.
+    """
+    section: Any = optimizer_section(config)
+    while isinstance(section := section.get("optimizer"), dict):
+        yield section
 
 
 def check_spacy() -> None:

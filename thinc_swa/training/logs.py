@@ -6,13 +6,16 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..serialization.files import replace_text
 
 Record = dict[str, Any]
+# Whether a JSON value is of the type of a field.
+HasTypeT = Callable[[Any], bool]
 
 
 class Log:
@@ -120,3 +123,42 @@ def find_disorder(records: Iterable[Record]) -> str | None:
                 return f"line {number} ({kind}) has step {at}, after step {step}"
             step = last[kind] = at
     return None
+
+
+def check_fields(
+    number: int,
+    record: Record,
+    fields: Mapping[str, HasTypeT],
+    *,
+    optional: Iterable[str] = (),
+) -> None:
+    """Check the fields of a record.
+
+    number (int): Number of its line, from 1.
+    fields (Mapping[str, Callable]): Whether a value has the type of the field, by name.
+    optional (Iterable[str]): Names of fields that may be missing.
+    RAISES: ValueError if a field is missing, or a value of a wrong type.
+    """
+    for name, has_type in fields.items():
+        if name not in record:
+            if name in optional:
+                continue
+            raise ValueError(f"no {name} in line {number}")
+        if not has_type(record[name]):
+            raise ValueError(f"{name} is {record[name]!r} in line {number}")
+
+
+def is_count(value: Any) -> bool:
+    """Whether a JSON value is an int >= 0."""
+    return type(value) is int and value >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    # Larger ints cannot be converted to floats.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def is_number_or_none(value: Any) -> bool:
+    """Whether a JSON value is a finite number, or null, as which NaN is written."""
+    return value is None or is_number(value)

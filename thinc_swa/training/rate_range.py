@@ -24,7 +24,7 @@ from ..schedules.learn_rate import replace_rate
 from ..schedules.plots import COLOURS
 from ..validation import check_int, check_number
 from .callbacks import Callback
-from .configs import SECTION, is_spacy_config, optimizer_section
+from .configs import SECTION, is_spacy_config, nested_optimizers
 from .interface import TrainerInterface
 from .spacy_trainer import SpacyTrainer
 from .trainer import Trainer
@@ -318,10 +318,9 @@ def _remove_phases(config: Config, n_steps: int) -> None:
 
     RAISES: ValueError if the config has no optimizer.
     """
-    section: Any = optimizer_section(config)
     for name in ("training", SECTION):
         config.get(name, {}).pop("phases", None)
-    while isinstance(section := section.get("optimizer"), dict):
+    for section in nested_optimizers(config):
         if section.get("start_step") == PHASE:
             section["start_step"] = n_steps + 1
 
@@ -347,11 +346,9 @@ def rate_setting(config: Config) -> tuple[str, bool]:
         section of its own for a schedule of the learning rate.
     RAISES: ValueError if the config has no optimizer.
     """
-    section = optimizer_section(config)["optimizer"]
-    name = "training.optimizer" if is_spacy_config(config) else "optimizer"
-    while isinstance(section.get("optimizer"), dict):
-        section, name = section["optimizer"], f"{name}.optimizer"
-    return name, isinstance(section.get("learn_rate"), dict)
+    *_, innermost = sections = list(nested_optimizers(config))
+    names = [*(["training"] if is_spacy_config(config) else []), *["optimizer"] * len(sections)]
+    return ".".join(names), isinstance(innermost.get("learn_rate"), dict)
 
 
 def plot_rates(curve: RateCurve) -> Any:
