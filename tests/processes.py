@@ -70,7 +70,7 @@ def assert_a_killed_worker_ends_all(folder, path, which):
         _, errors = process.communicate(timeout=60)
     finally:
         end_group(process)
-    assert process.returncode in (1, 137)
+    assert process.returncode in (1, 137), (process.returncode, errors)
     (line,) = errors.splitlines()
     assert f"Worker {which} was ended by SIGKILL" in line
     assert_end(pids, seconds=5)

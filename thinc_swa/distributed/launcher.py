@@ -114,13 +114,15 @@ def _find_cause(failures: dict[int, Any]) -> WorkerFailure:
             is_consequence = bool(message["extraInfo"].get("is_consequence"))
             # It may have been ended while it exited.
             exit_code = max(1, failure.exitcode)
-            return (2 if is_consequence else 0), rank, message["message"], exit_code
+            return (3 if is_consequence else 0), rank, message["message"], exit_code
         if failure.exitcode < 0:
             name = failure.signal_name()
             text = f"Worker {rank} was ended by {name}"
             if name == "SIGKILL":
                 text += " (the system does so when memory runs out)"
-            return 1, rank, text, 128 - failure.exitcode
+            # The launcher ends the others by SIGTERM. gloo may abort when a connection ends.
+            is_consequence = name in ("SIGTERM", "SIGABRT")
+            return (2 if is_consequence else 1), rank, text, 128 - failure.exitcode
         # Its error is on the standard error already.
         return 1, rank, "", failure.exitcode
 
