@@ -123,30 +123,33 @@ def _model_lines(results, found):
                 for speed in SPEEDS.values()
             ]
             yield f"| {n_workers:,} | {method} | {' | '.join(cells)} |"
-    yield "\n![Words per second by the number of workers](workers.png)"
+    yield "\n![The speed of each worker by the number of workers, in percent of that without"
+    yield "exchanges](workers.png)"
 
 
 def draw(results, path):
+    """Draw the speed of each worker, relative to one that exchanges nothing."""
     found = constants(results)
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    alone = found["words"] / found["step"]
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     panel = figure.subplots()
     for colour, (name, speed) in zip(COLOURS, SPEEDS.items(), strict=True):
         for steps, style in ((results["freq"], "-"), (1, ":")):
-            values = [words_per_second(found, n, speed, steps) for n in SIZES]
+            values = [
+                100 * words_per_second(found, n, speed, steps) / (n * alone) for n in SIZES
+            ]
             label = name if style == "-" else None
             panel.plot(SIZES, values, style, color=colour, linewidth=1.6, label=label)
-    ideal = [n * found["words"] / found["step"] for n in SIZES]
-    panel.plot(SIZES, ideal, color="#8C8C8C", linewidth=0.8, label="no exchange")
     panel.plot([], [], "-", color="black", label=f"LocalSGD, freq = {results['freq']}")
     panel.plot([], [], ":", color="black", label=GRADIENTS)
     panel.set_xscale("log", base=2)
-    panel.set_yscale("log")
+    panel.set_ylim(0, 102)
     panel.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
     panel.set_xlabel("workers")
-    panel.set_ylabel("words per second (model)")
+    panel.set_ylabel("speed of each worker in % (model)")
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=110)
 
 

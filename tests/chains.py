@@ -52,7 +52,6 @@ def write_configs(folder):
 def write_spacy_configs(folder):
     """Configs for spaCy: a corpus in memory with shared layers, and a stream with an augmenter
     and growing batches."""
-    sys.path.append(str(Path(__file__).with_name("training")))
     import spacy_config_cases as cases
 
     steps = {"training__max_steps": STEPS, "training__eval_frequency": 15}

@@ -27,7 +27,7 @@ class Layer(torch.nn.Module):
         return self.norm(self.linear(X))
 
 
-def train(communicator, start_step):
+def train(communicator, start_step, reduce_dtype):
     """Two steps, which end with an exchange.
 
     RETURNS: The state of the layer before the last exchange and after it.
@@ -35,7 +35,7 @@ def train(communicator, start_step):
     torch.manual_seed(0)
     layer = Layer()
     model = PyTorchWrapper(layer).initialize()
-    optimizer = LocalSGD(Adam(0.01), freq=2, start_step=start_step)
+    optimizer = LocalSGD(Adam(0.01), freq=2, start_step=start_step, reduce_dtype=reduce_dtype)
     connect(optimizer, model, communicator)
     random = numpy.random.default_rng(communicator.rank)
     for _ in range(2):
@@ -49,11 +49,12 @@ def train(communicator, start_step):
     return before, layer.state_dict()
 
 
+@pytest.mark.parametrize("reduce_dtype", ["float32", "float16"])
 @pytest.mark.parametrize("start_step", [0, 2])
-def test_buffers(start_step):
+def test_buffers(start_step, reduce_dtype):
     """Floating-point buffers are averaged, others come from rank 0, at synchronisations and
-    with averaged gradients."""
-    found = run_simulated(3, lambda communicator: train(communicator, start_step))
+    with averaged gradients, without rounding to float16."""
+    found = run_simulated(3, lambda communicator: train(communicator, start_step, reduce_dtype))
     befores = [before for before, _ in found]
     first = found[0][1]
     for name in ("norm.running_mean", "norm.running_var"):

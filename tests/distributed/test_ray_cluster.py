@@ -108,6 +108,27 @@ def test_workers_on_a_cluster_are_simulated_workers_bit_for_bit(tmp_path, nodes)
     assert not list((tmp_path / "out").glob(".thinc-swa-probe*"))
 
 
+def test_a_spacy_config_on_a_cluster_is_simulated_workers_bit_for_bit(tmp_path, nodes):
+    require("spacy")
+    from spacy.util import load_config
+    from spacy_config_cases import ner
+    from spacy_trainings import ADAM, results_of
+
+    from thinc_swa.training.spacy_training import train_spacy
+
+    optimizer = {"@optimizers": "LocalSGD.v1", "freq": 5, "optimizer": ADAM}
+    ner(tmp_path, training__optimizer=optimizer, training__max_steps=29)
+    path = tmp_path / "config.cfg"
+    arguments = ["--ray", nodes.address, "--workers", "2", "-o", "out"]
+    result = run_command(tmp_path, "train", path, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    config = load_config(path, interpolate=False)
+    whole = tmp_path / "whole"
+    run_simulated(2, lambda c: train_spacy(config, output=whole, communicator=c))
+    assert results_of(tmp_path / "out") == results_of(whole)
+
+
 def test_errors_of_workers_are_shown_once(tmp_path, nodes):
     path = write_config(tmp_path, optimizer=ADAM)
     arguments = ["--ray", nodes.address, "--workers", "2", "-o", "out"]

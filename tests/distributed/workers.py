@@ -147,8 +147,8 @@ def main(scenario, *arguments):
         connect_timeout=float(os.environ.get("TEST_CONNECT_TIMEOUT", 60)),
     )
     if scenario == "train":
-        (folder,) = arguments
-        found = train_on_batches(communicator, freq=3)
+        folder, *dtype = arguments
+        found = train_on_batches(communicator, freq=3, reduce_dtype=(*dtype, "float32")[0])
         numpy.savez(Path(folder) / f"{communicator.rank}.npz", **found)
     elif scenario == "texts":
         texts = communicator.gather_texts(f"I am {communicator.rank}" * (communicator.rank + 1))

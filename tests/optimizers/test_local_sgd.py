@@ -235,6 +235,7 @@ WRONG = [
     ({"outer_momentum": -0.1}, "outer_momentum must be a number >= 0 and < 1"),
     ({"nesterov": 1}, "nesterov must be true or false"),
     ({"inner_state": "rest"}, "inner_state must be one of"),
+    ({"reduce_dtype": "half"}, "reduce_dtype must be one of"),
     ({"start_step": -1}, "start_step must be an int >= 0"),
     ({"start_step": 0.5}, "total_steps must be given"),
     ({"start_step": 20, "total_steps": 10}, "start_step must not be greater"),

@@ -63,7 +63,13 @@ def connect(
     if communicator.size == 1:
         return None
     local_sgd = find_local_sgd(optimizer)
-    exchange = ParameterExchange(model, communicator, local_sgd._is_frozen, exclude=exclude)
+    exchange = ParameterExchange(
+        model,
+        communicator,
+        local_sgd._is_frozen,
+        exclude=exclude,
+        reduce_dtype=local_sgd.reduce_dtype,
+    )
     check_equal(communicator, "models", exchange.describe())
     if broadcast:
         exchange.broadcast_weights()

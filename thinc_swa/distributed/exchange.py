@@ -48,15 +48,22 @@ class _Place(NamedTuple):
     key: KeyT
     parameter: Parameter
     view: Array
+    # What is sent: the values themselves, or their float16 array.
+    sent: Array
 
 
 class ParameterExchange:
     """Sums over the workers of one array per parameter of a model.
 
     The values of all parameters are in one buffer of float32, in the order of their places in
-    the model, which are the same in all processes. Behind them are the numbers of workers with
-    values, and the buffers of PyTorch layers, such as the statistics of BatchNorm.
-    Floating-point buffers become their mean over all workers, and other ones those of rank 0.
+    the model, which are the same in all processes. Behind them, in the tail of the buffer, are
+    the numbers of workers with values, and the buffers of PyTorch layers, such as the
+    statistics of BatchNorm. Floating-point buffers become their mean over all workers, and
+    other ones those of rank 0. One all-reduce sums all of it.
+
+    With float16 the tail goes first, in float32, with a scale for each parameter: the mean over
+    the workers of the largest absolute value. The values are sent as multiples of it, so that
+    they do not overflow, and are as exact for small gradients as for large ones.
 
     A request to stop the training is sent with the next exchange, so that all workers know of
     it after the same step.
@@ -66,6 +73,7 @@ class ParameterExchange:
     is_left_out (Callable[[KeyT], bool]): Whether a parameter is not exchanged, the same on all
         workers.
     exclude (Collection[str]): Names of pipeline components that are not exchanged.
+    reduce_dtype (str): The type in which values are sent and summed, "float32" or "float16".
     keys (Collection[KeyT]): The parameters that are exchanged.
     wants_stop (bool): Whether this worker asks all workers to stop.
     is_stopping (bool): Whether any worker had asked for that before the last exchange.
@@ -78,8 +86,10 @@ class ParameterExchange:
         is_left_out: Callable[[KeyT], bool],
         *,
         exclude: Collection[str] = (),
+        reduce_dtype: str = "float32",
     ) -> None:
         self.communicator = communicator
+        self.reduce_dtype = reduce_dtype
         self.wants_stop = self.is_stopping = False
         found: dict[KeyT, tuple[str, Parameter]] = {}
         for name, key, parameter in named_parameters(model, exclude=exclude):
@@ -93,23 +103,33 @@ class ParameterExchange:
         self._module_buffers = list(_module_buffers(model, exclude))
         self.keys: Collection[KeyT] = found.keys()
         sizes = {key: int(parameter.get().size) for key, (_, parameter) in found.items()}
-        size = sum(sizes.values()) + 2 * len(sizes) + 2
-        size += sum(_sent_size(tensor) for _, tensor in self._module_buffers)
+        n_values = sum(sizes.values())
+        n_counts = 2 * len(sizes) + 2
+        n_scales = 0 if reduce_dtype == "float32" else len(sizes)
+        n_sent_buffers = sum(_sent_size(tensor) for _, tensor in self._module_buffers)
         xp = array_module(next(iter(found.values()))[1].get())
+        size = n_values + n_counts + n_scales + n_sent_buffers
         self._buffer = xp.zeros((size,), dtype="float32")
+        self._tail = self._buffer[n_values:]
+        self._counts = self._tail[:n_counts]
+        self._scales = self._tail[n_counts : n_counts + n_scales]
+        self._sent_buffers = self._tail[n_counts + n_scales :]
+        values = self._buffer[:n_values]
+        self._values = xp.zeros_like(values, dtype="float16") if n_scales else values
         self._places: list[_Place] = []
         start = 0
         for key, (name, parameter) in found.items():
-            view = self._buffer[start : start + sizes[key]].reshape(parameter.shape)
-            self._places.append(_Place(name, key, parameter, view))
+            view, sent = (
+                array[start : start + sizes[key]].reshape(parameter.shape)
+                for array in (values, self._values)
+            )
+            self._places.append(_Place(name, key, parameter, view, sent))
             start += sizes[key]
-        n_counts = 2 * len(self._places) + 2
-        self._counts = self._buffer[start : start + n_counts]
-        self._sent = self._buffer[start + n_counts :]
 
     def describe(self) -> str:
         """The layout of the buffer, which all workers must have in common."""
-        lines = [f"{place.name} {place.parameter.shape}" for place in self._places]
+        lines = [f"reduce_dtype = {self.reduce_dtype}"]
+        lines += [f"{place.name} {place.parameter.shape}" for place in self._places]
         lines += [
             f"{name} {tuple(tensor.shape)} {tensor.dtype}"
             for name, tensor in self._module_buffers
@@ -152,7 +172,7 @@ class ParameterExchange:
         xp = array_module(self._buffer)
         self._counts[...] = xp.asarray(counts)
         self._write_module_buffers()
-        self.communicator.all_reduce(self._buffer)
+        self._all_reduce()
         self._read_module_buffers()
         counts = self._counts.get() if hasattr(self._counts, "get") else self._counts.copy()
         has_values, is_non_finite = counts[:-2].reshape(2, -1)
@@ -161,11 +181,30 @@ class ParameterExchange:
             n_values, n_non_finite = int(has_values[i]), int(is_non_finite[i])
             yield Total(place.key, array, place.view, n_values, n_non_finite, n_parts)
 
+    def _all_reduce(self) -> None:
+        """Sum the buffer over all workers."""
+        if self.reduce_dtype == "float32":
+            self.communicator.all_reduce(self._buffer)
+            return
+        for i, place in enumerate(self._places):
+            largest = abs(place.view).max(initial=0.0)
+            self._scales[i] = largest / numpy.float32(self.communicator.size)
+        self.communicator.all_reduce(self._tail)
+        # Where all values are zero.
+        self._scales[self._scales == 0] = 1
+        for i, place in enumerate(self._places):
+            place.sent[...] = place.view / self._scales[i]
+        self.communicator.all_reduce(self._values)
+        for i, place in enumerate(self._places):
+            total = place.view
+            total[...] = place.sent
+            total *= self._scales[i]
+
     def _sent_views(self) -> Iterator[tuple[Any, Array]]:
         start = 0
         for _, tensor in self._module_buffers:
             size = _sent_size(tensor)
-            yield tensor, self._sent[start : start + size]
+            yield tensor, self._sent_buffers[start : start + size]
             start += size
 
     def _write_module_buffers(self) -> None:

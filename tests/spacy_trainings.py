@@ -18,7 +18,7 @@ from spacy.util import load_config, registry
 from thinc_swa.training.callbacks import Callback
 from thinc_swa.training.spacy_training import train_spacy
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 
 ADAM = {"@optimizers": "Adam.v1", "learn_rate": 0.01, "use_averages": False}
 SWA = {"@optimizers": "SWA.v1", "start_step": 12, "freq": 3, "optimizer": ADAM}
