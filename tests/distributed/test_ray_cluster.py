@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -106,6 +108,49 @@ def test_workers_on_a_cluster_are_simulated_workers_bit_for_bit(tmp_path, nodes)
     assert_as_simulated(tmp_path, path)
     # No probe.
     assert not list((tmp_path / "out").glob(".thinc-swa-probe*"))
+
+
+@contextmanager
+def client_server(address):
+    """A server for clients that do not belong to the cluster.
+
+    RETURNS (str): Its address.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "ray.util.client.server", "--address", address]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def is_ready():
+        assert process.poll() is None
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(is_ready)
+        yield f"ray://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_from_a_machine_outside_of_the_cluster(tmp_path, nodes):
+    require("grpc")
+    path = write_config(tmp_path, optimizer=LOCAL_SGD)
+    with client_server(nodes.address) as address:
+        arguments = ["--ray", address, "--workers", "2", "--storage", tmp_path, "-o", "out"]
+        result = run_command(tmp_path, "train", path, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert_as_simulated(tmp_path, path)
 
 
 def test_a_spacy_config_on_a_cluster_is_simulated_workers_bit_for_bit(tmp_path, nodes):
