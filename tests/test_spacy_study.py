@@ -297,9 +297,11 @@ def test_averages_that_never_start_do_not_decide(analyse):
 
 
 def test_holm_by_hand(analyse):
-    assert analyse.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert analyse.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert analyse.holm([]) == []
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    assert analyse.holm(p_values, 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert analyse.holm(p_values, 6) == pytest.approx([0.05, 0.12, 0.12, 0.03])
+    assert analyse.holm([0.9, 0.8], 2) == [1.0, 1.0]
+    assert analyse.holm([], 0) == []
 
 
 def test_families_are_corrected_apart(analyse):
@@ -307,8 +309,8 @@ def test_families_are_corrected_apart(analyse):
     found = analyse.differences(values, TASKS, ["adam", "ema", "lawa"], range(5))
     single = [x for x in found if x.task != analyse.ALL]
     pooled = [x for x in found if x.task == analyse.ALL]
-    for family in (single, pooled):
-        expected = analyse.holm([x.p for x in family])
+    for family, n_tests in ((single, 7 * len(TASKS)), (pooled, 7)):
+        expected = analyse.holm([x.p for x in family], n_tests)
         assert [x.p_holm for x in family] == expected
     assert len(single) == 8 and len(pooled) == 2
 
@@ -379,6 +381,7 @@ def test_results_of_all_seeds(tmp_path, load, analyse):
     analyse.analyse(sorted((tmp_path / "runs").iterdir()), tasks, tmp_path / "results")
     text = (tmp_path / "results" / "results.md").read_text(encoding="utf8")
     assert "Preliminary" not in text and "nan" not in text
+    assert "1 of the 7 planned comparisons are not complete" in text
     assert text.count("\n- `ema`: ") == len(analyse.MEASURES)
     assert (tmp_path / "results" / "differences.svg").stat().st_size > 5000
     n_rows = len((tmp_path / "results" / "scores.csv").read_text().splitlines())

@@ -24,6 +24,8 @@ LEVEL = 0.05
 # A difference that matters.
 RELEVANT = 0.01
 N_SEEDS = 5
+# With the baseline, in the plan.
+N_COMPARISONS = 7
 # Task, optimizer and seed.
 Key = tuple[str, str, int]
 
@@ -182,18 +184,22 @@ def pool(values: Mapping[str, Sequence[float]], optimizer: str) -> Difference:
     return Difference(optimizer, ALL, float(centre), float(low), float(high), float(p))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """*p* values, corrected by Holm's method (1979)."""
+def holm(p_values: Sequence[float], n_tests: int) -> list[float]:
+    """*p* values, corrected by Holm's method (1979).
+
+    n_tests (int): The size of the family. Tests that are still missing count as those with the
+        highest *p* values.
+    """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        highest = max(highest, min(1.0, (n_tests - rank) * p_values[i]))
         corrected[i] = highest
     return corrected
 
 
-def correct(family: Sequence[Difference]) -> list[Difference]:
-    """Correct the *p* values of a family of tests."""
-    corrected = holm([found.p for found in family])
+def correct(family: Sequence[Difference], n_tests: int) -> list[Difference]:
+    """Correct the *p* values of a family of tests, of which some may be missing."""
+    corrected = holm([found.p for found in family], n_tests)
     return [replace(found, p_holm=p) for found, p in zip(family, corrected, strict=True)]
 
 
@@ -221,7 +227,10 @@ def differences(
         for task, found in by_task.items():
             single.append(Difference(optimizer, task, mean(found), *interval(found)))
         pooled.append(pool(by_task, optimizer))
-    return [*correct(single), *correct(pooled)]
+    return [
+        *correct(single, N_COMPARISONS * len(tasks)),
+        *correct(pooled, N_COMPARISONS),
+    ]
 
 
 def spreads(
@@ -246,7 +255,7 @@ def spreads(
                 ratios.append(math.log(own / other))
         if len(ratios) > 1:
             family.append(Difference(optimizer, ALL, mean(ratios), *interval(ratios)))
-    return correct(family)
+    return correct(family, N_COMPARISONS)
 
 
 # Results
@@ -336,6 +345,12 @@ def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
         blocks.append(
             f"**Preliminary**: {len(seeds)} of {N_SEEDS} seeds are complete. Nothing follows "
             "from these numbers yet."
+        )
+    n_missing = N_COMPARISONS - len(optimizers) + 1
+    if n_missing:
+        blocks.append(
+            f"{n_missing} of the {N_COMPARISONS} planned comparisons are not complete yet. The "
+            "*p* values of the others are corrected for all of them."
         )
     if not seeds:
         return "\n\n".join(blocks) + "\n"
