@@ -1,7 +1,7 @@
 """PyTorch layers for configs: a file for --code."""
 
 import torch
-from thinc.api import PyTorchWrapper, registry
+from thinc.api import PyTorchWrapper, PyTorchWrapper_v2, registry
 
 
 @registry.layers("tests.batch_norm.v1")
@@ -17,3 +17,15 @@ def make_batch_norm(n_inputs: int, n_outputs: int, width: int, dropout: float):
             torch.nn.Linear(width, n_outputs),
         )
     )
+
+
+@registry.layers("tests.half_precision.v1")
+def make_half_precision(n_inputs: int, width: int, n_outputs: int):
+    """A hidden layer in bfloat16 with a gradient scaler whose first steps overflow, and later
+    about every fifth."""
+    from half_precision_training import Bfloat16, make_scaler
+
+    layers = torch.nn.Linear(n_inputs, width), torch.nn.Tanh(), torch.nn.Linear(width, n_outputs)
+    # Gradients of a scale that overflow.
+    module = Bfloat16(torch.nn.Sequential(*layers))
+    return PyTorchWrapper_v2(module, grad_scaler=make_scaler(first_scale=2.0**126))
