@@ -21,11 +21,12 @@ def make_batch_norm(n_inputs: int, n_outputs: int, width: int, dropout: float):
 
 @registry.layers("tests.half_precision.v1")
 def make_half_precision(n_inputs: int, width: int, n_outputs: int):
-    """A hidden layer in bfloat16 with a gradient scaler whose first steps overflow, and later
-    about every fifth."""
+    """A hidden layer in bfloat16 with a gradient scaler, which skips some steps."""
     from half_precision_training import Bfloat16, make_scaler
 
     layers = torch.nn.Linear(n_inputs, width), torch.nn.Tanh(), torch.nn.Linear(width, n_outputs)
-    # Gradients of a scale that overflow.
     module = Bfloat16(torch.nn.Sequential(*layers))
-    return PyTorchWrapper_v2(module, grad_scaler=make_scaler(first_scale=2.0**126))
+    scaler = make_scaler(first_scale=2.0**127)
+    # Gradients that overflow.
+    module.register_full_backward_pre_hook(lambda _, slopes: [1e4 * slope for slope in slopes])
+    return PyTorchWrapper_v2(module, grad_scaler=scaler)

@@ -38,6 +38,7 @@ def scaler_of(model):
     return float(scaler._scale), int(scaler._growth_tracker), scaler.found_inf
 
 
+@pytest.mark.filterwarnings("ignore:No parameter was selected by group 'biases'")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("n_before", [0, 1, 5, 10])
 def test_resuming_is_bit_identical(tmp_path, name, n_before):

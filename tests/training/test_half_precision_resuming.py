@@ -47,9 +47,9 @@ def test_resuming_is_bit_identical(tmp_path, last_step):
         )
     found = [*watches[1].found, *watches[2].found]
     assert found == watches[0].found and len(found) == 60
-    # Steps were skipped at the start and after the interruption.
+    # Steps were skipped before and after the interruption.
     n_skipped = [number for _, number in found]
-    assert n_skipped[0] == 1 and n_skipped[-1] > n_skipped[last_step - 1]
+    assert n_skipped[-1] > n_skipped[last_step - 1] > 0
     # One that begins again with the first scale would skip others.
     (shim,) = Trainer.from_config(config, code=code).model.layers[0].shims
     assert found[last_step - 1][0] < shim._grad_scaler._scale.item()
