@@ -96,16 +96,17 @@ def copies(arrays):
     return {name: array.copy() for name, array in arrays.items()}
 
 
-def plain_steps(kind=Bfloat16):
+def plain_steps(kind=Bfloat16, order=range(N_STEPS)):
     """The training without Thinc, written out: scaled gradients by automatic differentiation, and
     the changes of the scale.
 
+    order (Iterable[int]): The batches.
     RETURNS (Iterator): The number of the step, the weights in the memory of the module, and the
         gradients by name, or None if some are infinite and the step must be skipped.
     """
     module = make_module(kind)
     scale, n_finite = kind.first_scale, 0
-    for index in range(N_STEPS):
+    for number, index in enumerate(order, start=1):
         output = module(torch.from_numpy(INPUTS[index]))
         slope = (output.detach().numpy() - TARGETS[index]) / len(output)
         output.backward(torch.from_numpy(slope) * scale)
@@ -118,7 +119,7 @@ def plain_steps(kind=Bfloat16):
             n_finite += 1
             if n_finite == INTERVAL:
                 scale, n_finite = scale * GROWTH, 0
-            yield index + 1, arrays_of(module), gradients
+            yield number, arrays_of(module), gradients
         else:
             scale, n_finite = scale * BACKOFF, 0
-            yield index + 1, arrays_of(module), None
+            yield number, arrays_of(module), None
