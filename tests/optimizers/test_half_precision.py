@@ -29,6 +29,7 @@ from thinc.api import (  # noqa: E402
     SGD,
     Adam,
     Linear,
+    Model,
     Optimizer,
     PyTorchGradScaler,
     PyTorchWrapper,
@@ -550,6 +551,26 @@ def test_adam_refuses_other_types(name, dtype):
     weights, gradient = weights.astype("f"), gradient.astype("f")
     optimizer((model.id, "W"), weights, gradient)
     assert dict(optimizer.nr_update) == {(model.id, "W"): 1}
+
+
+def test_thinc_layer_with_float16_weights():
+    """In a training of the layer. Most layers of Thinc fail before, in their matrix products."""
+
+    def forward(model, X, is_train):
+        def backprop(dY):
+            model.inc_grad("scale", (dY * X).sum(axis=0))
+            return dY
+
+        return X * model.get_param("scale"), backprop
+
+    weights = numpy.ones(5, dtype="float16")
+    model = Model("scale", forward, params={"scale": weights})
+    for optimizer in (SWA(adam(), start_step=1), EMA(Lookahead(adam()))):
+        _, backprop = model.begin_update(INPUTS[0])
+        backprop(INPUTS[1])
+        with pytest.raises(ValueError, match=r"'scale'\) has weights of the dtype float16"):
+            model.finish_update(optimizer)
+        assert (model.get_param("scale") == 1).all() and not optimizer.nr_update
 
 
 def test_float16_gradients_are_refused_too():
