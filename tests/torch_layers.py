@@ -20,13 +20,15 @@ def make_batch_norm(n_inputs: int, n_outputs: int, width: int, dropout: float):
 
 
 @registry.layers("tests.half_precision.v1")
-def make_half_precision(n_inputs: int, width: int, n_outputs: int):
-    """A hidden layer in bfloat16 with a gradient scaler, which skips some steps."""
-    from half_precision_training import Bfloat16, make_scaler
+def make_half_precision(n_inputs: int, width: int, n_outputs: int, kind: str):
+    """A hidden layer with a gradient scaler, which skips some steps: in bfloat16, or with float16
+    weights."""
+    from half_precision_training import Bfloat16, Float16, make_scaler
 
     layers = torch.nn.Linear(n_inputs, width), torch.nn.Tanh(), torch.nn.Linear(width, n_outputs)
-    module = Bfloat16(torch.nn.Sequential(*layers))
-    scaler = make_scaler(first_scale=2.0**127)
+    cls = {"bfloat16": Bfloat16, "float16": Float16}[kind]
+    module = cls(torch.nn.Sequential(*layers))
     # Gradients that overflow.
-    module.register_full_backward_pre_hook(lambda _, slopes: [1e4 * slope for slope in slopes])
-    return PyTorchWrapper_v2(module, grad_scaler=scaler)
+    factor, first_scale = (1e4, 2.0**127) if cls is Bfloat16 else (1e2, 2.0**16)
+    module.register_full_backward_pre_hook(lambda _, slopes: [factor * part for part in slopes])
+    return PyTorchWrapper_v2(module, grad_scaler=make_scaler(first_scale=first_scale))

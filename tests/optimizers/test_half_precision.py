@@ -54,6 +54,8 @@ from thinc_swa import (  # noqa: E402
     ParamGroups,
     ScheduleFree,
     apply_averages,
+    load_optimizer,
+    save_optimizer,
     use_averages,
 )
 
@@ -484,8 +486,9 @@ def test_averages_in_a_bfloat16_module_are_rounded_once():
         assert torch.equal(parameter.data, averages[name].bfloat16())
 
 
-def test_frozen_bfloat16_layers_are_left_alone():
-    """A frozen encoder in bfloat16 under a trained layer of Thinc."""
+def test_frozen_bfloat16_layers_are_left_alone(tmp_path):
+    """A frozen encoder in bfloat16 under a trained layer of Thinc: averages, and the state of the
+    optimizer."""
     encoder = torch.nn.Linear(5, 5).bfloat16().requires_grad_(False)
 
     class Encoder(torch.nn.Module):
@@ -507,6 +510,11 @@ def test_frozen_bfloat16_layers_are_left_alone():
     assert {name for _, name in optimizer.averages} == {"W", "b"}
     with use_averages(model, optimizer):
         assert torch.equal(encoder.weight, before) and encoder.weight.dtype == torch.bfloat16
+    save_optimizer(tmp_path / "optimizer", optimizer, model)
+    loaded = SWA(adam(), start_step=1)
+    load_optimizer(tmp_path / "optimizer", loaded, model)
+    for key, average in optimizer.averages.items():
+        numpy.testing.assert_array_equal(loaded.averages[key], average)
 
 
 def train_bfloat16_weights():
