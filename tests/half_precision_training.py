@@ -1,5 +1,5 @@
-"""Half precision on a CPU: a module in bfloat16, and a gradient scaler with overflows. Import it
-only if PyTorch is installed."""
+"""Half precision on a CPU: modules in bfloat16 or with float16 weights, and a gradient scaler
+with overflows. Import it only if PyTorch is installed."""
 
 import numpy
 import torch
@@ -97,8 +97,8 @@ def copies(arrays):
 
 
 def plain_steps(kind=Bfloat16, order=range(N_STEPS)):
-    """The training without Thinc, written out: scaled gradients by automatic differentiation, and
-    the changes of the scale.
+    """The training without Thinc, written out: scaled gradients by automatic differentiation,
+    and the changes of the scale.
 
     order (Iterable[int]): The batches.
     RETURNS (Iterator): The number of the step, the weights in the memory of the module, and the

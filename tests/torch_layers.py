@@ -21,11 +21,15 @@ def make_batch_norm(n_inputs: int, n_outputs: int, width: int, dropout: float):
 
 @registry.layers("tests.half_precision.v1")
 def make_half_precision(n_inputs: int, width: int, n_outputs: int, kind: str):
-    """A hidden layer with a gradient scaler, which skips some steps: in bfloat16, or with float16
-    weights."""
+    """A hidden layer with a gradient scaler, which skips some steps: in bfloat16, or with
+    float16 weights."""
     from half_precision_training import Bfloat16, Float16, make_scaler
 
-    layers = torch.nn.Linear(n_inputs, width), torch.nn.Tanh(), torch.nn.Linear(width, n_outputs)
+    layers = (
+        torch.nn.Linear(n_inputs, width),
+        torch.nn.Tanh(),
+        torch.nn.Linear(width, n_outputs),
+    )
     cls = {"bfloat16": Bfloat16, "float16": Float16}[kind]
     module = cls(torch.nn.Sequential(*layers))
     # Gradients that overflow.

@@ -1,5 +1,6 @@
-"""A PyTorch layer that computes in half precision, for half_precision.cfg: in float16 with Thinc's
-mixed precision and gradient scaler on a GPU, in bfloat16 on a CPU. Its weights are float32."""
+"""A PyTorch layer that computes in half precision, for half_precision.cfg: in float16 with
+Thinc's mixed precision and gradient scaler on a GPU, in bfloat16 on a CPU. Its weights are
+float32."""
 
 import torch
 from thinc.api import Model, PyTorchGradScaler, PyTorchWrapper_v2, registry
@@ -40,7 +41,7 @@ def make_half_precision_mlp(
         torch.nn.Linear(width, n_outputs),
         torch.nn.ReLU(),
     )
-    # Thinc scales no gradients on a CPU. bfloat16 does not need it: it has the range of float32.
+    # Thinc scales no gradients on a CPU. bfloat16 has the range of float32: it needs none.
     return PyTorchWrapper_v2(
         HalfPrecision(module),
         mixed_precision=is_on_gpu,

@@ -71,7 +71,9 @@ def train_plainly(start_step):
             slow, changed = copies(workers[0]), [False, False]
         elif step > start_step and (step - start_step) % 2 == 0:
             for name in slow:
-                parts = [slow[name] - w[name] for w, c in zip(workers, changed, strict=True) if c]
+                parts = [
+                    slow[name] - w[name] for w, c in zip(workers, changed, strict=True) if c
+                ]
                 change = sum(parts, numpy.zeros_like(slow[name])) / F(max(1, len(parts)))
                 moments[name] = F(0.5) * moments.get(name, F(0)) + change
                 slow[name] -= F(0.7) * (change + F(0.5) * moments[name])

@@ -188,7 +188,8 @@ class PlainLookahead(Plain):
 
 
 class PlainLocalSGD(PlainLookahead):
-    """freq=3, outer_learn_rate=0.7, outer_momentum=0.5: every third step, skipped ones included"""
+    """freq=3, outer_learn_rate=0.7, outer_momentum=0.5: every third step, skipped ones
+    included"""
 
     def __init__(self, optimizer):
         super().__init__(optimizer)
@@ -397,8 +398,8 @@ def train_two_layers(optimizer, *, is_stepped):
 @pytest.mark.parametrize("name", ["SWA", "EMA", "LAWA"])
 def test_layer_that_skips_steps_counts_in_every_snapshot(name, is_stepped):
     """With the value that it has then. The other layer goes on, so all steps count, also in a
-    loop without step_schedules(). There an update that follows a skipped one belongs to the step
-    before, until all layers have as many updates again."""
+    loop without step_schedules(). There an update that follows a skipped one belongs to the
+    step before, until all layers have as many updates again."""
     optimizer = {
         "SWA": lambda: SWA(adam(), start_step=1),
         "EMA": lambda: EMA(adam(), decay=0.8),
@@ -487,8 +488,8 @@ def test_averages_in_a_bfloat16_module_are_rounded_once():
 
 
 def test_frozen_bfloat16_layers_are_left_alone(tmp_path):
-    """A frozen encoder in bfloat16 under a trained layer of Thinc: averages, and the state of the
-    optimizer."""
+    """A frozen encoder in bfloat16 under a trained layer of Thinc: averages, and the state of
+    the optimizer."""
     encoder = torch.nn.Linear(5, 5).bfloat16().requires_grad_(False)
 
     class Encoder(torch.nn.Module):
@@ -562,7 +563,8 @@ def test_adam_refuses_other_types(name, dtype):
 
 
 def test_thinc_layer_with_float16_weights():
-    """In a training of the layer. Most layers of Thinc fail before, in their matrix products."""
+    """In a training of the layer. Most of Thinc's layers fail before, in their matrix
+    products."""
 
     def forward(model, X, is_train):
         def backprop(dY):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from helpers import require
 from output_folders import config_of, results_of
-
 from tiny import SWA
 
 from thinc_swa.training import Callback, Trainer, train

@@ -88,8 +88,8 @@ def test_label_smoothing():
 
 
 def test_half_precision():
-    """The layer computes in half precision, its weights and averages are float32. Here on a CPU:
-    without a command that selects a GPU, Thinc uses none."""
+    """The layer computes in half precision, its weights and averages are float32. Here on a
+    CPU: without a command that selects a GPU, Thinc uses none."""
     require("torch")
     import torch
 
