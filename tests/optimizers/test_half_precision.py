@@ -10,7 +10,10 @@ require("torch")
 
 import torch  # noqa: E402
 from half_precision_training import (  # noqa: E402
+    BACKOFF,
+    GROWTH,
     INPUTS,
+    INTERVAL,
     N_STEPS,
     TARGETS,
     Bfloat16,
@@ -24,7 +27,9 @@ from half_precision_training import (  # noqa: E402
     run_step,
     shims_of,
 )
-from reference import due, mean  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from reference import assert_close, due, mean, moving_average  # noqa: E402
 from thinc.api import (  # noqa: E402
     SGD,
     Adam,
@@ -37,6 +42,7 @@ from thinc.api import (  # noqa: E402
     RAdam,
     Softmax,
     chain,
+    concatenate,
     fix_random_seed,
     glorot_uniform_init,
 )
@@ -445,6 +451,83 @@ def test_lookahead_counts_the_updates_of_each_layer():
     assert set(n_updates.values()) == {N_STEPS - len(skipped)}
 
 
+AVERAGES = {
+    "SWA": lambda start, freq: SWA(adam(), start_step=start, freq=freq),
+    "EMA": lambda start, freq: EMA(adam(), decay=0.8, start_step=start, freq=freq),
+    "LAWA": lambda start, freq: LAWA(adam(), window=3, start_step=start, freq=freq),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(AVERAGES)),
+    start=st.integers(0, 4),
+    freq=st.integers(1, 3),
+    overflows=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=7, max_size=7),
+)
+def test_any_pattern_of_skipped_steps(name, start, freq, overflows):
+    """Of two layers, each with a scaler of its own: all snapshots are those of the whole model
+    after steps, skipped or not, and the scales change as those of PyTorch."""
+    layers = [make_model(scaler=make_scaler(first_scale=1.0)) for _ in range(2)]
+    model = concatenate(*layers).initialize(INPUTS[0])
+    shims = shims_of(model)
+    optimizer = AVERAGES[name](start, freq)
+    history = []
+    scales, n_finite = [1.0, 1.0], [0, 0]
+    for index, is_overflowing in enumerate(overflows):
+        predicted, backprop = model.begin_update(INPUTS[index])
+        slopes = (predicted - 0.5).reshape(-1, 2, 3)
+        for layer in range(2):
+            if is_overflowing[layer]:
+                slopes[0, layer, 0] = numpy.inf
+        backprop(slopes.reshape(predicted.shape))
+        before = [copies(arrays_of(shim._model)) for shim in shims]
+        model.finish_update(optimizer)
+        weights = {(s.id, n): a.copy() for s in shims for n, a in arrays_of(s._model).items()}
+        history.append(weights)
+        optimizer.step_schedules()
+        for layer, shim in enumerate(shims):
+            is_changed = any((weights[shim.id, n] != a).any() for n, a in before[layer].items())
+            assert is_changed == (not is_overflowing[layer])
+            if is_overflowing[layer]:
+                scales[layer], n_finite[layer] = scales[layer] * BACKOFF, 0
+            else:
+                n_finite[layer] += 1
+                if n_finite[layer] == INTERVAL:
+                    scales[layer], n_finite[layer] = scales[layer] * GROWTH, 0
+            assert shim._grad_scaler._scale.item() == scales[layer]
+    snapshots = [history[step - 1] for step in due(start, freq, len(history))]
+    if name == "LAWA":
+        snapshots = snapshots[-3:]
+    assert optimizer.n_averaged == len(snapshots)
+    if name == "EMA":
+        expected = moving_average(snapshots, [0.8] * len(snapshots))
+    else:
+        expected = mean(snapshots)
+    # A layer that was never updated is unknown to the optimizer.
+    updated = {key[0] for key in optimizer.nr_update}
+    assert len(updated) == sum(not all(skips) for skips in zip(*overflows, strict=True))
+    expected = {key: array for key, array in expected.items() if key[0] in updated}
+    assert_close(optimizer.averages, expected)
+
+
+def test_thinc_still_divides_accumulated_gradients_twice():
+    """If this fails, Thinc unscales accumulated gradients correctly, and the documentation can
+    say so."""
+    model, module = make_model(scaler=make_scaler(first_scale=1024.0)), make_module()
+    for index in range(2):
+        predicted, backprop = model.begin_update(INPUTS[index])
+        backprop(predicted - TARGETS[index])
+        output = module(torch.from_numpy(INPUTS[index]))
+        output.backward(output.detach() - torch.from_numpy(TARGETS[index]))
+        if index == 0:
+            first = module.module[2].bias.grad.clone()
+    (shim,) = shims_of(model)
+    found, exact = (m.module[2].bias.grad for m in (shim._model, module))
+    assert not torch.allclose(found, exact, rtol=0.1)
+    torch.testing.assert_close(found, exact - first + first / 1024, rtol=1e-4, atol=1e-4)
+
+
 # Weights of other types than float32
 
 
@@ -650,7 +733,7 @@ def test_mixed_precision_of_thinc_on_a_gpu(name):
     make, plain_class, *_ = CASES[name]
     with use_ops("cupy"):
         module = make_module().module.cuda()
-        scaler = make_scaler(cls=PyTorchGradScaler, first_scale=2.0**24)
+        scaler = make_scaler(Float16, cls=PyTorchGradScaler)
         model = PyTorchWrapper_v2(module, mixed_precision=True, grad_scaler=scaler)
         optimizer = make(make_optimizer(name, Bfloat16))
         plain = plain_class(make_optimizer(name, Bfloat16))
