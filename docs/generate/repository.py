@@ -77,6 +77,10 @@ def configs_page() -> str:
             comment, body = _split_comment(path.read_text(encoding="utf8"))
             parts.append(f"### {path.name}\n\n{comment}\n\n")
             parts += _code_block(f"configs/{folder}/{path.name}", "ini", body)
+            code = path.with_suffix(".py")
+            if code.exists():
+                text = code.read_text(encoding="utf8")
+                parts += _code_block(f"configs/{folder}/{code.name}", "python", text)
     return "".join(parts)
 
 

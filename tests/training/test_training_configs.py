@@ -7,6 +7,7 @@ from helpers import require
 from thinc.api import Config
 
 from thinc_swa.training import Callback, Trainer
+from thinc_swa.training.configs import import_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,13 +22,15 @@ class Watch(Callback):
         self.found.append(self.find(trainer))
 
 
-def trained(name, callbacks=(), max_steps=400, overrides=()):
+def trained(name, callbacks=(), max_steps=400, overrides=(), code=None):
     require("sklearn")
     path = ROOT / "configs" / "training" / f"{name}.cfg"
     config = Config().from_disk(
         path, overrides={"training.max_steps": max_steps, **dict(overrides)}
     )
-    trainer = Trainer.from_config(config, callbacks)
+    if code is not None:
+        import_code(code)
+    trainer = Trainer.from_config(config, callbacks, code=code)
     trainer.run()
     return trainer
 
@@ -82,3 +85,27 @@ def test_label_smoothing():
     smoothed = numpy.full((2, 10), 0.1 / 9)
     smoothed[[0, 1], [3, 0]] = 0.9
     numpy.testing.assert_allclose(gradient, (probabilities - smoothed) / 2, rtol=1e-4)
+
+
+def test_half_precision():
+    """The layer computes in half precision, its weights and averages are float32. Here on a
+    CPU: without a command that selects a GPU, Thinc uses none."""
+    require("torch")
+    import torch
+
+    code = ROOT / "configs" / "training" / "half_precision.py"
+    half = set()
+
+    class Note(Callback):
+        def on_start(self, trainer):
+            module = trainer.model.layers[0].shims[0]._model.module
+            module.register_forward_hook(lambda _, __, output: half.add(output.dtype))
+
+    trainer = trained("half_precision", [Note()], code=code)
+    assert half == {torch.bfloat16}
+    (shim,) = trainer.model.layers[0].shims
+    assert {tensor.dtype for tensor in shim._model.parameters()} == {torch.float32}
+    assert trainer.state.best_score > 0.95
+    assert trainer.optimizer.n_averaged == 11
+    assert len(trainer.optimizer.averages) == 6
+    assert {array.dtype.name for array in trainer.optimizer.averages.values()} == {"float32"}

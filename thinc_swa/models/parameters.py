@@ -11,6 +11,7 @@ from ..types import Array, KeyT
 
 # Model | Language. spaCy is an optional dependency.
 ModelT = Any
+NUMPY_TYPES = ("torch.float16", "torch.float32", "torch.float64")
 
 
 class NodeParameter:
@@ -60,8 +61,10 @@ class TorchParameter:
         return tuple(self.tensor.shape)
 
     def get(self) -> Array:
-        """The weights as an array that shares the memory of the parameter."""
-        return torch2xp(self.tensor.data)
+        """The weights as an array that shares the memory of the parameter. Those of a type that
+        NumPy does not have, such as bfloat16, are a float32 copy."""
+        tensor = self.tensor.data
+        return torch2xp(tensor if has_numpy_type(tensor) else tensor.float())
 
     @property
     def identity(self) -> Hashable:
@@ -83,6 +86,12 @@ class TorchParameter:
     def _convert(self, array: Array) -> Any:
         # The tensor shares the memory of the array if their device and dtype are the same.
         return xp2torch(array, device=self.tensor.device).to(self.tensor.dtype)
+
+
+def has_numpy_type(tensor: Any) -> bool:
+    """Whether NumPy has the type of a PyTorch tensor, so that Thinc can pass it to an
+    optimizer. It has no bfloat16."""
+    return not tensor.is_floating_point() or str(tensor.dtype) in NUMPY_TYPES
 
 
 Parameter = NodeParameter | TorchParameter

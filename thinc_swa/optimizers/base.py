@@ -10,6 +10,7 @@ from ..models.pytorch_shim import fix_pytorch_shim
 from ..schedules.iterator_positions import count_values
 from ..schedules.learn_rate import current_rate
 from ..types import Array, FloatsXd, KeyT
+from .dtypes import check_dtypes
 from .step_counter import StepCounter
 
 
@@ -95,6 +96,8 @@ class OptimizerWrapper(Optimizer):
         gradient (FloatsXd): The gradient, of the same shape; zeroed in place by Thinc.
         lr_scale (float): A factor for the learning rate of this call.
         RETURNS (tuple[FloatsXd, FloatsXd]): The weights and the gradient.
+        RAISES: ValueError if the shape has changed during training, or if Thinc cannot update
+            weights of this dtype, such as float16 with Adam.
         """
         if len(gradient) < 1:  # Thinc: no update at all.
             weights, gradient = self.optimizer(key, weights, gradient, lr_scale=lr_scale)
@@ -108,6 +111,9 @@ class OptimizerWrapper(Optimizer):
         expected = self._shapes.get(key, shape) if known is None else known.shape
         if gradient.shape != shape or expected != shape:
             self._raise_shape_error(key, weights, gradient, expected)
+        # NumPy has one object per dtype, so this takes no time.
+        if known is None or known.dtype is not weights.dtype:
+            self._check_dtypes(key, weights, gradient)
         steps = self._steps
         if steps.begins_step(key):
             self._flush_step()
@@ -311,6 +317,12 @@ class OptimizerWrapper(Optimizer):
         if is_due:
             self._steps.flush()
             self._complete_step()
+
+    def _check_dtypes(self, key: KeyT, weights: FloatsXd, gradient: FloatsXd) -> None:
+        # Only in the innermost wrapper: ScheduleFree passes on another dtype, and ParamGroups
+        # other settings.
+        if not isinstance(self.optimizer, OptimizerWrapper):
+            check_dtypes(self.optimizer, key, weights, gradient)
 
     def _complete_step(self) -> None:
         self._averages = None

@@ -76,7 +76,7 @@ class ScheduleFree(OptimizerWrapper):
     penalty are those of z.
 
     It keeps two float32 copies of the parameters, x and z (float64 for float64 weights), so it
-    is exact for float16 weights.
+    is exact for float16 weights, which it updates with any wrapped optimizer.
 
     Other wrappers: inside, they see z, and outside y, so that an average outside is one of y.
     Where y is changed by a wrapper outside (the pullback of `Lookahead`) or by hand, x and z
@@ -181,6 +181,9 @@ class ScheduleFree(OptimizerWrapper):
         rate = current_value(innermost, "learn_rate", key) * scale
         is_all_finite, flag = self._follow_changes(key, weights)
         self._update = _Update(weights, rate, is_all_finite, flag)
+        # That of float16 weights: the wrapped optimizer updates z, which is float32.
+        own: Any = gradient
+        gradient = own.astype(z.dtype, copy=False)
         needs_momentum = not innermost.use_radam and current_value(innermost, "b2", key) > 0
         before = innermost.b1
         try:
@@ -191,6 +194,9 @@ class ScheduleFree(OptimizerWrapper):
             self._update = None
             if needs_momentum:
                 innermost.b1 = before
+        if gradient.dtype != own.dtype:
+            own[...] = gradient
+            gradient = own
         return weights, gradient
 
     def _on_new_parameter(self, key: KeyT, initial: FloatsXd) -> None:

@@ -7,12 +7,14 @@ processes.
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy
 from thinc.about import __version__ as thinc_version
 from thinc.api import Optimizer
 
+from ..models.grad_scalers import get_scaler_states, scaler_differences, set_scaler_states
 from ..models.parameter_paths import removed_parameters
 from ..models.parameters import ModelT
 from ..optimizers.base import OptimizerWrapper
@@ -29,8 +31,8 @@ from .state_restorer import StateRestorer
 
 def save_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> None:
     """Save the whole state of an optimizer to a safetensors file: moments, update counts,
-    averages, slow weights, and the positions of schedules. The weights of the model are not
-    included.
+    averages, slow weights, and the positions of schedules. The state of the gradient scalers of
+    PyTorch layers in mixed precision is included, the weights of the model are not.
 
     State of parameters that the model no longer has is dropped if the model had them when
     `register_parameter_paths` was called. Otherwise call `forget_missing` after the model has
@@ -57,6 +59,9 @@ def save_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
         "parameters": {name: list(array.shape) for name, array in parameters.values()},
         "optimizers": descriptions,
     }
+    scalers = get_scaler_states(model)
+    if scalers:
+        header["grad_scalers"] = scalers
     write_state(path, header, {name: _to_numpy(array) for name, array in arrays.items()})
 
 
@@ -70,6 +75,8 @@ def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
     so the saved numbers replace those of the optimizer. A warning lists the numbers that
     differ, except for a `learn_rate` that a wrapper has replaced. To continue with other
     numbers, set them after loading.
+
+    The gradient scalers of PyTorch layers in mixed precision get their saved state too.
 
     path (str | Path): The file.
     optimizer (Optimizer): An optimizer made with the same arguments as the saved one, for
@@ -91,7 +98,9 @@ def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
             raise ValueError(f"{path} is damaged: its header does not describe a state")
         if reader.version < 3:
             upgrade_names(header)
+        scalers = header.get("grad_scalers", {})
         differences = list(find_differences(header, reader.version, levels, parameters))
+        differences += scaler_differences(model, scalers)
         if differences:
             raise ValueError(
                 f"{path} does not fit this optimizer and this model:\n- "
@@ -107,6 +116,7 @@ def load_optimizer(path: str | Path, optimizer: Optimizer, model: ModelT) -> Non
     restorer.changes += restore_schedules(
         levels[-1], schedules, header.get("n_calls", 0), is_counted=len(levels) > 1
     )
+    restorer.changes.append(partial(set_scaler_states, model, scalers))
     for level in levels:
         if isinstance(level, OptimizerWrapper):
             level._before_load()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..models.grad_scalers import are_scaler_states
 from ..schedules.compat import Schedule
 
 # Hyperparameters that can have a schedule.
@@ -59,6 +60,7 @@ def has_form(header: Any) -> bool:
     return (
         isinstance(header.get("thinc"), str)
         and _is_count(header.get("n_calls", 0))  # Only files of version 1 have it.
+        and are_scaler_states(header.get("grad_scalers", {}))
         and isinstance(parameters, dict)
         and all(_is_list(shape, _is_count) for shape in parameters.values())
         and _is_list(optimizers, _has_form_of_level)

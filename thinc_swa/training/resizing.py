@@ -44,7 +44,7 @@ def load_mean(
             else:
                 sums[place] = weights.astype("float64")
     for place, _, parameter in named_parameters(trainer.model):
-        parameter.get()[...] = sums[place] / len(models)
+        parameter.write(sums[place] / len(models))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimizer.safetensors")
         _average_states(optimizers, path)
