@@ -601,24 +601,6 @@ def test_frozen_bfloat16_layers_are_left_alone(tmp_path):
         numpy.testing.assert_array_equal(loaded.averages[key], average)
 
 
-def train_bfloat16_weights():
-    model = PyTorchWrapper(torch.nn.Linear(5, 3).bfloat16())
-    tensor = torch.ones((2, 5), dtype=torch.bfloat16)
-    (shim,) = shims_of(model)
-    shim._model(tensor).sum().backward()
-    model.finish_update(SWA(adam(), start_step=1))
-
-
-def test_bfloat16_weights_cannot_be_trained():
-    with pytest.raises(ValueError) as caught:
-        train_bfloat16_weights()
-    assert str(caught.value) == (
-        "Parameter 'weight' of a PyTorch layer has the type torch.bfloat16, which Thinc's "
-        "optimizers cannot update: keep its weights in float32, and let the layer compute in "
-        "half precision (mixed_precision = True, or torch.autocast)"
-    )
-
-
 @pytest.mark.parametrize("name", ["SWA", "EMA", "LAWA", "Lookahead", "LocalSGD", "L2SP"])
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_adam_refuses_other_types(name, dtype):

@@ -1,4 +1,4 @@
-"""Changes of Thinc's PyTorchShim, which ignores the averages of PyTorch layers."""
+"""Fix of Thinc's PyTorchShim, which ignores the averages of PyTorch layers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,17 +6,11 @@ from functools import cache
 from typing import Any
 
 import numpy
-from thinc.api import Optimizer, PyTorchShim
+from thinc.api import PyTorchShim
 from thinc.compat import torch
 
 from ..types import Array
-from .parameters import (
-    Parameter,
-    TorchParameter,
-    check_average_shape,
-    has_numpy_type,
-    swapped,
-)
+from .parameters import Parameter, TorchParameter, check_average_shape, swapped
 
 
 @cache
@@ -28,15 +22,10 @@ def fix_pytorch_shim() -> bool:
     (Thinc 8.3.14, 9.1.1). The replacement accepts both kinds of keys, swaps single parameters
     instead of copying the whole state, and restores them after an exception.
 
-    `finish_update` gets a check: Thinc cannot pass bfloat16 weights to an optimizer.
-
-    RETURNS (bool): Whether `use_params` was replaced. It is not if PyTorch is not installed, or
+    RETURNS (bool): Whether the method was replaced. It is not if PyTorch is not installed, or
         if Thinc's method uses the averages.
     """
-    if torch is None:
-        return False
-    PyTorchShim.finish_update = _finish_update  # type: ignore[method-assign]
-    if _shim_uses_averages():
+    if torch is None or _shim_uses_averages():
         return False
     PyTorchShim.use_params = _use_params  # type: ignore[method-assign]
     return True
@@ -50,25 +39,6 @@ def _shim_uses_averages() -> bool:
     shim.id, shim._model = 0, module
     with shim.use_params({(shim.id, "0"): numpy.ones((1,), dtype="f")}):
         return bool(module[0].item() == 1.0)
-
-
-# Thinc's own method.
-_finish_without_check = PyTorchShim.finish_update
-
-
-def _finish_update(self: Any, optimizer: Optimizer) -> None:
-    """Replaces `PyTorchShim.finish_update`. See `fix_pytorch_shim`.
-
-    RAISES: ValueError if a trained parameter has a type that NumPy does not have.
-    """
-    for name, tensor in self._model.named_parameters():
-        if tensor.grad is not None and not has_numpy_type(tensor):
-            raise ValueError(
-                f"Parameter {name!r} of a PyTorch layer has the type {tensor.dtype}, which "
-                "Thinc's optimizers cannot update: keep its weights in float32, and let the "
-                "layer compute in half precision (mixed_precision = True, or torch.autocast)"
-            )
-    _finish_without_check(self, optimizer)
 
 
 @contextmanager
