@@ -6,7 +6,7 @@ import numpy
 from helpers import require
 from thinc.api import Config
 
-from thinc_swa.training import Callback, Trainer
+from thinc_swa.training import Callback, Trainer, reset_layers
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,3 +82,18 @@ def test_label_smoothing():
     smoothed = numpy.full((2, 10), 0.1 / 9)
     smoothed[[0, 1], [3, 0]] = 0.9
     numpy.testing.assert_allclose(gradient, (probabilities - smoothed) / 2, rtol=1e-4)
+
+
+def test_language_model():
+    """Better than the same model without its state."""
+
+    class Reset(Callback):
+        def on_batch(self, trainer, X, Y):
+            reset_layers(trainer.model)
+            return X, Y
+
+    overrides = {"dataset.dev_size": 0.02, "training.eval_frequency": 150}
+    with_state, without = (
+        trained("language_model", callbacks, 150, overrides) for callbacks in ([], [Reset()])
+    )
+    assert with_state.state.best_score > without.state.best_score > 0.3

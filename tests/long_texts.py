@@ -1,0 +1,95 @@
+"""Texts whose next byte depends on what was long before, and models that read them."""
+
+import numpy
+from thinc.api import (
+    Embed,
+    SequenceCategoricalCrossentropy,
+    Softmax_v2,
+    chain,
+    with_array,
+    with_padded,
+)
+
+from thinc_swa.layers.stateful_lstm import stateful_lstm
+from thinc_swa.training import Trainer
+from thinc_swa.training.streams import stream_rows
+
+KEYS = b"abcd"
+
+
+def make_text(n_bytes, *, max_gap=4, seed=0):
+    """Chapters, each of which has a key: "!b-----?b--?b---------?b". The byte after "?" is the
+    key, and "!" begins a new chapter."""
+    random = numpy.random.default_rng(seed)
+    text = b""
+    while len(text) < n_bytes:
+        key = bytes([KEYS[random.integers(len(KEYS))]])
+        text += b"!" + key
+        for _ in range(random.integers(6, 18)):
+            text += b"-" * random.integers(1, max_gap) + b"?" + key
+    return text[:n_bytes]
+
+
+def write_text(folder, n_bytes=2600, **settings):
+    path = folder / "text.txt"
+    path.write_bytes(make_text(n_bytes, **settings))
+    return path
+
+
+def make_dataset(n_train=50, n_dev=30, length=8, seed=0):
+    """As `text.v1` makes it."""
+    n_rows = n_train + n_dev
+    numbers = numpy.frombuffer(make_text(n_rows * length + 1, seed=seed), "uint8").astype("i")
+    X = list(numbers[:-1].reshape(n_rows, length))
+    Y = list(numbers[1:].reshape(n_rows, length))
+    return (X[:n_train], Y[:n_train]), (X[n_train:], Y[n_train:])
+
+
+def make_model(lstm=None, width=8):
+    return chain(
+        with_array(Embed(width, 256)),
+        with_padded(lstm or stateful_lstm(width, width)),
+        with_array(Softmax_v2(256, width)),
+    )
+
+
+def make_trainer(optimizer, callbacks=(), *, model=None, dataset=None, **settings):
+    settings = {"max_steps": 20, "batch_size": 6, "order": "streams", **settings}
+    return Trainer(
+        model or make_model(),
+        optimizer,
+        SequenceCategoricalCrossentropy(),
+        dataset or make_dataset(),
+        callbacks=callbacks,
+        **{"eval_frequency": 5, **settings},
+    )
+
+
+def predict_streams(model, X, n_streams):
+    """Predictions of all pieces of a text but those that are left over, in their order, from
+    the initial state on."""
+    length = len(X) // n_streams
+    found = {}
+    model.layers[1].layers[0].attrs["state"] = None
+    for step in range(length):
+        rows = [stream * length + step for stream in range(n_streams)]
+        found.update(zip(rows, model.predict([X[row] for row in rows]), strict=True))
+    assert sorted(found) == sorted(stream_rows(len(X), n_streams))
+    return [found[row] for row in sorted(found)]
+
+
+def recall_entropy(model, split, n_streams):
+    """Mean cross-entropy of the keys after "?" of which nothing before in the same piece tells
+    which one it is, without the first piece of each stream. A model without state between
+    batches cannot know them."""
+    X, Y = split
+    predictions = predict_streams(model, X, n_streams)
+    length = len(X) // n_streams
+    losses = []
+    for row, predicted in enumerate(predictions):
+        first = next((i for i, byte in enumerate(X[row]) if byte == ord("?")), None)
+        is_known = first is None or any(byte in KEYS for byte in X[row][:first])
+        if row % length and not is_known:
+            losses.append(-numpy.log(predicted[first, Y[row][first]]))
+    assert len(losses) > 20
+    return float(numpy.mean(losses))
