@@ -17,22 +17,20 @@ from thinc_swa.training.streams import stream_rows
 KEYS = b"abcd"
 
 
-def make_text(n_bytes, *, max_gap=4, seed=0):
-    """Chapters, each of which has a key: "!b-----?b--?b---------?b". The byte after "?" is the
-    key, and "!" begins a new chapter."""
+def make_text(n_bytes, seed=0):
+    """Chapters, each of which repeats a key with up to two dashes between: "b-bb--b-b--cc-c"."""
     random = numpy.random.default_rng(seed)
     text = b""
     while len(text) < n_bytes:
         key = bytes([KEYS[random.integers(len(KEYS))]])
-        text += b"!" + key
-        for _ in range(random.integers(6, 18)):
-            text += b"-" * random.integers(1, max_gap) + b"?" + key
+        for _ in range(random.integers(8, 25)):
+            text += b"-" * random.integers(3) + key
     return text[:n_bytes]
 
 
-def write_text(folder, n_bytes=2600, **settings):
+def write_text(folder):
     path = folder / "text.txt"
-    path.write_bytes(make_text(n_bytes, **settings))
+    path.write_bytes(make_text(2600))
     return path
 
 
@@ -65,31 +63,35 @@ def make_trainer(optimizer, callbacks=(), *, model=None, dataset=None, **setting
     )
 
 
-def predict_streams(model, X, n_streams):
+def predict_streams(model, X, n_streams, *, keeps_state=True):
     """Predictions of all pieces of a text but those that are left over, in their order, from
-    the initial state on."""
+    the initial state on.
+
+    keeps_state (bool): Whether the state goes on from one batch to the next.
+    """
     length = len(X) // n_streams
     found = {}
-    model.layers[1].layers[0].attrs["state"] = None
     for step in range(length):
+        if step == 0 or not keeps_state:
+            model.layers[1].layers[0].attrs["state"] = None
         rows = [stream * length + step for stream in range(n_streams)]
         found.update(zip(rows, model.predict([X[row] for row in rows]), strict=True))
     assert sorted(found) == sorted(stream_rows(len(X), n_streams))
     return [found[row] for row in sorted(found)]
 
 
-def recall_entropy(model, split, n_streams):
-    """Mean cross-entropy of the keys after "?" of which nothing before in the same piece tells
-    which one it is, without the first piece of each stream. A model without state between
-    batches cannot know them."""
+def key_entropy(model, split, n_streams, *, keeps_state):
+    """Mean cross-entropy of the keys that only dashes come before in the same piece, which are
+    a guess for a model without state between batches. The first piece of each stream is left
+    out."""
     X, Y = split
-    predictions = predict_streams(model, X, n_streams)
-    length = len(X) // n_streams
+    predictions = predict_streams(model, X, n_streams, keeps_state=keeps_state)
     losses = []
     for row, predicted in enumerate(predictions):
-        first = next((i for i, byte in enumerate(X[row]) if byte == ord("?")), None)
-        is_known = first is None or any(byte in KEYS for byte in X[row][:first])
-        if row % length and not is_known:
-            losses.append(-numpy.log(predicted[first, Y[row][first]]))
-    assert len(losses) > 20
+        first = next((i for i, byte in enumerate(Y[row]) if byte in KEYS), None)
+        is_guess = first is not None and not any(byte in KEYS for byte in X[row][: first + 1])
+        if is_guess and row % (len(X) // n_streams):
+            shares = predicted[first][list(KEYS)]
+            losses.append(-numpy.log(predicted[first, Y[row][first]] / shares.sum()))
+    assert len(losses) > 100
     return float(numpy.mean(losses))
