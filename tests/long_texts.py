@@ -2,6 +2,7 @@
 
 import numpy
 from thinc.api import (
+    Config,
     Embed,
     SequenceCategoricalCrossentropy,
     Softmax_v2,
@@ -9,6 +10,7 @@ from thinc.api import (
     with_array,
     with_padded,
 )
+from tiny import ADAM
 
 from thinc_swa.layers.stateful_lstm import stateful_lstm
 from thinc_swa.training import Trainer
@@ -17,8 +19,56 @@ from thinc_swa.training.streams import stream_rows
 KEYS = b"abcd"
 
 
+CONFIG = """
+[dataset]
+@datasets = "text.v1"
+path = "{path}"
+length = 8
+dev_size = 0.2
+
+[loss]
+@losses = "SequenceCategoricalCrossentropy.v3"
+
+[training]
+seed = 1
+max_steps = 70
+batch_size = 6
+order = "streams"
+eval_frequency = 30
+
+[model]
+@layers = "chain.v1"
+
+[model.*.embed]
+@layers = "with_array.v1"
+
+[model.*.embed.layer]
+@layers = "Embed.v1"
+nO = 8
+nV = 256
+
+[model.*.lstm]
+@layers = "with_padded.v1"
+
+[model.*.lstm.layer]
+@layers = "StatefulLSTM.v1"
+nO = 8
+nI = 8
+
+[model.*.output]
+@layers = "with_array.v1"
+
+[model.*.output.layer]
+@layers = "Softmax.v2"
+nO = 256
+nI = 8
+
+{optimizer}
+"""
+
+
 def make_text(n_bytes, seed=0):
-    """Chapters, each of which repeats a key with up to two dashes between: "b-bb--b-b--cc-c"."""
+    """Chapters, each of which repeats a key with up to two dashes between: "b-bb--b--cc-c"."""
     random = numpy.random.default_rng(seed)
     text = b""
     while len(text) < n_bytes:
@@ -28,10 +78,16 @@ def make_text(n_bytes, seed=0):
     return text[:n_bytes]
 
 
-def write_text(folder):
+def config_of(folder, optimizer=ADAM, **settings):
+    """A config that trains on a text beside it.
+
+    settings (Any): What to change in [training].
+    """
     path = folder / "text.txt"
     path.write_bytes(make_text(2600))
-    return path
+    config = Config().from_str(CONFIG.format(path=path, optimizer=optimizer))
+    config["training"].update(settings)
+    return config
 
 
 def make_dataset(n_train=50, n_dev=30, length=8, seed=0):
