@@ -123,15 +123,14 @@ def check_layer_states(model: ModelT) -> list[str]:
     """Check the layers of a model that have a state between batches.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
-    RETURNS (list[str]): Their names, for messages.
+    RETURNS (list[str]): Their names, each once, for messages.
     RAISES: ValueError if a layer can be reset, but has no state that can be saved; TypeError if
         what should reset it is not a function.
     """
-    names = []
-    for layer in _find(model):
+    layers = list(_find(model))
+    for layer in layers:
         layer.check()
-        names.append(layer.name)
-    return names
+    return list(dict.fromkeys(layer.name for layer in layers))
 
 
 def reset_layers(model: ModelT) -> None:
