@@ -100,9 +100,10 @@ def test_language_model_needs_its_state():
             reset_layers(trainer.model)
             return X, Y
 
+    overrides = {"training.eval_frequency": 400}
     with_state, without = (
-        trained("language_model", callbacks, 1000).state.evaluations[-1]
+        trained("language_model", callbacks, 800, overrides).state.evaluations[-1]
         for callbacks in ([], [Reset()])
     )
-    assert with_state.raw > without.raw > 0.45
+    assert with_state.raw > without.raw > 0.4
     assert with_state.loss < without.loss
