@@ -6,7 +6,7 @@ from helpers import require
 from thinc.api import registry
 from tiny import make_arrays
 
-from thinc_swa.training.datasets import make_digits, make_npz
+from thinc_swa.training.datasets import make_digits, make_npz, make_text
 
 
 def test_digits_have_images_labels_and_a_stratified_split():
@@ -86,3 +86,37 @@ def test_npz_of_damaged_files_is_an_error(tmp_path, save):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"data\.npz is not an \.npz file of arrays"):
             make_npz(path)
+
+
+def test_text_has_pieces_and_the_bytes_that_follow(tmp_path):
+    text = "Grüße an alle, die lesen.".encode()
+    (tmp_path / "text.txt").write_bytes(text)
+    make = registry.datasets.get("text.v1")
+    (train_X, train_Y), (dev_X, dev_Y) = make(
+        path=str(tmp_path / "text.txt"), length=4, dev_size=0.3
+    )
+    assert (len(train_X), len(train_Y), len(dev_X), len(dev_Y)) == (4, 4, 2, 2)
+    assert {row.shape for row in train_X + train_Y + dev_X + dev_Y} == {(4,)}
+    assert train_X[0].dtype == "int32"
+    assert b"".join(bytes(row.tolist()) for row in train_X + dev_X) == text[:24]
+    assert b"".join(bytes(row.tolist()) for row in train_Y + dev_Y) == text[1:25]
+
+
+def test_text_that_comes_with_python():
+    (train_X, _), (dev_X, _) = make_text()
+    text = numpy.concatenate(train_X + dev_X).astype("uint8").tobytes().decode(errors="ignore")
+    assert len(text) > 100_000 and 'The "assert" statement' in text
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"length": 0}, "length must be an int >= 1, but was 0"),
+        ({"dev_size": 1.0}, "dev_size must be a number > 0 and < 1, but was 1.0"),
+        ({"length": 6}, "text.txt has 10 bytes, too few for an example of length = 6"),
+    ],
+)
+def test_invalid_settings_of_texts_are_errors(tmp_path, settings, message):
+    (tmp_path / "text.txt").write_bytes(b"0123456789")
+    with pytest.raises(ValueError, match=message):
+        make_text(tmp_path / "text.txt", **settings)

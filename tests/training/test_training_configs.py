@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy
+import pytest
 from helpers import require
 from thinc.api import Config
 
-from thinc_swa.training import Callback, Trainer
+from thinc_swa.training import Callback, Trainer, reset_layers
 from thinc_swa.training.configs import import_code
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +110,27 @@ def test_half_precision():
     assert trainer.optimizer.n_averaged == 11
     assert len(trainer.optimizer.averages) == 6
     assert {array.dtype.name for array in trainer.optimizer.averages.values()} == {"float32"}
+
+
+def test_language_model():
+    trainer = trained("language_model", max_steps=40, overrides={"dataset.dev_size": 0.01})
+    assert trainer.dataset[0][0][0].shape == (32,)
+    assert trainer.state.best_score > 0.1
+
+
+@pytest.mark.slow
+def test_language_model_needs_its_state():
+    """It predicts the text better than if it is reset in every step of the training."""
+
+    class Reset(Callback):
+        def on_batch(self, trainer, X, Y):
+            reset_layers(trainer.model)
+            return X, Y
+
+    overrides = {"training.eval_frequency": 400}
+    with_state, without = (
+        trained("language_model", callbacks, 800, overrides).state.evaluations[-1]
+        for callbacks in ([], [Reset()])
+    )
+    assert with_state.raw > without.raw > 0.4
+    assert with_state.loss < without.loss

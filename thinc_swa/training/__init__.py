@@ -18,6 +18,7 @@ from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluation
 from .interface import TrainerInterface
 from .keep_averages import KeepAverages
+from .layer_states import reset_layers
 from .mixup import Mixup
 from .plots import SaveLearningCurve
 from .rate_range import RateCurve, RateRange, find_rate, plot_rates
@@ -58,6 +59,7 @@ __all__ = [
     "plot_rates",
     "read_spacy_config",
     "registry",
+    "reset_layers",
     "save_checkpoint",
     "train",
     "train_spacy",

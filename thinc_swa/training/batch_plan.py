@@ -61,6 +61,8 @@ class BatchPlan:
     start (PlanStart | None): Where it begins; by default at the start of the training.
     drop_last (bool): Leave out the incomplete batch at the end of a pass, unless it is the only
         one.
+    in_streams (bool): Whether the examples are divided into streams, so that all batches have
+        the same size: see `stream_rows`. Another number of workers begins a new pass.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class BatchPlan:
         n_workers: int = 1,
         start: PlanStart | None = None,
         drop_last: bool = False,
+        in_streams: bool = False,
     ) -> None:
         self.spans = list(spans)
         self._n_examples = dict(n_examples)
@@ -79,6 +82,7 @@ class BatchPlan:
         self._n_workers = n_workers
         self._start = PlanStart() if start is None else start
         self._drop_last = drop_last
+        self._in_streams = in_streams
 
     def batches(self, step: int | None = None) -> Iterator[PlannedBatch]:
         """The batches of all steps, without end.
@@ -112,6 +116,9 @@ class BatchPlan:
 
     def _count_share(self, dataset: str | None, n_used: int = 0) -> int:
         """Number of examples of the largest share."""
+        if self._in_streams:
+            n_streams = self._n_workers * self._batch_size
+            return self._n_examples[dataset] // n_streams * self._batch_size
         return -(-(self._n_examples[dataset] - n_used) // self._n_workers)
 
     def describe(self, step: int) -> dict[str, int]:
@@ -121,8 +128,12 @@ class BatchPlan:
         """
         batch = asdict(next(self.batches(step)))
         del batch["size"]
-        # The workers' shares begin with the first examples of the epoch in turn.
-        batch["n_used"] += batch.pop("start") * self._n_workers
+        start = batch.pop("start")
+        if self._in_streams:
+            batch["epoch"] += start > 0
+        else:
+            # The workers' shares begin with the first examples of the epoch in turn.
+            batch["n_used"] += start * self._n_workers
         return {"n_steps": step, **batch}
 
     def starts(self) -> list[int]:
@@ -169,4 +180,5 @@ class BatchPlan:
             n_workers=n_workers,
             start=None if start is None else PlanStart(**start),
             drop_last=self._drop_last,
+            in_streams=self._in_streams,
         )

@@ -1,9 +1,9 @@
 """Training checkpoints: everything that is needed to resume a training bit for bit.
 
-A checkpoint is a folder, `step-00000100`, with the raw model, the optimizer state, the state of
-the training and of the random generators, and `checkpoint.json` with the id of the training and
-the digests of all other files. It is written under a temporary name and renamed, so that it is
-complete or absent.
+A checkpoint is a folder, `step-00000100`, with the raw model, the optimizer state, the states
+of layers between batches, the state of the training and of the random generators, and
+`checkpoint.json` with the id of the training and the digests of all other files. It is written
+under a temporary name and renamed, so that it is complete or absent.
 """
 
 import json
@@ -30,6 +30,7 @@ from ..serialization.folders import delete, sync, temporary_folder
 from ..serialization.optimizer_state import load_optimizer, save_optimizer
 from .fingerprints import TrainingFingerprint, differences, digest_file
 from .interface import TrainerInterface
+from .layer_states import load_layer_states, save_layer_states
 from .resizing import WORKERS, draw_random_numbers, load_mean, warn_about_workers
 from .state import TrainerState
 
@@ -37,6 +38,8 @@ torch: Any = thinc.compat.torch
 
 MODEL = "model"
 OPTIMIZER = "optimizer.safetensors"
+# Only of a model with layers that have a state between batches.
+LAYER_STATES = "layer-states.safetensors"
 STATE = "training.json"
 MANIFEST = "checkpoint.json"
 FORMAT = "thinc-swa checkpoint"
@@ -114,6 +117,7 @@ def save_checkpoint(
 def _write(folder: Path, trainer: TrainerInterface, communicator: Communicator) -> None:
     trainer.save_model(folder / MODEL)
     save_optimizer(folder / OPTIMIZER, trainer.optimizer, trainer.model)
+    save_layer_states(folder / LAYER_STATES, trainer.model)
     content = {
         # Beside the manifest, so that the training is known if that is damaged.
         "run": trainer.state.run_id,
@@ -143,6 +147,7 @@ def _write_as_worker(path: Path, trainer: TrainerInterface, communicator: Commun
     try:
         trainer.save_model(folder / of_rank(MODEL, rank))
         save_optimizer(folder / of_rank(OPTIMIZER, rank), trainer.optimizer, trainer.model)
+        save_layer_states(folder / of_rank(LAYER_STATES, rank), trainer.model)
         content = {
             "random": get_random_state(),
             "progress": {name: getattr(state, name) for name in _OF_RANK},
@@ -395,6 +400,7 @@ def load_checkpoint(
             f"The model does not fit {path / of_rank(MODEL, rank)}: {error}"
         ) from error
     load_optimizer(path / of_rank(OPTIMIZER, rank), trainer.optimizer, trainer.model)
+    load_layer_states(path / of_rank(LAYER_STATES, rank), trainer.model)
     trainer.restore(state)
     state.checkpoint = path
     # Last: loading may draw random numbers.

@@ -80,6 +80,44 @@ def make_npz(path: Any | str | Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return (train_X, train_Y), (dev_X, dev_Y)
 
 
+def make_text(
+    path: Any | None = None, length: Any | int = 32, dev_size: Any | float = 0.1
+) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """`text.v1`: a text for a language model of its bytes. The examples are the pieces of the
+    text in their order, and the targets of each the bytes that follow: for
+    `order = "streams"`.
+
+    path (str | Path | None): A text file; by default the reference of the Python language that
+        comes with Python, the texts of `help()`, which differ between versions of Python.
+    length (int): Bytes per example. A remainder at the end of the text is not used.
+    dev_size (float): Fraction for evaluation, strictly between 0 and 1: the end of the text.
+    RETURNS (Dataset): Lists of arrays of int32 from 0 to 255, each of shape (length,).
+    RAISES: OSError if the file cannot be read; ValueError if the text is too short.
+    """
+    length = check_int("length", length, minimum=1)
+    dev_size = check_number("dev_size", dev_size, above=0.0, below=1.0)
+    if path is None:
+        from pydoc_data.topics import topics
+
+        name = "The text"
+        text = "\n\n".join(topics[topic] for topic in sorted(topics)).encode("utf8")
+    else:
+        name, text = str(path), Path(path).read_bytes()
+    n_examples = (len(text) - 1) // length
+    n_dev = max(1, round(dev_size * n_examples))
+    if n_dev >= n_examples:
+        raise ValueError(
+            f"{name} has {len(text)} bytes, too few for an example of length = {length} for "
+            "training and one for evaluation: use a longer text or a smaller length"
+        )
+    numbers = numpy.frombuffer(text, dtype="uint8").astype("int32")
+    X, Y = (
+        list(numbers[start : start + n_examples * length].reshape(n_examples, length))
+        for start in (0, 1)
+    )
+    return (X[:-n_dev], Y[:-n_dev]), (X[-n_dev:], Y[-n_dev:])
+
+
 def _as_float32(array: Array) -> Array:
     return array.astype("float32") if array.dtype == numpy.float64 else array
 

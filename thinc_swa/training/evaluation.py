@@ -103,13 +103,19 @@ def passive_names(optimizer: Optimizer) -> list[str]:
     ]
 
 
-def predict(model: Model[Any, Any], X: Any, convert: Callable[[Any], Any]) -> Any:
-    """Predict all rows: arrays and lists in batches of `PREDICT_BATCH_SIZE`."""
+def predict(
+    model: Model[Any, Any],
+    X: Any,
+    convert: Callable[[Any], Any],
+    *,
+    batch_size: int = PREDICT_BATCH_SIZE,
+) -> Any:
+    """Predict all rows: arrays and lists in batches."""
     if not isinstance(X, list) and not hasattr(X, "shape"):
         return model.predict(X)
     pieces = [
-        model.predict(convert(X[start : start + PREDICT_BATCH_SIZE]))
-        for start in range(0, len(X), PREDICT_BATCH_SIZE)
+        model.predict(convert(X[start : start + batch_size]))
+        for start in range(0, len(X), batch_size)
     ]
     if isinstance(pieces[0], list):
         return [guess for piece in pieces for guess in piece]

@@ -27,7 +27,14 @@ from .batch_plan import BatchPlan, PlannedBatch
 from .callbacks import Callback, CallbackList, check_callbacks
 from .checkpoints import keeping_random_state
 from .datasets import Dataset, check_dataset, check_same_form
-from .evaluation import SCORES, accuracy, evaluated_averages, find_averages, predict
+from .evaluation import (
+    PREDICT_BATCH_SIZE,
+    SCORES,
+    accuracy,
+    evaluated_averages,
+    find_averages,
+    predict,
+)
 from .fingerprints import (
     SKIPPED,
     TrainingFingerprint,
@@ -39,10 +46,12 @@ from .fingerprints import (
     digest,
     is_exact,
 )
+from .layer_states import check_layer_states, initial_layer_states, reset_layers
 from .output_folder import CHANGEABLE, TrainingFolder
 from .registries import registry
 from .resizing import WORKERS
 from .state import TrainerState
+from .streams import ORDERS, SHUFFLED, STREAMS, check_streams, stream_rows
 from .training_phases import (
     THINC_SETTINGS,
     LayerDropout,
@@ -77,6 +86,12 @@ class Trainer:
     max_epochs (int): Maximum number of passes over the data; 0 for no limit. A pass that a
         phase ends early counts.
     batch_size (int): Examples per step.
+    order (str): Order of the training examples. "shuffled": random, another one in every epoch.
+        "streams": they are the pieces of a long sequence in their order, which is divided into
+        `batch_size` parts of equal length, and each step has the next example of each part.
+        Evaluations read the sequence of their examples in the same way. Layers with state
+        between batches (see `reset_layers`) need this order. They are reset at the start of
+        every epoch and of every evaluation, and have their states back after an evaluation.
     eval_frequency (int): Steps between evaluations.
     patience (int): Steps without a better score after which to stop; 0 for no early stopping.
     score (str): Score, higher is better. "accuracy": the fraction of rows whose highest output
@@ -113,6 +128,7 @@ class Trainer:
         max_steps: int = 0,
         max_epochs: int = 0,
         batch_size: int = 32,
+        order: str = SHUFFLED,
         eval_frequency: int = 100,
         patience: int = 0,
         score: str = "accuracy",
@@ -130,6 +146,7 @@ class Trainer:
         if not max_steps and not max_epochs:
             raise ValueError("max_steps or max_epochs must be at least 1, but both were 0")
         self.batch_size = check_int("batch_size", batch_size, minimum=1)
+        self.order = check_choice("order", order, ORDERS)
         self.eval_frequency = check_int("eval_frequency", eval_frequency, minimum=1)
         self.patience = check_int("patience", patience, minimum=0)
         self.score = check_choice("score", score, SCORES)
@@ -152,8 +169,11 @@ class Trainer:
         # Inputs and targets of each dataset by its name.
         self._training_data: dict[str | None, Any] = {None: self.dataset[0]}
         self._training_data.update((name, found[0]) for name, found in self.datasets.items())
-        for X, _ in self._training_data.values():
+        for name, (X, _) in self._training_data.items():
             self._workers.check_examples(len(X))
+            if self._in_streams:
+                section = "[dataset]" if name is None else f"[datasets.{name}]"
+                check_streams(section, len(X), self.batch_size, self._workers.size)
         self.callbacks = CallbackList(self._workers.own_callbacks(callbacks))
         self._dropout = LayerDropout(model)
         self._plan_phases(make_phases(phases, settings=THINC_SETTINGS))
@@ -170,6 +190,7 @@ class Trainer:
         self._code: Path | None = None
         self._output: Path | None = None
 
+        self._check_layer_states()
         fix_random_seed(self.seed)
         X, Y = self.dataset[0]
         sample = numpy.arange(min(len(X), 2))
@@ -177,9 +198,25 @@ class Trainer:
             # The highest class index determines the number of outputs.
             sample = numpy.array([0, int(Y.argmax())])
         self.model.initialize(X=self._take(X, sample), Y=self._take(Y, sample))
+        # The layers have predicted the sample.
+        reset_layers(self.model)
         # ParamGroups selects parameters by their paths.
         register_parameter_paths(self.model)
         self._workers.connect(self.state, self.optimizer, self.model, seed=self.seed)
+
+    @property
+    def _in_streams(self) -> bool:
+        return self.order == STREAMS
+
+    def _check_layer_states(self) -> None:
+        """RAISES: ValueError if the model has layers with state between batches, and the
+        batches do not follow each other."""
+        names = check_layer_states(self.model)
+        if names and not self._in_streams:
+            raise ValueError(
+                f"The state of {', '.join(names)} goes on from one batch to the next, but the "
+                f'examples are shuffled: set order = "{STREAMS}" in [training]'
+            )
 
     @classmethod
     def from_config(
@@ -279,6 +316,8 @@ class Trainer:
     def _describe_arguments(self) -> dict[str, str]:
         names = ("seed", "batch_size", "eval_frequency", "score", "batch_norm_batches")
         arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self._in_streams:
+            arguments["order"] = self.order
         phases = {
             span.name: span.describe() for span in self._plan.spans if span.name is not None
         }
@@ -306,6 +345,11 @@ class Trainer:
                     f"Phase {phase.name!r} names the dataset {phase.dataset!r}, but there is "
                     f"no [datasets.{phase.dataset}]: there are {list(self.datasets)}"
                 )
+            if phase.batch_size is not None and self._in_streams:
+                raise ValueError(
+                    f'Phase {phase.name!r} cannot have batch_size: with order = "{STREAMS}" '
+                    "the examples are divided into batch_size streams for the whole training"
+                )
         self._dropout.check(phases)
         self._effects = PhaseEffects(phases, self.optimizer)
         plan = BatchPlan(
@@ -314,6 +358,7 @@ class Trainer:
             batch_size=self.batch_size,
             n_workers=self._workers.size,
             drop_last=self._drop_last,
+            in_streams=self._in_streams,
         )
         self._use(plan)
         starts = plan.starts()
@@ -367,9 +412,9 @@ class Trainer:
         return state
 
     def save_model(self, path: Path) -> None:
-        """Save the model with its current weights as a file, atomically. `Model.from_disk`
-        reads it."""
-        with self._dropout.reset():
+        """Save the model with its current weights and the initial states of its layers as a
+        file, atomically. `Model.from_disk` reads it."""
+        with self._dropout.reset(), initial_layer_states(self.model):
             content = self.model.to_bytes()
         replace_bytes(path, content)
 
@@ -412,6 +457,8 @@ class Trainer:
             raise
         finally:
             self.callbacks.dispatch("on_end", self)
+        # For predictions. The last checkpoint has the states.
+        reset_layers(self.model)
 
     def _needs_evaluation(self) -> bool:
         step = self.state.step
@@ -469,10 +516,15 @@ class Trainer:
         X, Y = self._training_data[phase.dataset]
         key = (phase.dataset, planned.epoch)
         if self._order is None or self._order[0] != key:
-            order = self._workers.shuffled_share(
-                len(X), seed=self.seed, epoch=planned.epoch, n_used=planned.n_used
-            )
+            if self._in_streams:
+                order = self._workers.streams(len(X), self.batch_size)
+            else:
+                order = self._workers.shuffled_share(
+                    len(X), seed=self.seed, epoch=planned.epoch, n_used=planned.n_used
+                )
             self._order = (key, order)
+        if planned.start == 0:
+            reset_layers(self.model)
         rows = self._order[1][planned.start : planned.start + planned.size]
         return planned.epoch, self._take(X, rows), self._take(Y, rows)
 
@@ -542,7 +594,7 @@ class Trainer:
                 return
             try:
                 if place not in self._batch_norm:
-                    with keeping_random_state():
+                    with keeping_random_state(), initial_layer_states(self.model):
                         update_batch_norm(self.model, self._batch_norm_data())
                     self._batch_norm[place] = get_batch_norm(self.model)
                 set_batch_norm(self.model, self._batch_norm[place])
@@ -552,18 +604,28 @@ class Trainer:
 
     def _batch_norm_data(self) -> Iterator[Any]:
         """Training batches for BatchNorm statistics. The random sample is always the same, so
-        that differences between evaluations come from the weights."""
+        that differences between evaluations come from the weights. Of streams they are the
+        first ones."""
         X, _ = self.dataset[0]
         size = min(self.batch_size, len(X))
         n_batches = min(self.batch_norm_batches, len(X) // size)
-        random = numpy.random.default_rng((self.seed, 0, 1))
-        rows = random.choice(len(X), n_batches * size, replace=False)
+        if self._in_streams:
+            rows = stream_rows(len(X), size)[: n_batches * size]
+        else:
+            random = numpy.random.default_rng((self.seed, 0, 1))
+            rows = random.choice(len(X), n_batches * size, replace=False)
         for start in range(0, len(rows), size):
             yield self._take(X, rows[start : start + size])
 
     def _score(self) -> float:
         X, Y = self.dataset[1]
-        predictions = predict(self.model, X, self._on_device)
+        size = PREDICT_BATCH_SIZE
+        if self._in_streams:
+            size = min(self.batch_size, len(X))
+            rows = stream_rows(len(X), size)
+            X, Y = self._take(X, rows), self._take(Y, rows)
+        with initial_layer_states(self.model):
+            predictions = predict(self.model, X, self._on_device, batch_size=size)
         if self.score == "loss":
             begin_step(self.loss, self.state.step)
             return -float(self.loss.get_loss(predictions, self._on_device(Y)))
