@@ -6,6 +6,7 @@ It reads runs.csv beside this file, and writes results.md, differences.png and s
 """
 
 import argparse
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,8 +57,9 @@ class Contrast:
     weights: Mapping[tuple[str, Setting], float]
 
     def values(self, scores: Scores, seeds: Sequence[int]) -> list[float]:
+        # Rounding errors would be differences.
         return [
-            sum(weight * scores[key][seed] for key, weight in self.weights.items())
+            round(sum(weight * scores[key][seed] for key, weight in self.weights.items()), 9)
             for seed in seeds
         ]
 
@@ -149,7 +151,7 @@ def make_single_contrasts(settings: Sequence[Setting]) -> list[Contrast]:
 
 
 def against(one: str, other: str) -> str:
-    return f"{one}, against {other}"
+    return f"{one} against {other}"
 
 
 def change(name: str) -> str:
@@ -184,16 +186,18 @@ def measure(
     for contrast in contrasts:
         values = contrast.values(scores, seeds)
         low, high = interval(values)
-        # Equal differences have no variance.
-        p = float(stats.ttest_1samp(values, 0.0).pvalue) if stdev(values) > 0.0 else 1.0
+        error = stdev(values) / math.sqrt(len(values))
+        p = 0.0 if mean(values) else 1.0
+        if error > 0.0:
+            p = 2.0 * float(stats.t.sf(abs(mean(values)) / error, len(values) - 1))
         found.append(Difference(contrast.name, mean(values), low, high, p, p))
     corrected = holm([difference.p for difference in found])
     return [replace(x, p_holm=p) for x, p in zip(found, corrected, strict=True)]
 
 
 def read_scores(task: str, rows: Iterable[Row]) -> tuple[Scores, list[int]]:
-    """RETURNS (tuple[Scores, list[int]]): The final scores, and the seeds that are complete for all
-    methods and settings."""
+    """RETURNS (tuple[Scores, list[int]]): The final scores, and the seeds that are complete for
+    all methods and settings."""
     found: dict[tuple[str, Setting], dict[int, float]] = {
         (cell.method, (cell.mixup, cell.schedule)): {} for cell in make_cells(task)
     }
@@ -240,8 +244,12 @@ def difference_table(found: Sequence[Difference]) -> list[list[str]]:
     rows = [["difference", "points", "p", "Holm"]]
     for x in found:
         star = " *" if x.is_significant else ""
-        rows.append([x.name, f"{x}{star}", f"{x.p:.3f}", f"{x.p_holm:.3f}"])
+        rows.append([x.name, f"{x}{star}", format_p(x.p), format_p(x.p_holm)])
     return rows
+
+
+def format_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
 
 
 # Answers
@@ -256,7 +264,7 @@ def verdict(x: Difference, relevant: float) -> str:
         return f"{'better' if x.mean > 0 else 'worse'}, {x}"
     text = f"no difference found, {x}"
     if max(-x.low, x.high) < relevant:
-        text += f"; {relevant:g} points or more are excluded"
+        text += f"; a difference of {relevant:g} or more is excluded"
     return text
 
 
@@ -298,7 +306,8 @@ def describe_best(by_name: Mapping[str, Mapping[str, Difference]]) -> str:
             groups.setdefault(kind, []).append(rival)
         is_best = list(groups) == ["better than"]
         words = "; ".join(f"{kind} {' and '.join(names)}" for kind, names in groups.items())
-        sentences.append(f"{task.capitalize()}: {'yes' if is_best else 'no'}, {words}")
+        found = "yes, better than all four" if is_best else f"no, {words}"
+        sentences.append(f"{task.capitalize()}: {found}")
     return ". ".join(sentences)
 
 
@@ -354,7 +363,11 @@ def plot_scores(found: Mapping[str, tuple[Scores, Sequence[int]]]) -> Any:
         panel.set_title(f"{TITLES[task]} in %", fontsize=10, loc="left")
         panel.grid(axis="y", alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
+    # The digits have all settings.
+    handles, labels = max(
+        (x.get_legend_handles_labels() for x in panels), key=lambda x: len(x[1])
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -390,8 +403,8 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         "![Differences with their intervals](differences.png)",
         "Filled: statistically significant. Grey: differences that do not matter by the plan.",
         "![Scores of all methods in all settings](scores.png)",
-        "Means over the seeds with 95 % intervals. Around SGD, `reset` and `keep` are the same: "
-        "Thinc's SGD has no moments.",
+        "Means over the seeds with 95 % intervals. Around SGD, `reset` and `keep` are the "
+        "same: Thinc's SGD has no moments.",
     ]
     for task, (scores, seeds) in found.items():
         single = measure(make_single_contrasts(settings[task]), scores, seeds)
