@@ -304,9 +304,10 @@ def describe_best(by_name: Mapping[str, Mapping[str, Difference]]) -> str:
             if x.is_significant:
                 kind = "better than" if x.mean > 0 else "worse than"
             groups.setdefault(kind, []).append(rival)
-        is_best = list(groups) == ["better than"]
         words = "; ".join(f"{kind} {' and '.join(names)}" for kind, names in groups.items())
-        found = "yes, better than all four" if is_best else f"no, {words}"
+        found = f"{'no' if 'worse than' in groups else 'not shown'}: {words}"
+        if list(groups) == ["better than"]:
+            found = "yes: better than all four"
         sentences.append(f"{task.capitalize()}: {found}")
     return ". ".join(sentences)
 
@@ -426,6 +427,11 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
             "end of the grid:",
             to_markdown(rate_table(task, rows)).rstrip(),
         ]
+    blocks += [
+        f"## {TITLES[task]}\n\n**Not measured yet**: fewer than two seeds are complete."
+        for task in N_SEEDS
+        if task not in found
+    ]
     pictures = {"differences": plot_differences(families), "scores": plot_scores(found)}
     return "\n\n".join(blocks) + "\n", pictures
 
