@@ -216,6 +216,17 @@ def test_answers(study, analyse, effect, word, answer):
     assert "**Preliminary**: 4 of the 10 seeds" in text
 
 
+def test_rates_beyond_the_grid_change_no_result(study, analyse):
+    rows = make_results(study, {})
+    cell = study.make_cells("cooking")[0]
+    more = [make_row(study, cell, "beyond", rate, 100, 0.99) for rate in (0.5, 0.7)]
+    before, _ = analyse.report(rows)
+    after, _ = analyse.report([*rows, *more])
+    assert after.startswith(before.rstrip())
+    line = next(line for line in after[len(before) :].splitlines() if "| Adam " in line)
+    assert line.count("[99.0\\]") == 2 and "\\[5" not in line
+
+
 def test_task_without_complete_seeds_is_named(study, analyse):
     rows = [row for row in make_results(study, {}) if row["task"] == "digits"]
     text, _ = analyse.report(rows)
@@ -251,6 +262,7 @@ def test_study_runs_and_continues(study, analyse, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "SCHEDULES", ("one-cycle",))
     grid = {"Adam": (0.01, 0.1)}
     monkeypatch.setattr(study, "GRIDS", {"digits": grid, "cooking": grid})
+    monkeypatch.setattr(study, "BEYOND", {method: (0.2,)})
     monkeypatch.setattr(study, "N_FOLDS", 2)
     rows = study.train_digits(tmp_path / "logs", 2, 40)
     rows += study.train_cooking(tmp_path, tmp_path / "logs", 2, 8)

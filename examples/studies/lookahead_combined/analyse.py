@@ -19,6 +19,7 @@ from study import (
     HERE,
     METHODS,
     N_SEEDS,
+    Cell,
     Row,
     choose_rate,
     final,
@@ -240,6 +241,25 @@ def rate_table(task: str, rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
+def beyond_table(task: str, rows: Sequence[Row]) -> list[list[str]]:
+    """Scores of all rates with the data that choose them, those beyond the grid in brackets."""
+    parts = ("choice", "beyond")
+    scores: dict[Cell, dict[float, list[float]]] = {}
+    for (cell, rate, _), score in final(
+        row for row in rows if row["task"] == task and row["part"] in parts
+    ).items():
+        scores.setdefault(cell, {}).setdefault(rate, []).append(100 * score)
+    rates = sorted({rate for by_rate in scores.values() for rate in by_rate})
+    table = [["method", "setting", *(f"{rate:g}" for rate in rates)]]
+    for cell, by_rate in scores.items():
+        line = [cell.method, describe((cell.mixup, cell.schedule))]
+        for rate in rates:
+            text = f"{mean(by_rate[rate]):.1f}" if rate in by_rate else ""
+            line.append(f"[{text}]" if text and rate not in cell.grid else text)
+        table.append(line)
+    return table
+
+
 def difference_table(found: Sequence[Difference]) -> list[list[str]]:
     rows = [["difference", "points", "p", "Holm"]]
     for x in found:
@@ -401,6 +421,8 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         "Differences are in points, as means over all settings, with 95 % intervals paired by "
         'seed. "Better" and "worse" are statistically significant after Holm\'s correction '
         'over all differences of the task; everything else is "no difference found".',
+        "Where a chosen rate is at an end of its grid, a rate beyond it may be better: see the "
+        "last tables of each task.",
         "![Differences with their intervals](differences.png)",
         "Filled: statistically significant. Grey: differences that do not matter by the plan.",
         "![Scores of all methods in all settings](scores.png)",
@@ -427,6 +449,14 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
             "end of the grid:",
             to_markdown(rate_table(task, rows)).rstrip(),
         ]
+        if any(row["task"] == task and row["part"] == "beyond" for row in rows):
+            blocks += [
+                "After the results, rates beyond the ends of the grid were trained with the "
+                "seed and the data that choose the rates. Scores in % with these data, those "
+                "beyond the grid in brackets; they are no part of the plan, and the tables "
+                "above do not use them:",
+                to_markdown(beyond_table(task, rows)).rstrip(),
+            ]
     blocks += [
         f"## {TITLES[task]}\n\n**Not measured yet**: fewer than two seeds are complete."
         for task in N_SEEDS

@@ -50,6 +50,14 @@ GRIDS = {
         "SGD": (0.3, 1.0, 3.0),
     },
 }
+# Rates beyond the grid of the questions on cooking, which were trained after the results.
+BEYOND = {
+    "Adam": (0.03,),
+    "Lookahead/Adam, keep": (0.03,),
+    "Lookahead/Adam, reset": (0.03, 0.1),
+    "SGD": (0.1,),
+    "Lookahead/SGD": (0.1,),
+}
 N_STEPS = {"digits": 1000, "cooking": 600}
 N_SEEDS = {"digits": 10, "cooking": 5}
 # Of the trainings that choose the rates.
@@ -260,7 +268,7 @@ def train(
 ) -> list[Row]:
     """Train configs with each seed.
 
-    part (str): "choice" or "result".
+    part (str): "choice", "result" or "beyond".
     configs (dict[tuple[Cell, float], Sequence[Config]]): Configs by cell and learning rate.
     n_seeds (int): Number of seeds, from each config's own on.
     logs (Path): Folder.
@@ -322,20 +330,29 @@ def train_digits(logs: Path, n_seeds: int, n_steps: int) -> list[Row]:
 def train_cooking(data: Path, logs: Path, n_seeds: int, n_steps: int) -> list[Row]:
     paths = write_questions(data, logs / "cooking")
     cells = make_cells("cooking")
-    configs = {
-        (cell, rate): [
-            with_first_seed(make_cooking_config(cell, rate, n_steps, *paths[:2]), FIRST_SEED)
-        ]
-        for cell in cells
-        for rate in cell.grid
-    }
-    chosen = train("choice", configs, 1, logs)
+
+    def make_configs(
+        grids: dict[Cell, tuple[float, ...]],
+    ) -> dict[tuple[Cell, float], Sequence[Config]]:
+        return {
+            (cell, rate): [
+                with_first_seed(
+                    make_cooking_config(cell, rate, n_steps, *paths[:2]), FIRST_SEED
+                )
+            ]
+            for cell, rates in grids.items()
+            for rate in rates
+        }
+
+    chosen = train("choice", make_configs({cell: cell.grid for cell in cells}), 1, logs)
     rates = {cell: choose_rate(cell, chosen) for cell in cells}
     configs = {
         (cell, rate): [make_cooking_config(cell, rate, n_steps, paths[0], paths[2])]
         for cell, rate in rates.items()
     }
-    return chosen + train("result", configs, n_seeds, logs)
+    rows = chosen + train("result", configs, n_seeds, logs)
+    beyond = make_configs({cell: BEYOND[cell.method] for cell in cells})
+    return rows + train("beyond", beyond, 1, logs)
 
 
 # Results
