@@ -15,6 +15,7 @@ half_life = 5
 """
 
 
+@pytest.mark.slow
 def test_a_shared_training_has_the_results_of_the_trainer(tmp_path):
     optimizers = {"adam": ADAM, "ema": EMA}
     configs = {name: config_of(tmp_path, text) for name, text in optimizers.items()}

@@ -134,6 +134,7 @@ def test_half_as_many_bytes_are_sent(n_workers):
     assert expected <= sent[1] - sent[0] <= 1.01 * expected
 
 
+@pytest.mark.slow
 def test_two_processes_are_two_simulated_workers_bit_for_bit(tmp_path):
     require("torch")
     results = finish(start_processes("train", 2, tmp_path, "float16"))

@@ -145,6 +145,7 @@ def test_saved_models_have_no_state(tmp_path):
     assert saved == [None] * 3
 
 
+@pytest.mark.slow
 def test_less_loss_than_is_possible_without_state():
     """Where only dashes come before a key in its batch, no model without state can be better
     than guessing one of four."""
