@@ -12,7 +12,7 @@ testing. Where there is only one file, it is shuffled and divided into 70, 15 an
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -25,6 +25,8 @@ Reader = Callable[[Language, str], Iterator[Doc]]
 # Sentences per document of treebanks, as in spaCy's own projects: parsers learn where sentences
 # end.
 SENTENCES_PER_DOC = 10
+# Part of the documents whose annotations are corrupted.
+CORRUPTED = 0.2
 
 
 def read_comments(nlp: Language, text: str) -> Iterator[Doc]:
@@ -81,7 +83,7 @@ TASKS: dict[str, tuple[str, Reader, str]] = {
 
 
 def read_task(data: Path, task: str) -> dict[str, list[Doc]]:
-    """Read the documents of a task by their part: train, dev, test."""
+    """Read the documents of a task by their part: train, dev, test, quarter and corrupted."""
     lang, read, suffix = TASKS[task]
     nlp = spacy.blank(lang)
     paths = {name: data / task / f"{name}.{suffix}" for name in ("train", "dev", "test")}
@@ -97,7 +99,25 @@ def read_task(data: Path, task: str) -> dict[str, list[Doc]]:
         found = {"train": docs[:first], "dev": docs[first:second], "test": docs[second:]}
     if "test" not in found:
         found["dev"], found["test"] = found["dev"][::2], found["dev"][1::2]
-    return found
+    train = found["train"]
+    return {**found, "quarter": train[: len(train) // 4], "corrupted": corrupt(train)}
+
+
+def corrupt(docs: Sequence[Doc]) -> list[Doc]:
+    """Copy documents, one in five with wrong annotations: without entities, with random tags,
+    or with the categories of another document."""
+    numbers = random.Random(0)
+    tags = sorted({token.tag_ for doc in docs for token in doc})
+    copies = [Doc(doc.vocab).from_bytes(doc.to_bytes()) for doc in docs]
+    for doc in numbers.sample(copies, round(CORRUPTED * len(docs))):
+        if doc.has_annotation("ENT_IOB"):
+            doc.ents = []
+        if doc.has_annotation("TAG"):
+            for token in doc:
+                token.tag_ = numbers.choice(tags)
+        if doc.cats:
+            doc.cats = numbers.choice(docs).cats
+    return copies
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Train one task with one seed, and write the scores of all averages.
 
-    python scripts/train.py wnut17 averages 0 --corpus corpus --output runs
+    python scripts/train.py quickstart wnut17 averages 0 --corpus corpus --output runs
 
 `averages` trains once for Adam and the averages of its weights, which do not change the
-training; `schedule_free` trains with ScheduleFree.
+training, `recommended` for two of these averages; `schedule_free` and `lookahead` train with
+these optimizers.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import io
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ STUDY = Path(__file__).resolve().parents[1]
 GROUPS = {
     "averages": ("adam", "use_averages", "ema", "swa_half", "swa_late", "swa_plateau", "lawa"),
     "schedule_free": ("schedule_free",),
+    "recommended": ("adam", "ema", "swa_late"),
+    "lookahead": ("lookahead",),
 }
 # Steps of each task.
 STEPS = {
@@ -64,6 +68,30 @@ COLUMNS = (
 Weights = dict[Any, Any]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Changes to the quickstart.
+
+    rate (float): Factor of the learning rate.
+    decays (bool): Whether it decays, linearly to zero over the training.
+    train (str): Name of the training data.
+    """
+
+    rate: float = 1.0
+    decays: bool = False
+    train: str = "train"
+
+
+SETTINGS = {
+    "quickstart": Setting(),
+    "rate_0.3": Setting(rate=0.3),
+    "rate_3": Setting(rate=3.0),
+    "decayed": Setting(decays=True),
+    "quarter": Setting(train="quarter"),
+    "corrupted": Setting(train="corrupted"),
+}
+
+
 def describe_machine() -> str:
     """CPU, number of cores and versions."""
     cpu = platform.processor() or platform.machine()
@@ -77,31 +105,65 @@ def describe_machine() -> str:
     )
 
 
-def make_config(
-    task: str, group: str, seed: int, corpus: Path, n_steps: int
-) -> tuple[Config, list[bool]]:
+@dataclass(frozen=True)
+class Run:
+    """A training.
+
+    setting (str): Name of the changes to the quickstart.
+    group (str): Name of the optimizers.
+    """
+
+    setting: str
+    task: str
+    group: str
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.setting}-{self.task}-{self.group}-{self.seed}.csv"
+
+
+def make_config(run: Run, corpus: Path, n_steps: int) -> tuple[Config, list[bool]]:
     """Make the config of a training.
 
     RETURNS (tuple[Config, list[bool]]): The config, and whether averages of Thinc's own belong
         to each optimizer of the group.
     """
+    setting = SETTINGS[run.setting]
     overrides = {
-        "paths.train": str(corpus / task / "train.spacy"),
-        "paths.dev": str(corpus / task / "dev.spacy"),
-        "system.seed": seed,
+        "paths.train": str(corpus / run.task / f"{setting.train}.spacy"),
+        "paths.dev": str(corpus / run.task / "dev.spacy"),
+        "system.seed": run.seed,
         "training.max_steps": n_steps,
         # Replayed afterwards, for each optimizer.
         "training.patience": 0,
     }
     files = sorted((STUDY / "optimizers").glob("*.cfg"))
-    entries = read_entries([STUDY / "configs" / f"{task}.cfg"], files, overrides)
+    entries = read_entries([STUDY / "configs" / f"{run.task}.cfg"], files, overrides)
     found = {entry.name: entry.config.interpolate() for entry in entries}
-    found["adam"] = found.pop(task)
-    configs = [found[name] for name in GROUPS[group]]
+    found["adam"] = found.pop(run.task)
+    configs = [found[name] for name in GROUPS[run.group]]
+    for config in configs:
+        set_rate(optimizer_section(config)["optimizer"], setting, n_steps)
     nestings = [take_apart(optimizer_section(config)["optimizer"]) for config in configs]
     config = configs[0]
     optimizer_section(config)["optimizer"] = nest(nestings)
     return config, [nesting.uses_averages for nesting in nestings]
+
+
+def set_rate(optimizer: dict[str, Any], setting: Setting, n_steps: int) -> None:
+    """Change the learning rate of the innermost optimizer of a section."""
+    while "optimizer" in optimizer:
+        optimizer = optimizer["optimizer"]
+    rate = setting.rate * optimizer["learn_rate"]
+    optimizer["learn_rate"] = rate
+    if setting.decays:
+        optimizer["learn_rate"] = {
+            "@schedules": "warmup_linear.v1",
+            "initial_rate": rate,
+            "warmup_steps": 0,
+            "total_steps": n_steps,
+        }
 
 
 class Trainer(SpacyTrainer):
@@ -192,22 +254,20 @@ def add_test_scores(trainer: Trainer, recorder: Recorder, path: Path) -> None:
                 row["test_score"] = scores[id(weights)]
 
 
-def train(
-    task: str, group: str, seed: int, corpus: Path, n_steps: int | None = None
-) -> Iterator[dict[str, Any]]:
+def train(run: Run, corpus: Path, n_steps: int | None = None) -> Iterator[dict[str, Any]]:
     """Train, and make the rows of the table of scores. They have test scores where
     `chosen_indices` has an index."""
     registry.optimizers(BOUNDARY)(make_boundary)
-    config, uses_averages = make_config(task, group, seed, corpus, n_steps or STEPS[task])
-    recorder = Recorder(GROUPS[group])
+    config, uses_averages = make_config(run, corpus, n_steps or STEPS[run.task])
+    recorder = Recorder(GROUPS[run.group])
     trainer = Trainer(config, [recorder])
     trainer.entries = split_entries(trainer.optimizer, uses_averages)
     trainer.run()
-    add_test_scores(trainer, recorder, corpus / task / "test.spacy")
+    add_test_scores(trainer, recorder, corpus / run.task / "test.spacy")
     common = {
-        "setting": "quickstart",
-        "task": task,
-        "seed": seed,
+        "setting": run.setting,
+        "task": run.task,
+        "seed": run.seed,
         "machine": describe_machine(),
     }
     for name, rows in recorder.rows.items():
@@ -217,6 +277,7 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("task", choices=STEPS)
     parser.add_argument("group", choices=GROUPS)
     parser.add_argument("seed", type=int)
@@ -224,16 +285,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=STUDY / "runs")
     parser.add_argument("--steps", type=int, help="instead of those of the plan")
     arguments = parser.parse_args()
-    rows = train(
-        arguments.task, arguments.group, arguments.seed, arguments.corpus, arguments.steps
-    )
+    run = Run(arguments.setting, arguments.task, arguments.group, arguments.seed)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(train(run, arguments.corpus, arguments.steps))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    name = f"{arguments.task}-{arguments.group}-{arguments.seed}.csv"
-    replace_text(arguments.output / name, text.getvalue())
+    replace_text(arguments.output / run.file_name, text.getvalue())
 
 
 if __name__ == "__main__":
