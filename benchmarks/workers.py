@@ -104,19 +104,24 @@ def train(settings, commands):
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
+def train_on(network, settings):
+    """Run one training, on two workers if there is a network."""
+    if network is None:
+        return train(settings, [([], {})])
+    ranks = [{"RANK": str(i), "WORLD_SIZE": "2", **network.environment} for i in range(2)]
+    return train(settings, list(zip(network.prefixes, ranks, strict=True)))
+
+
 def measure_case(settings, method, network):
     """Measure one training, or two of them at the same time.
 
     RETURNS (dict): The measurements of rank 0, and "words_per_second" of all workers.
     """
     settings = {**settings, "local_sgd": method}
-    if network is None:
-        found = train(settings, [([], {})])
-    elif network == "unconnected":
+    if network == "unconnected":
         found = train(settings, [([], {}), ([], {})])
     else:
-        ranks = [{"RANK": str(i), "WORLD_SIZE": "2", **network.environment} for i in range(2)]
-        found = train(settings, list(zip(network.prefixes, ranks, strict=True)))
+        found = train_on(network, settings)
     speeds = [row["words"] / row["seconds"] for row in found]
     return {**found[0], "words_per_second": sum(speeds)}
 
@@ -141,13 +146,20 @@ def measure(n_rounds, n_words, n_syncs, links):
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         train_path, dev_path = corpus.write_corpus(Path(folder), 1200, 20)
-        base = {"train": str(train_path), "dev": str(dev_path), "words_per_batch": n_words}
+        base = {"train": str(train_path), "dev": str(dev_path), "seed": 0}
         networks = {name: stack.enter_context(Network(links[name]).up()) for name in links}
         cases = list(list_cases(networks, n_syncs).items())
         for number in range(n_rounds):
             random.Random(number).shuffle(cases)
             for name, (method, network, n_steps) in cases:
-                settings = {**base, "start": FREQ, "stop": FREQ + n_steps}
+                stop = FREQ + n_steps
+                settings = {
+                    **base,
+                    "words_per_batch": n_words,
+                    "training": {"max_steps": stop - 1, "eval_frequency": 10**6},
+                    "start": FREQ,
+                    "stop": stop,
+                }
                 row = measure_case(settings, method, network)
                 rows.append({"case": name, "round": number, "n_steps": n_steps, **row})
                 speed = row["words_per_second"]

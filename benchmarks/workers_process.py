@@ -1,5 +1,5 @@
-"""One worker of the benchmark in workers.py: a training without evaluations, whose steps are
-timed. It prints its measurements as JSON.
+"""One worker of the benchmarks in workers.py, whose steps are timed, and in time_to_score.py,
+which ends at a score. It prints its measurements as JSON.
 
     python benchmarks/workers_process.py SETTINGS
 """
@@ -55,6 +55,34 @@ class Clock(Callback):
         return {name: last[name] - first[name] for name in first}
 
 
+class ScoreClock(Callback):
+    """Measures the time from the first step to the first evaluation with a score, where the
+    training ends.
+
+    score (float): The score, a fraction.
+    """
+
+    def __init__(self, score):
+        self.score = score
+        self.start = None
+        self.found = {}
+
+    def on_step(self, trainer):
+        self.start = self.start or time.perf_counter()
+
+    def on_evaluate(self, trainer, evaluation):
+        score = evaluation.raw if evaluation.averages is None else evaluation.averages
+        if score >= self.score:
+            self.found = {
+                "score": score,
+                "seconds": time.perf_counter() - self.start,
+                "seconds_in_steps": trainer.state.seconds,
+                "words": trainer.state.extra["words"],
+                "n_steps": trainer.state.step,
+            }
+            trainer.stop()
+
+
 def link_bytes():
     """Number of bytes that this host has sent over the network interface of gloo, with all
     headers; 0 without one."""
@@ -67,10 +95,11 @@ def make_config(settings):
     config = init_config(lang="en", pipeline=["ner"], optimize="efficiency")
     config["paths"]["train"] = settings["train"]
     config["paths"]["dev"] = settings["dev"]
-    config["system"]["seed"] = 0
+    config["system"]["seed"] = settings["seed"]
     training = config["training"]
-    training.update(patience=0, max_steps=settings["stop"] - 1, eval_frequency=10**6)
-    training["batcher"]["size"] = settings["words_per_batch"]
+    training.update(patience=0, **settings["training"])
+    if settings["words_per_batch"] is not None:
+        training["batcher"]["size"] = settings["words_per_batch"]
     adam = {**training["optimizer"], "use_averages": False}
     training["optimizer"] = adam
     if settings["local_sgd"] is not None:
@@ -91,21 +120,37 @@ def measure_latency(communicator):
     return statistics.median(found)
 
 
-def main(settings):
-    warnings.simplefilter("ignore")
-    communicator = TorchCommunicator() if "RANK" in os.environ else SingleWorker()
+def measure_steps(settings, communicator):
+    """Measure the steps of a training without evaluations."""
     latency = measure_latency(communicator)
     clock = Clock(settings["start"], settings["stop"], communicator)
     trainer = SpacyTrainer(make_config(settings), [clock], communicator=communicator)
     # All processes begin together, also trainings that are not connected.
     trainer.run()
     weights = [parameter.get() for _, _, parameter in named_parameters(trainer.model)]
-    found = {
+    return {
         **clock.differences(),
         "latency": latency,
         "n_parameters": sum(array.size for array in weights),
         "rank": communicator.rank,
     }
+
+
+def measure_time_to_score(settings, communicator):
+    """Measure a training that ends at a score.
+
+    RETURNS (dict): Empty on other ranks than 0, and if the score was not reached.
+    """
+    clock = ScoreClock(settings["score"])
+    SpacyTrainer(make_config(settings), [clock], communicator=communicator).run()
+    return clock.found
+
+
+def main(settings):
+    warnings.simplefilter("ignore")
+    communicator = TorchCommunicator() if "RANK" in os.environ else SingleWorker()
+    measure = measure_time_to_score if "score" in settings else measure_steps
+    found = measure(settings, communicator)
     communicator.close()
     print(json.dumps(found))
 
