@@ -102,7 +102,8 @@ def to_text(results):
     lines += [
         f"\nRank 0 evaluates every {FREQ} steps while the other worker waits, with one worker "
         f"every {2 * FREQ}. Of LocalSGD it evaluates the averages and its own weights, which "
-        "takes twice as long. The first evaluation at the score can be early or late by chance.",
+        "takes twice as long. The first evaluation at the score can be early or late by "
+        "chance.",
     ]
     return "\n".join(lines) + "\n"
 

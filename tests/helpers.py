@@ -1,9 +1,11 @@
 """What several test modules need."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from thinc.compat import has_cupy_gpu
@@ -25,6 +27,22 @@ def require(*packages):
             if package in required:
                 raise ModuleNotFoundError(f"No module named {package!r}, which is required")
             pytest.skip(f"{package} is not installed", allow_module_level=True)
+
+
+@contextmanager
+def scripts(folder):
+    """Context manager in which the scripts of a folder can be imported, as they import each
+    other. RETURNS (Callable): Imports one by its name."""
+    names = {path.stem for path in folder.glob("*.py")}
+    hidden = {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
 
 
 def as_numpy(array):

@@ -1,13 +1,11 @@
 """The study of Lookahead with mixup and one-cycle: its configs, statistics and results."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy
 import pytest
-from helpers import require
+from helpers import require, scripts
 from thinc.api import Optimizer, registry
 
 from thinc_swa import Lookahead
@@ -15,18 +13,12 @@ from thinc_swa.schedules.learn_rate import current_rate
 from thinc_swa.training.configs import optimizer_section
 
 STUDY = Path(__file__).parents[1] / "examples" / "studies" / "lookahead_combined"
-NAMES = ("study", "analyse")
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Import a script as the scripts import each other."""
-    monkeypatch.syspath_prepend(STUDY)
-    for name in NAMES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def load():
+    with scripts(STUDY) as load:
+        yield load
 
 
 @pytest.fixture
@@ -36,7 +28,7 @@ def study(load):
 
 @pytest.fixture
 def analyse(load):
-    require("scipy", "matplotlib")
+    require("scipy", "statsmodels", "matplotlib")
     return load("analyse")
 
 
@@ -190,12 +182,6 @@ def test_contrasts_find_the_effects_of_the_scores(study, analyse):
             assert found[analyse.change("mixup")].mean == pytest.approx(0.0, abs=1e-9)
         single = analyse.measure(analyse.make_single_contrasts(settings), scores, seeds)
         assert len(single) == 3 * len(settings)
-
-
-def test_holm(analyse):
-    # By hand: 3 * 0.01, 2 * 0.02, 0.04 raised to the one before it.
-    assert analyse.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
-    assert analyse.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

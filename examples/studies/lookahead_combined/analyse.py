@@ -2,11 +2,11 @@
 
     python examples/studies/lookahead_combined/analyse.py
 
-It reads runs.csv beside this file, and writes results.md, differences.png and scores.png.
+It reads runs.csv beside this file, and writes results.md, differences.png and scores.png. Needs
+SciPy, statsmodels and Matplotlib.
 """
 
 import argparse
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from study import (
     HERE,
     METHODS,
@@ -167,15 +168,6 @@ def describe(setting: Setting) -> str:
 # Statistics
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """*p* values, corrected by Holm's method (1979)."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = highest
-    return corrected
-
-
 def measure(
     contrasts: Sequence[Contrast], scores: Scores, seeds: Sequence[int]
 ) -> list[Difference]:
@@ -187,13 +179,13 @@ def measure(
     for contrast in contrasts:
         values = contrast.values(scores, seeds)
         low, high = interval(values)
-        error = stdev(values) / math.sqrt(len(values))
-        p = 0.0 if mean(values) else 1.0
-        if error > 0.0:
-            p = 2.0 * float(stats.t.sf(abs(mean(values)) / error, len(values) - 1))
+        if len(set(values)) == 1:  # Without a spread there is no t.
+            p = 0.0 if values[0] else 1.0
+        else:
+            p = float(stats.ttest_1samp(values, 0.0).pvalue)
         found.append(Difference(contrast.name, mean(values), low, high, p, p))
-    corrected = holm([difference.p for difference in found])
-    return [replace(x, p_holm=p) for x, p in zip(found, corrected, strict=True)]
+    corrected = multipletests([difference.p for difference in found], method="holm")[1]
+    return [replace(x, p_holm=float(p)) for x, p in zip(found, corrected, strict=True)]
 
 
 def read_scores(task: str, rows: Iterable[Row]) -> tuple[Scores, list[int]]:

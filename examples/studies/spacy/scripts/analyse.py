@@ -2,205 +2,52 @@
 
     python scripts/analyse.py --runs runs --output results
 
-Needs SciPy and Matplotlib.
+results.md answers the questions 1 and 2, settings.md the later ones. Needs SciPy, statsmodels
+and Matplotlib.
 """
 
 import argparse
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-import numpy
-from replay import chosen_indices
-from scipy import stats
+from inference import ALL, Difference, correct, interval, points, pool, to_markdown
+from plot import plot_differences, plot_effects, save
+from runs import (
+    BASELINE,
+    BEST,
+    LAST,
+    MEASURES,
+    QUICKSTART,
+    Key,
+    Runs,
+    complete_seeds,
+    make_runs,
+    read_rows,
+)
+from settings import measure_effects, report_settings
 
-BASELINE = "adam"
-ALL = "all tasks"
-LEVEL = 0.05
+OPTIMIZERS = (
+    BASELINE,
+    "use_averages",
+    "ema",
+    "swa_half",
+    "swa_late",
+    "swa_plateau",
+    "lawa",
+    "schedule_free",
+)
+# With the baseline, in the plan.
+N_COMPARISONS = len(OPTIMIZERS) - 1
+N_SEEDS = 5
 # A difference that matters.
 RELEVANT = 0.01
-N_SEEDS = 5
-# With the baseline, in the plan.
-N_COMPARISONS = 7
-# Task, optimizer and seed.
-Key = tuple[str, str, int]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation of a run. Scores are fractions.
-
-    test (float | None): Test score, of the chosen evaluations only.
-    """
-
-    step: int
-    raw: float
-    score: float
-    test: float | None
-
-
-Runs = Mapping[Key, Sequence[Evaluation]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean difference to the baseline, with its 95 % interval.
-
-    task (str): A task, or `ALL` for the pooled difference.
-    p (float): Uncorrected *p* value.
-    p_holm (float): The same, corrected within its family.
-    """
-
-    optimizer: str
-    task: str
-    mean: float
-    low: float
-    high: float
-    p: float
-    p_holm: float = math.nan
-
-    @property
-    def is_significant(self) -> bool:
-        return self.p_holm < LEVEL
-
-
-# Reading
-
-
-def read_rows(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """Rows of all files, sorted."""
-    rows = []
-    for path in paths:
-        with path.open(encoding="utf8", newline="") as file:
-            rows += list(csv.DictReader(file))
-    return sorted(
-        rows,
-        key=lambda row: (row["task"], row["optimizer"], int(row["seed"]), int(row["step"])),
-    )
-
-
-def make_runs(rows: Iterable[Mapping[str, str]]) -> dict[Key, list[Evaluation]]:
-    runs: dict[Key, list[Evaluation]] = {}
-    for row in rows:
-        evaluation = Evaluation(
-            int(row["step"]),
-            float(row["raw_score"]),
-            float(row["score"]),
-            float(row["test_score"]) if row["test_score"] else None,
-        )
-        runs.setdefault((row["task"], row["optimizer"], int(row["seed"])), []).append(
-            evaluation
-        )
-    return runs
-
-
-def complete_seeds(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> list[int]:
-    """Seeds with which all optimizers are trained on all tasks."""
-    seeds = sorted({seed for _, _, seed in runs})
-    return [
-        seed
-        for seed in seeds
-        if all((task, name, seed) in runs for task in tasks for name in optimizers)
-    ]
-
-
-# Measures of a run
-
-
-def test_of(run: Sequence[Evaluation], choice: str) -> float:
-    """Test score of a choice of `chosen_indices`."""
-    indices = chosen_indices([found.step for found in run], [found.score for found in run])
-    score = run[indices[choice]].test
-    if score is None:
-        raise ValueError(f"step {run[indices[choice]].step} has no test score")
-    return score
-
-
-def second_half(run: Sequence[Evaluation]) -> list[float]:
-    return [found.score for found in run if found.step >= run[-1].step / 2]
-
-
-def swing(run: Sequence[Evaluation]) -> float:
-    """Mean absolute change between evaluations in the second half."""
-    scores = second_half(run)
-    return mean(abs(b - a) for a, b in zip(scores, scores[1:], strict=False))
-
-
-def loss_at_random(run: Sequence[Evaluation]) -> float:
-    """Highest score minus the mean of the second half."""
-    return max(found.score for found in run) - mean(second_half(run))
-
-
-MEASURES: dict[str, Callable[[Sequence[Evaluation]], float]] = {
-    "test score of model-best": lambda run: test_of(run, "best"),
-    "test score after the last step": lambda run: test_of(run, "last"),
-    "swing": swing,
-    "loss by stopping at a random moment": loss_at_random,
-}
 
 
 # Statistics
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """95 % *t* interval of a mean, and the *p* value of its difference to zero."""
-    error = stdev(values) / math.sqrt(len(values))
-    if error == 0.0:
-        # Equal differences: zero if an average never started.
-        return mean(values), mean(values), 1.0 if mean(values) == 0.0 else 0.0
-    low, high = stats.t.interval(1 - LEVEL, len(values) - 1, mean(values), error)
-    return float(low), float(high), float(stats.ttest_1samp(values, 0.0).pvalue)
-
-
-def pool(values: Mapping[str, Sequence[float]], optimizer: str) -> Difference:
-    """Pooled difference over tasks: random effects by DerSimonian and Laird (1986), with the
-    interval of Hartung and Knapp (2001), whose variance is never lower than without it (Röver,
-    Knapp and Friede 2015).
-
-    values (Mapping[str, Sequence[float]]): Differences of the seeds by task.
-    """
-    effects = numpy.array([mean(found) for found in values.values()])
-    variances = numpy.array([stdev(found) ** 2 / len(found) for found in values.values()])
-    if not variances.any():
-        low, high, p = interval(list(effects))
-        return Difference(optimizer, ALL, float(effects.mean()), low, high, p)
-    # Without a variance a task would have all the weight.
-    variances[variances == 0.0] = variances[variances > 0.0].mean()
-    n_free = len(effects) - 1
-    weights = 1 / variances
-    fixed = numpy.average(effects, weights=weights)
-    heterogeneity = weights @ (effects - fixed) ** 2 - n_free
-    scale = weights.sum() - (weights**2).sum() / weights.sum()
-    weights = 1 / (variances + max(0.0, heterogeneity / scale))
-    centre = numpy.average(effects, weights=weights)
-    factor = weights @ (effects - centre) ** 2 / n_free
-    error = math.sqrt(max(1.0, factor) / weights.sum())
-    low, high = stats.t.interval(1 - LEVEL, n_free, centre, error)
-    p = 2 * stats.t.sf(abs(centre) / error, n_free)
-    return Difference(optimizer, ALL, float(centre), float(low), float(high), float(p))
-
-
-def holm(p_values: Sequence[float], n_tests: int) -> list[float]:
-    """*p* values, corrected by Holm's method (1979).
-
-    n_tests (int): The size of the family. Tests that are still missing count as those with the
-        highest *p* values.
-    """
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (n_tests - rank) * p_values[i]))
-        corrected[i] = highest
-    return corrected
-
-
-def correct(family: Sequence[Difference], n_tests: int) -> list[Difference]:
-    """Correct the *p* values of a family of tests, of which some may be missing."""
-    corrected = holm([found.p for found in family], n_tests)
-    return [replace(found, p_holm=p) for found, p in zip(family, corrected, strict=True)]
 
 
 def differences(
@@ -220,7 +67,9 @@ def differences(
             continue
         by_task = {
             task: [
-                values[task, optimizer, seed] - values[task, BASELINE, seed] for seed in seeds
+                values[QUICKSTART, optimizer, task, seed]
+                - values[QUICKSTART, BASELINE, task, seed]
+                for seed in seeds
             ]
             for task in tasks
         }
@@ -248,7 +97,7 @@ def spreads(
         ratios = []
         for task in tasks:
             own, other = (
-                stdev(values[task, name, seed] for seed in seeds)
+                stdev(values[QUICKSTART, name, task, seed] for seed in seeds)
                 for name in (optimizer, BASELINE)
             )
             if own > 0.0 and other > 0.0:
@@ -261,39 +110,11 @@ def spreads(
 # Results
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Optimizers in the order of the plan."""
-    order = (
-        "adam",
-        "use_averages",
-        "ema",
-        "swa_half",
-        "swa_late",
-        "swa_plateau",
-        "lawa",
-        "schedule_free",
-    )
-    return sorted(set(names), key=lambda name: (order.index(name), name))
-
-
-def to_markdown(rows: Sequence[Sequence[str]]) -> str:
-    header, *body = rows
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def points(found: Difference) -> str:
-    """A difference in points, with its interval, and a star if it is significant."""
-    values = [100 * value for value in (found.mean, found.low, found.high)]
-    star = " *" if found.is_significant else ""
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*values) + star
-
-
 def difference_table(found: Sequence[Difference]) -> list[list[str]]:
     tasks = list(dict.fromkeys(difference.task for difference in found))
     rows = [["optimizer", *tasks, "p, pooled", "Holm"]]
-    for optimizer in dict.fromkeys(difference.optimizer for difference in found):
-        by_task = {x.task: x for x in found if x.optimizer == optimizer}
+    for optimizer in dict.fromkeys(difference.name for difference in found):
+        by_task = {x.task: x for x in found if x.name == optimizer}
         pooled = by_task[ALL]
         cells = [points(by_task[task]) for task in tasks]
         rows.append([f"`{optimizer}`", *cells, f"{pooled.p:.3f}", f"{pooled.p_holm:.3f}"])
@@ -310,7 +131,7 @@ def score_table(
     for optimizer in optimizers:
         cells = []
         for task in tasks:
-            scores = [100 * values[task, optimizer, seed] for seed in seeds]
+            scores = [100 * values[QUICKSTART, optimizer, task, seed] for seed in seeds]
             spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
             cells.append(f"{mean(scores):.2f}{spread}")
         rows.append([f"`{optimizer}`", *cells])
@@ -326,7 +147,7 @@ def describe(found: Sequence[Difference], measure: str) -> list[str]:
         verdict = "a statistically significant difference"
         if not difference.is_significant:
             verdict = "no statistically significant difference"
-        text = f"- `{difference.optimizer}`: {verdict} in the {measure}, {points(difference)}"
+        text = f"- `{difference.name}`: {verdict} in the {measure}, {points(difference)}"
         if measure.startswith("test") and max(-difference.low, difference.high) < RELEVANT:
             text += "; differences of a point or more are excluded"
         lines.append(text.replace(" *", "") + ".")
@@ -334,12 +155,12 @@ def describe(found: Sequence[Difference], measure: str) -> list[str]:
 
 
 def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
-    """The results in Markdown.
+    """The answers to the questions 1 and 2 in Markdown.
 
     tasks (Sequence[str]): All tasks of the plan.
     optimizers (Sequence[str]): Optimizers, the baseline among them.
     """
-    seeds = complete_seeds(runs, tasks, optimizers)
+    seeds = seeds_of(runs, tasks, optimizers)
     blocks = ["# spaCy's quickstart with averages"]
     if len(seeds) < N_SEEDS:
         blocks.append(
@@ -356,10 +177,10 @@ def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
         return "\n\n".join(blocks) + "\n"
     blocks.append(
         f"Seeds {', '.join(map(str, seeds))}; all scores in %. Methods: [PLAN.md](../PLAN.md), "
-        "all evaluations: [scores.csv](scores.csv)."
+        "all evaluations: [scores.csv](scores.csv), other settings: [settings.md](settings.md)."
     )
     for name, measure in MEASURES.items():
-        values = {key: measure(run) for key, run in runs.items() if key[2] in seeds}
+        values = {key: measure(run) for key, run in runs.items() if key[0] == QUICKSTART}
         blocks += [f"## {name[0].upper()}{name[1:]}"]
         blocks += [to_markdown(score_table(values, tasks, optimizers, seeds))]
         if len(seeds) < 2:
@@ -378,7 +199,7 @@ def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
                 limits = [math.exp(x) for x in (ratio.mean, ratio.low, ratio.high)]
                 rows.append(
                     [
-                        f"`{ratio.optimizer}`",
+                        f"`{ratio.name}`",
                         "{:.2f} ({:.2f} to {:.2f})".format(*limits),
                         f"{ratio.p:.3f}",
                         f"{ratio.p_holm:.3f}",
@@ -387,6 +208,21 @@ def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
             if len(rows) > 1:
                 blocks.append(to_markdown(rows))
     return "\n\n".join(blocks) + "\n"
+
+
+def seeds_of(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> list[int]:
+    """Seeds with which all tasks are trained with the quickstart and all optimizers."""
+    return complete_seeds(runs, [(QUICKSTART, name) for name in optimizers], tasks)
+
+
+def choose_optimizers(runs: Runs, tasks: Sequence[str]) -> list[str]:
+    """Optimizers with complete runs: ScheduleFree is trained after the others, and counts when
+    all of its seeds are complete."""
+    names = {name for setting, name, *_ in runs if setting == QUICKSTART}
+    optimizers = [name for name in OPTIMIZERS if name in names]
+    shared = [name for name in optimizers if name != "schedule_free"]
+    has_all = seeds_of(runs, tasks, optimizers) == seeds_of(runs, tasks, shared)
+    return optimizers if has_all else shared
 
 
 def to_csv(rows: Sequence[Mapping[str, str]]) -> str:
@@ -404,28 +240,27 @@ def analyse(paths: Sequence[Path], tasks: Sequence[str], output: Path) -> None:
     tasks (Sequence[str]): All tasks of the plan.
     output (Path): A folder.
     """
-    from plot import plot_differences, save
-
     rows = read_rows(paths)
     if not rows:
         raise ValueError("There are no complete runs")
     runs = make_runs(rows)
-    names = in_order(name for _, name, _ in runs)
-    shared = [name for name in names if name != "schedule_free"]
-    # ScheduleFree is trained after the others.
-    with_all = complete_seeds(runs, tasks, names) == complete_seeds(runs, tasks, shared)
-    optimizers = names if with_all else shared
+    optimizers = choose_optimizers(runs, tasks)
+    seeds = seeds_of(runs, tasks, optimizers)
     output.mkdir(parents=True, exist_ok=True)
-    seeds = complete_seeds(runs, tasks, optimizers)
+    (output / "scores.csv").write_text(to_csv(rows), encoding="utf8")
     text = report(runs, tasks, optimizers)
     if len(seeds) > 1:
-        measure = next(iter(MEASURES))
-        values = {key: MEASURES[measure](run) for key, run in runs.items() if key[2] in seeds}
+        values = {key: MEASURES[BEST](run) for key, run in runs.items()}
         found = differences(values, tasks, optimizers, seeds)
-        save(plot_differences(found, measure), output / "differences")
-        text += f"\n![Differences to {BASELINE} in the {measure}](differences.png)\n"
+        save(plot_differences(found, BEST), output / "differences")
+        text += f"\n![Differences to {BASELINE} in the {BEST}](differences.png)\n"
     (output / "results.md").write_text(text, encoding="utf8")
-    (output / "scores.csv").write_text(to_csv(rows), encoding="utf8")
+    text = report_settings(runs, tasks)
+    effects = {name: measure_effects(runs, tasks, name) for name in (BEST, LAST)}
+    if all(effects.values()):
+        save(plot_effects(effects), output / "settings")
+        text += f"\n![Differences to {BASELINE} in all settings](settings.png)\n"
+    (output / "settings.md").write_text(text, encoding="utf8")
 
 
 def main() -> None:
