@@ -59,3 +59,14 @@ def test_a_worker_ended_by_sigterm_is_named_before_those_that_waited_for_it(fail
     }
     error = _find_cause(failures)
     assert (str(error), error.exit_code) == ("Worker 1 was ended by SIGTERM", 143)
+
+
+def test_an_exit_code_without_an_error_is_before_the_consequences(fail):
+    failures = {0: fail(0, -signal.SIGTERM), 1: fail(1, 3)}
+    error = _find_cause(failures)
+    assert (str(error), error.exit_code) == ("", 3)
+
+
+def test_of_several_errors_the_one_of_the_lowest_rank_is_shown(fail):
+    failures = {rank: fail(rank, 1, f"Error {rank}") for rank in (2, 1)}
+    assert str(_find_cause(failures)) == "Error 1"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy
-from thinc.api import PyTorchShim, torch2xp, xp2torch
+from thinc.api import torch2xp, xp2torch
 
 from ..averaging.cpu_kernels import array_module
 from ..averaging.finite import are_finite
@@ -12,8 +12,8 @@ from ..models.parameters import (
     ModelT,
     Parameter,
     TorchParameter,
-    component_models,
     named_parameters,
+    named_shims,
 )
 from ..types import Array, KeyT
 from .communicator import Communicator
@@ -231,12 +231,10 @@ class ParameterExchange:
 
 def _module_buffers(model: ModelT, exclude: Collection[str]) -> Iterator[tuple[str, Any]]:
     """The buffers of PyTorch layers by their places, which are the same in all processes."""
-    for component, root in component_models(model, exclude=exclude):
-        for position, node in enumerate(root.walk()):
-            for shim_position, shim in enumerate(node.shims):
-                if isinstance(shim, PyTorchShim) and shim._model is not None:
-                    for name, tensor in shim._model.named_buffers():
-                        yield f"{component}/{position}/{shim_position}/{name}", tensor
+    for place, shim in named_shims(model, exclude=exclude):
+        if shim._model is not None:
+            for name, tensor in shim._model.named_buffers():
+                yield f"{place}/{name}", tensor
 
 
 def _sent_size(tensor: Any) -> int:

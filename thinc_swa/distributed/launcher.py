@@ -106,28 +106,45 @@ def has_worker_error(error: BaseException | None) -> bool:
 
 
 def _find_cause(failures: dict[int, Any]) -> WorkerFailure:
-    """The failure of the worker that failed first, not because of another one."""
+    """Find the failure that caused the others: the one with the smallest `_priority`, and of
+    several the one with the lowest rank.
 
-    def describe(rank: int, failure: Any) -> tuple[int, int, str, int]:
-        message = failure.error_file_data.get("message", "")
-        if isinstance(message, dict):
-            is_consequence = bool(message["extraInfo"].get("is_consequence"))
-            # It may have been ended while it exited.
-            exit_code = max(1, failure.exitcode)
-            return (3 if is_consequence else 0), rank, message["message"], exit_code
-        if failure.exitcode < 0:
-            name = failure.signal_name()
-            text = f"Worker {rank} was ended by {name}"
-            if name == "SIGKILL":
-                text += " (the system does so when memory runs out)"
-            # The launcher ends the others by SIGTERM. gloo may abort when a connection ends.
-            is_consequence = name in ("SIGTERM", "SIGABRT")
-            return (2 if is_consequence else 1), rank, text, 128 - failure.exitcode
+    failures (dict[int, ProcessFailure]): The workers that failed, by rank.
+    """
+    rank = min(failures, key=lambda rank: (_priority(failures[rank]), rank))
+    failure = failures[rank]
+    report = _find_report(failure)
+    if report is not None:
+        # The worker may have been ended by a signal while it exited.
+        return WorkerFailure(report["message"], max(1, failure.exitcode))
+    if failure.exitcode >= 0:
         # Its error is on the standard error already.
-        return 1, rank, "", failure.exitcode
+        return WorkerFailure("", failure.exitcode)
+    name = failure.signal_name()
+    text = f"Worker {rank} was ended by {name}"
+    if name == "SIGKILL":
+        text += " (the system does so when memory runs out)"
+    return WorkerFailure(text, 128 - failure.exitcode)
 
-    *_, message, exit_code = min(describe(*item) for item in failures.items())
-    return WorkerFailure(message, exit_code)
+
+def _priority(failure: Any) -> int:
+    """How likely a failure is a consequence of another one.
+
+    RETURNS (int): 0 for an error that the worker reported; 1 for an exit code or a signal
+        without a report; 2 for a signal that may be a consequence; 3 for an error that was
+        reported as a consequence.
+    """
+    report = _find_report(failure)
+    if report is not None:
+        return 3 if report["extraInfo"].get("is_consequence") else 0
+    # The launcher ends the others by SIGTERM. gloo may abort when a connection ends.
+    return 2 if failure.signal_name() in ("SIGTERM", "SIGABRT") else 1
+
+
+def _find_report(failure: Any) -> dict[str, Any] | None:
+    """What the worker wrote with `report_error`; None if it did not."""
+    message = failure.error_file_data.get("message")
+    return message if isinstance(message, dict) else None
 
 
 @contextmanager

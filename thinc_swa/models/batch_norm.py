@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from thinc.api import PyTorchShim
 from thinc.compat import torch
 
-from .parameters import ModelT, component_models, is_language
+from .parameters import ModelT, is_language, named_shims
 
 
 def update_batch_norm(
@@ -106,10 +105,8 @@ def _predict(model: ModelT, batch: Any) -> None:
 def _batch_norm_layers(model: ModelT, exclude: Sequence[str]) -> list[Any]:
     return [
         layer
-        for _, root in component_models(model, exclude=exclude)
-        for node in root.walk()
-        for shim in node.shims
-        if isinstance(shim, PyTorchShim) and shim._model is not None
+        for _, shim in named_shims(model, exclude=exclude)
+        if shim._model is not None
         for layer in shim._model.modules()
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
         and layer.running_mean is not None

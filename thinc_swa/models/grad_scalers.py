@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from thinc.api import PyTorchGradScaler, PyTorchShim
+from thinc.api import PyTorchGradScaler
 
-from .parameters import ModelT, component_models
+from .parameters import ModelT, named_shims
 
 # The state of a scaler, by its place in the model.
 ScalerStates = dict[str, dict[str, float]]
@@ -69,9 +69,6 @@ def are_scaler_states(value: Any) -> bool:
 
 
 def _enabled_scalers(model: ModelT) -> Iterator[tuple[str, PyTorchGradScaler]]:
-    for component, root in component_models(model):
-        prefix = f"{component}/" if component else ""
-        for position, node in enumerate(root.walk()):
-            for shim_position, shim in enumerate(node.shims):
-                if isinstance(shim, PyTorchShim) and shim._grad_scaler._enabled:
-                    yield f"{prefix}{position}/{shim_position}", shim._grad_scaler
+    for place, shim in named_shims(model):
+        if shim._grad_scaler._enabled:
+            yield place, shim._grad_scaler

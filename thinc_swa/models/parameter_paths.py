@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Union
 
-from thinc.api import Model, PyTorchShim
+from thinc.api import Model
 
 from ..types import KeyT
-from .parameters import ModelT, component_models
+from .parameters import ModelT, component_models, pytorch_shims
 
 
 class _Registration(NamedTuple):
@@ -138,8 +138,8 @@ def _own_parameters(node: Model[Any, Any]) -> Iterator[tuple[KeyT, str]]:
     # Parameters that are not initialized yet are included.
     for name in node.param_names:
         yield (node.id, name), name
-    for position, shim in enumerate(node.shims):
-        if isinstance(shim, PyTorchShim) and shim._model is not None:
+    for position, shim in pytorch_shims(node):
+        if shim._model is not None:
             prefix = f"{position}/" if len(node.shims) > 1 else ""
             for name, _ in shim._model.named_parameters():
                 yield (shim.id, name), prefix + name

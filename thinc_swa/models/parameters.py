@@ -126,8 +126,8 @@ def named_parameters(
 ) -> Iterator[tuple[str, KeyT, "Parameter"]]:
     """List the parameters of a model with names that are the same in every process.
 
-    A name consists of the component's name in a pipeline, the position of the node in
-    `model.walk()`, the position of the shim for PyTorch layers, and the parameter's name.
+    A name consists of the name of the node, or of the shim for PyTorch layers, and the
+    parameter's name. See `named_nodes` and `named_shims`.
 
     model (Model | Language): A Thinc model or a spaCy pipeline.
     exclude (Collection[str]): Names of pipeline components to leave out.
@@ -135,21 +135,57 @@ def named_parameters(
         parameter in two places occurs twice.
     RAISES: TypeError if the model has the wrong type.
     """
+    for place, node in named_nodes(model, exclude=exclude):
+        for name in node.param_names:
+            if node.has_param(name):
+                yield f"{place}/{name}", (node.id, name), NodeParameter(node, name)
+        for position, shim in pytorch_shims(node):
+            if shim._model is not None:
+                for name, tensor in shim._model.named_parameters():
+                    key = (shim.id, name)
+                    yield f"{place}/{position}/{name}", key, TorchParameter(tensor)
+
+
+def named_shims(
+    model: ModelT, *, exclude: Collection[str] = ()
+) -> Iterator[tuple[str, PyTorchShim]]:
+    """List the PyTorch shims of a model with names that are the same in every process.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    exclude (Collection[str]): Names of pipeline components to leave out.
+    RETURNS (Iterator[tuple[str, PyTorchShim]]): The name and shim of each, also of those that
+        have no module yet. A name consists of the name of the node (see `named_nodes`) and the
+        position in `node.shims`.
+    RAISES: TypeError if the model has the wrong type.
+    """
+    for place, node in named_nodes(model, exclude=exclude):
+        for position, shim in pytorch_shims(node):
+            yield f"{place}/{position}", shim
+
+
+def pytorch_shims(node: Model[Any, Any]) -> Iterator[tuple[int, PyTorchShim]]:
+    """List the PyTorch shims of a node, with their positions in `node.shims`."""
+    for position, shim in enumerate(node.shims):
+        if isinstance(shim, PyTorchShim):
+            yield position, shim
+
+
+def named_nodes(
+    model: ModelT, *, exclude: Collection[str] = ()
+) -> Iterator[tuple[str, Model[Any, Any]]]:
+    """List the nodes of a model with names that are the same in every process.
+
+    model (Model | Language): A Thinc model or a spaCy pipeline.
+    exclude (Collection[str]): Names of pipeline components to leave out.
+    RETURNS (Iterator[tuple[str, Model]]): The name and node of each. A name consists of the
+        component's name in a pipeline and the position in `model.walk()`. A node in two
+        components occurs twice.
+    RAISES: TypeError if the model has the wrong type.
+    """
     for component, root in component_models(model, exclude=exclude):
         prefix = f"{component}/" if component else ""
         for position, node in enumerate(root.walk()):
-            for name in node.param_names:
-                if node.has_param(name):
-                    yield (
-                        f"{prefix}{position}/{name}",
-                        (node.id, name),
-                        NodeParameter(node, name),
-                    )
-            for shim_position, shim in enumerate(node.shims):
-                if isinstance(shim, PyTorchShim) and shim._model is not None:
-                    place = f"{prefix}{position}/{shim_position}"
-                    for name, tensor in shim._model.named_parameters():
-                        yield f"{place}/{name}", (shim.id, name), TorchParameter(tensor)
+            yield f"{prefix}{position}", node
 
 
 def component_models(

@@ -5,9 +5,8 @@ import re
 from typing import Any
 
 import thinc.compat
-from thinc.api import PyTorchShim
 
-from .parameters import ModelT, component_models
+from .parameters import ModelT, named_shims
 
 # None without PyTorch.
 torch: Any = thinc.compat.torch
@@ -33,12 +32,7 @@ def check_pytorch_loading(model: ModelT, *, trust: bool = False) -> None:
     RAISES: ValueError if the model has PyTorch layers and loading them can execute code;
         TypeError if the model has the wrong type.
     """
-    has_shims = any(
-        isinstance(shim, PyTorchShim)
-        for _, root in component_models(model)
-        for node in root.walk()
-        for shim in node.shims
-    )
+    has_shims = any(named_shims(model))
     if not has_shims or trust:
         return
     risk = _find_risk()

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy
 import thinc.compat
-from thinc.api import Model, PyTorchShim
+from thinc.api import Model
 
-from ..models.parameters import ModelT, component_models
+from ..models.parameters import ModelT, named_nodes, pytorch_shims
 from ..serialization.state_file import DTYPES, FileKind, StateReader, write_state
 
 torch: Any = thinc.compat.torch
@@ -98,13 +98,12 @@ class _ModuleState:
 
 def _find(model: ModelT) -> Iterator[_NodeState | _ModuleState]:
     """Layers that can be reset, in an order that is the same in every process."""
-    for _, root in component_models(model):
-        for node in root.walk():
-            if "reset" in node.attrs:
-                yield _NodeState(node)
-            for shim in node.shims:
-                if isinstance(shim, PyTorchShim) and shim._model is not None:
-                    yield from _find_modules(shim._model)
+    for _, node in named_nodes(model):
+        if "reset" in node.attrs:
+            yield _NodeState(node)
+        for _, shim in pytorch_shims(node):
+            if shim._model is not None:
+                yield from _find_modules(shim._model)
 
 
 def _find_modules(module: Any) -> Iterator[_ModuleState]:

@@ -517,7 +517,8 @@ class Trainer:
         key = (phase.dataset, planned.epoch)
         if self._order is None or self._order[0] != key:
             if self._in_streams:
-                order = self._workers.streams(len(X), self.batch_size)
+                rank, size = self._workers.rank, self._workers.size
+                order = stream_rows(len(X), self.batch_size, rank=rank, size=size)
             else:
                 order = self._workers.shuffled_share(
                     len(X), seed=self.seed, epoch=planned.epoch, n_used=planned.n_used

@@ -15,7 +15,6 @@ from ..types import Array
 from .callbacks import Callback
 from .fingerprints import digest
 from .state import TrainerState
-from .streams import stream_rows
 
 ResultT = TypeVar("ResultT")
 
@@ -115,11 +114,6 @@ class Workers:
             order = order[~numpy.isin(order, used)]
         share: Array = order[self.rank :: self.size]
         return share
-
-    def streams(self, n_examples: int, n_streams: int) -> Array:
-        """The examples of this worker in an epoch, if they are divided into streams. See
-        `stream_rows`."""
-        return stream_rows(n_examples, n_streams, rank=self.rank, size=self.size)
 
     def request_stop(self, reason: str) -> bool:
         """Ask all workers to stop, with the next exchange.
