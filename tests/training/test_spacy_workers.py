@@ -24,6 +24,7 @@ from thinc_swa.distributed import SingleWorker, run_simulated  # noqa: E402
 from thinc_swa.errors import TrainingWarning  # noqa: E402
 from thinc_swa.models.parameters import named_parameters  # noqa: E402
 from thinc_swa.training import Callback  # noqa: E402
+from thinc_swa.training.spacy_trainer import SpacyTrainer  # noqa: E402
 from thinc_swa.training.spacy_training import train_spacy  # noqa: E402
 
 BY_ONE = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1, "get_length": None}
@@ -86,6 +87,28 @@ def test_evaluations_are_those_of_rank_0_on_all_workers(tmp_path):
     assert evaluations[0][-1].score > 0.5
     assert len({trainer.state.run_id for trainer in trainers}) == 1
     assert {trainer.state.stop_reason for trainer in trainers} == {"max_steps"}
+
+
+@pytest.mark.parametrize("start_step, n_scored", [(0, [4, 4, 0]), (10**6, [4, 0, 0])])
+def test_rank_1_evaluates_its_raw_weights(tmp_path, monkeypatch, start_step, n_scored):
+    """While rank 0 evaluates the averages. Without averages rank 0 evaluates its weights."""
+    score, scored = SpacyTrainer._score, []
+
+    def record(trainer, corpus):
+        found = score(trainer, corpus)
+        scored.append((trainer.state.step, trainer.communicator.rank, float(found[0])))
+        return found
+
+    monkeypatch.setattr(SpacyTrainer, "_score", record)
+    config = ner(tmp_path, training__max_steps=24, training__eval_frequency=8)
+    trainers = train_on(3, with_local_sgd(config, start_step=start_step))
+    assert [sum(rank == other for _, other, _ in scored) for rank in range(3)] == n_scored
+    by_rank = {(step, rank): found for step, rank, found in scored}
+    for evaluation in trainers[2].state.evaluations:
+        assert evaluation.score == by_rank[evaluation.step, 0]
+        assert evaluation.raw == by_rank[evaluation.step, int(start_step == 0)]
+    if start_step == 0:
+        assert any(found.raw != found.averages for found in trainers[0].state.evaluations)
 
 
 def test_averages_are_evaluated_and_saved(tmp_path):

@@ -535,6 +535,8 @@ class SpacyTrainer:
         self._sum_progress()
         if self._workers.rank == 0:
             self._evaluate_on(corpus)
+        else:
+            self._raw_score_of_rank_1(corpus)
         self._share_evaluation()
 
     def _sum_progress(self) -> None:
@@ -586,11 +588,14 @@ class SpacyTrainer:
                 score, other_scores = self._score(corpus)
             averages = scores[name] = float(score)
             details[name] = other_scores
-            raw, _ = self._score_again(corpus)
+            raw = self._raw_score_of_rank_1(corpus)
+            if raw is None:
+                raw, _ = self._score_again(corpus)
             for name, optimizer in others:
                 scores[name], details[name] = self._score_again(corpus, optimizer)
         else:
             score, other_scores = self._score(corpus)
+            self._raw_score_of_rank_1(corpus)
             raw = float(score)
         self._score_weights = {
             name: weight for name, weight in self._score_weights.items() if name in other_scores
@@ -637,6 +642,19 @@ class SpacyTrainer:
                 info = {**info, "checkpoints": results}
                 del info["training_seconds"]
             yield info
+
+    def _raw_score_of_rank_1(self, corpus: Callable[[Any], Any]) -> float | None:
+        """Score of the raw weights of rank 1, which evaluates them while rank 0 evaluates the
+        averages. All workers call this.
+
+        corpus (Callable): Reader of the development corpus.
+        RETURNS (float | None): None if there is one worker, or if rank 1 has no averages yet.
+        """
+        if not self._workers.are_several:
+            return None
+        return self._workers.from_rank_1(
+            lambda: self._score_again(corpus)[0] if self._averages_to_evaluate() else None
+        )
 
     def _score_again(
         self, corpus: Callable[[Any], Any], optimizer: Optimizer | None = None

@@ -145,6 +145,16 @@ class Workers:
         result: ResultT = json.loads(self.communicator.broadcast_text(found))
         return result
 
+    def from_rank_1(self, evaluate: Callable[[], ResultT]) -> ResultT:
+        """The result of an evaluation that rank 1 does, of at least two workers. What rank 0
+        does before it calls this, it does at the same time.
+
+        evaluate (Callable): Returns values that JSON can represent.
+        """
+        found = json.dumps(evaluate()) if self.rank == 1 else ""
+        result: ResultT = json.loads(self.communicator.gather_texts(found)[1])
+        return result
+
     def sum_progress(
         self, state: TrainerState, others: Mapping[str, int] | None = None
     ) -> dict[str, int]:
