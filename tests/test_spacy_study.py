@@ -89,7 +89,9 @@ def test_settings_change_the_rate_or_the_data_alone(load):
         adam = config["training"]["optimizer"]
         while "optimizer" in adam:
             adam = adam["optimizer"]
-        configs[setting] = config, adam.pop("learn_rate"), config["paths"].pop("train")
+        path = config["paths"].pop("train")
+        assert config["corpora"]["train"].pop("path") == path
+        configs[setting] = config, adam.pop("learn_rate"), path
     rest, rate, path = configs["quickstart"]
     for config, *_ in configs.values():
         assert config == rest
@@ -98,9 +100,10 @@ def test_settings_change_the_rate_or_the_data_alone(load):
         "corrupted": str(Path("corpus/wnut17/corrupted.spacy")),
     }
     rates = {name: found[1] for name, found in configs.items() if found[1] != rate}
-    decayed = train.registry.resolve({"rate": rates.pop("decayed")})["rate"]
+    schedule = train.registry.resolve({"rate": rates.pop("decayed")})["rate"]
+    decayed = [rate for rate, _ in zip(schedule, range(101), strict=False)]
     assert rate == 0.001 and rates == {"rate_0.3": 0.0003, "rate_3": 0.003}
-    assert [decayed(step) for step in (0, 50, 100)] == [0.001, 0.0005, 0.0]
+    assert [decayed[step] for step in (0, 50, 100)] == [0.001, 0.0005, 0.0]
 
 
 # Data

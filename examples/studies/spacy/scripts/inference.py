@@ -7,7 +7,6 @@ from statistics import mean, stdev
 
 import numpy
 from scipy import stats
-from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
 ALL = "all tasks"
@@ -60,9 +59,16 @@ def pool(values: Mapping[str, Sequence[float]], name: str) -> Difference:
         return Difference(name, ALL, float(effects.mean()), *interval(list(effects)))
     # Without a variance a task would have all the weight.
     variances[variances == 0.0] = variances[variances > 0.0].mean()
-    found = combine_effects(effects, variances, method_re="dl")
-    centre, n_free = found.mean_effect_re, len(effects) - 1
-    error = max(found.sd_eff_w_re, found.sd_eff_w_re_hksj)
+    # statsmodels' `combine_effects` allows a negative variance between the tasks.
+    n_free = len(effects) - 1
+    weights = 1 / variances
+    fixed = numpy.average(effects, weights=weights)
+    heterogeneity = weights @ (effects - fixed) ** 2 - n_free
+    scale = weights.sum() - (weights**2).sum() / weights.sum()
+    weights = 1 / (variances + max(0.0, heterogeneity / scale))
+    centre = numpy.average(effects, weights=weights)
+    factor = weights @ (effects - centre) ** 2 / n_free
+    error = math.sqrt(max(1.0, factor) / weights.sum())
     low, high = stats.t.interval(1 - LEVEL, n_free, centre, error)
     p = 2 * stats.t.sf(abs(centre) / error, n_free)
     return Difference(name, ALL, float(centre), float(low), float(high), float(p))
