@@ -46,8 +46,9 @@ METHODS: dict[str, dict[str, float]] = {
     GRADIENTS: {"start_step": 10**6},
     "the mean": {"outer_learn_rate": 1.0, "outer_momentum": 0.0},
     DEFAULT: {"outer_learn_rate": 0.7, "outer_momentum": 0.5},
-    "0.7, momentum 0.9": {"outer_learn_rate": 0.7, "outer_momentum": 0.9},
 }
+# Tasks and numbers of workers of the further question.
+SIZES = (("brands", 4), ("brands", 8), ("questions", 2), ("questions", 4), ("questions", 8))
 FREQ = 50
 # Documents of the development data. With all of the questions, evaluation takes most of the
 # time.
@@ -142,11 +143,9 @@ def list_trials(n_seeds: int, n_further_seeds: int) -> list[Trial]:
         trials.append(("brands", ONE, 1, seed))
         trials += [("brands", method, 2, seed) for method in (GRADIENTS, DEFAULT, "the mean")]
     for seed in range(n_further_seeds):
-        for task in TASKS:
-            sizes = (4, 8) if task == "brands" else (2, 4, 8)
-            trials += [(task, ONE, 1, seed)] if task != "brands" else []
-            trials += [(task, method, n, seed) for n in sizes for method in METHODS]
-        trials.append(("brands", "0.7, momentum 0.9", 2, seed))
+        trials.append(("questions", ONE, 1, seed))
+        for task, n_workers in SIZES:
+            trials += [(task, method, n_workers, seed) for method in METHODS]
     return trials
 
 
