@@ -67,8 +67,9 @@ class SpacyTrainer:
     communicator (Communicator | None): The connection to other workers, which have the same
         arguments; by default there are none. A step is then one batch on every worker, and the
         optimizer needs a `LocalSGD`. All workers initialize the pipeline with all data, and
-        each trains on its share of the examples: see `ShareOfBatches`. Rank 0 evaluates, and
-        calls all callbacks, other workers those with `runs_on_all_workers`.
+        each trains on its share of the examples: see `ShareOfBatches`. Rank 0 evaluates (beside
+        averages rank 1 evaluates the raw weights at the same time), and calls all callbacks,
+        other workers those with `runs_on_all_workers`.
     RAISES: ImportError if spaCy is not installed; errors of the config and of the data;
         ValueError if the workers differ.
     """
