@@ -288,7 +288,8 @@ def draw(rows: list[Row], task: str) -> None:
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("score in %")
-    panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    legend = panels[-1].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=len(METHODS) + 1, frameon=False)
     save_figure(figure, HERE / task)
 
 
