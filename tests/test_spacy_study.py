@@ -498,11 +498,13 @@ def test_contrasts_by_hand(load, analyse):
     assert effect == pytest.approx({"a": 0.2, "b": 0.0})
     change = settings.change("ema", "rate_3").by_task(values, tasks, seeds)
     assert change == pytest.approx({"a": 0.2 - 0.05, "b": 0.0})
-    found = settings.measure([settings.effect("ema", "rate_3")], values, tasks, seeds)[0]
+    found = settings.measure([settings.effect("ema", "rate_3")], values, tasks, seeds, 1)[0]
     # t with one degree of freedom: 12.706.
     assert found.mean == pytest.approx(0.1)
     assert found.high - found.mean == pytest.approx(0.1 * 12.706, rel=1e-4)
     assert found.p == found.p_holm
+    found = settings.measure([settings.effect("ema", "rate_3")], values, tasks, seeds, 2)[0]
+    assert found.p_holm == pytest.approx(min(1.0, 2 * found.p))
 
 
 def test_every_question_needs_trainings_of_the_plan(load, analyse):
@@ -525,8 +527,11 @@ def test_results_of_the_settings(tmp_path, load, analyse):
         write_runs(runs, load, 1, setting=setting, group="recommended")
     analyse.analyse(sorted(runs.iterdir()), tasks, tmp_path / "results")
     text = (tmp_path / "results" / "settings.md").read_text(encoding="utf8")
-    # Of question 3 two settings are missing.
-    assert "## 3. Learning rates\n\nNot trained." in text
-    assert "## 4. Fewer data\n\nSeeds: 0." in text
-    assert "## 6. Lookahead\n\nNot trained." in text and "nan" not in text
+    *_, third, fourth, fifth, sixth = text.split("\n## ")
+    for name in ("adam", "ema", "swa_late"):
+        for rate in ("learning rate 0.0003", "decayed learning rate"):
+            assert f"{rate}, `{name}`" in third.partition("###")[0]
+    assert "`ema` − `adam`, learning rate 0.003" in third
+    assert fourth.startswith("4. Fewer data\n\nSeeds: 0.")
+    assert "###" not in fifth + sixth and "nan" not in text
     assert (tmp_path / "results" / "settings.svg").stat().st_size > 5000

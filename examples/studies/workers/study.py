@@ -47,8 +47,15 @@ METHODS: dict[str, dict[str, float]] = {
     "the mean": {"outer_learn_rate": 1.0, "outer_momentum": 0.0},
     DEFAULT: {"outer_learn_rate": 0.7, "outer_momentum": 0.5},
 }
+# Those that synchronise more often, and at the beginning at every step.
+MORE_OFTEN: dict[str, dict[str, float]] = {
+    f"{DEFAULT}, freq 10": {**METHODS[DEFAULT], "freq": 10},
+    f"{DEFAULT}, start_step 100": {**METHODS[DEFAULT], "start_step": 100},
+}
 # Tasks and numbers of workers of the further question.
 SIZES = (("brands", 4), ("brands", 8), ("questions", 2), ("questions", 4), ("questions", 8))
+# Where the other methods are behind one worker.
+BEHIND = (("brands", 8), ("questions", 2), ("questions", 8))
 FREQ = 50
 # Documents of the development data. With all of the questions, evaluation takes most of the
 # time.
@@ -101,7 +108,7 @@ def make_config(trial: Trial, n_words: int, corpora: Path) -> Any:
     if method == ONE:
         training["optimizer"] = adam
     else:
-        local = {"@optimizers": "LocalSGD.v1", "freq": FREQ, **METHODS[method]}
+        local = {"@optimizers": "LocalSGD.v1", "freq": FREQ, **(METHODS | MORE_OFTEN)[method]}
         training["optimizer"] = {**local, "optimizer": adam}
     return config
 
@@ -146,6 +153,9 @@ def list_trials(n_seeds: int, n_further_seeds: int) -> list[Trial]:
         trials.append(("questions", ONE, 1, seed))
         for task, n_workers in SIZES:
             trials += [(task, method, n_workers, seed) for method in METHODS]
+    for seed in range(n_further_seeds):
+        for task, n_workers in BEHIND:
+            trials += [(task, method, n_workers, seed) for method in MORE_OFTEN]
     return trials
 
 
@@ -235,7 +245,7 @@ def write_results(rows: list[Row]) -> None:
             ]
         ]
         found = {key[1:]: runs for key, runs in scores.items() if key[0] == task}
-        order = [ONE, *METHODS]
+        order = [ONE, *METHODS, *MORE_OFTEN]
         for method, n in sorted(found, key=lambda key: (key[1], order.index(key[0]))):
             own = found[method, n]
             spread = f" ± {stdev(own.values()):.2f}" if len(own) > 1 else ""
@@ -270,7 +280,7 @@ def draw(rows: list[Row], task: str) -> None:
     figure = Figure(figsize=(3.4 * len(sizes), 3.6), layout="constrained")
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for panel, n_workers in zip(panels, sizes, strict=True):
-        for index, method in enumerate([ONE, *METHODS]):
+        for index, method in enumerate([ONE, *METHODS, *MORE_OFTEN]):
             runs = defaultdict(list)
             for row in rows:
                 if row["method"] == method and row["n_workers"] in (1, n_workers):
@@ -289,7 +299,7 @@ def draw(rows: list[Row], task: str) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("score in %")
     legend = panels[-1].get_legend_handles_labels()
-    figure.legend(*legend, loc="outside lower center", ncols=len(METHODS) + 1, frameon=False)
+    figure.legend(*legend, loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, HERE / task)
 
 

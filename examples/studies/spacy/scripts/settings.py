@@ -95,16 +95,18 @@ def measure(
     values: Mapping[Key, float],
     tasks: Sequence[str],
     seeds: Sequence[int],
+    n_tests: int,
 ) -> list[Difference]:
     """Test contrasts as one family. The tasks are the units, not the seeds.
 
     values (Mapping[Key, float]): A measure of each run.
+    n_tests (int): The size of the family, with contrasts that are still missing.
     """
     found = []
     for contrast in contrasts:
         by_task = list(contrast.by_task(values, tasks, seeds).values())
         found.append(Difference(contrast.name, ALL, mean(by_task), *interval(by_task)))
-    return correct(found, len(found))
+    return correct(found, n_tests)
 
 
 # Results
@@ -129,9 +131,10 @@ def difference_table(
     values: Mapping[Key, float],
     tasks: Sequence[str],
     seeds: Sequence[int],
+    n_tests: int,
 ) -> list[list[str]]:
     rows = [["difference", *tasks, ALL, "p", "Holm"]]
-    family = measure(contrasts, values, tasks, seeds)
+    family = measure(contrasts, values, tasks, seeds, n_tests)
     for contrast, found in zip(contrasts, family, strict=True):
         by_task = contrast.by_task(values, tasks, seeds)
         cells = [*(f"{100 * by_task[task]:+.2f}" for task in tasks), points(found)]
@@ -150,12 +153,19 @@ def report_settings(runs: Runs, tasks: Sequence[str]) -> str:
         "Differences are in points, as means over the tasks with 95 % *t* intervals; the tasks "
         "are the units. \\* corrected p below 0.05.",
     ]
-    for question, contrasts in QUESTIONS.items():
+    for question, planned in QUESTIONS.items():
+        contrasts = [x for x in planned if complete_seeds(runs, methods_of([x]), tasks)]
         methods = methods_of(contrasts)
-        seeds = complete_seeds(runs, methods, tasks)
         blocks.append(f"## {question}")
-        if not seeds:
-            blocks.append("Not trained.")
+        missing = [x for x in methods_of(planned) if not complete_seeds(runs, [x], tasks)]
+        if missing:
+            names = (f"{TITLES[setting]}, `{name}`" for setting, name in missing)
+            blocks.append(
+                f"Not trained: {'; '.join(names)}. *p* values are corrected for all planned "
+                "differences."
+            )
+        seeds = complete_seeds(runs, methods, tasks)
+        if not contrasts or not seeds:
             continue
         blocks.append(f"Seeds: {', '.join(map(str, seeds))}.")
         for name in (BEST, LAST):
@@ -163,7 +173,7 @@ def report_settings(runs: Runs, tasks: Sequence[str]) -> str:
             blocks += [
                 f"### {name[0].upper()}{name[1:]}",
                 to_markdown(score_table(methods, values, tasks, seeds)),
-                to_markdown(difference_table(contrasts, values, tasks, seeds)),
+                to_markdown(difference_table(contrasts, values, tasks, seeds, len(planned))),
             ]
     return "\n\n".join(blocks) + "\n"
 
@@ -179,15 +189,18 @@ def measure_effects(runs: Runs, tasks: Sequence[str], name: str) -> Effects:
     name (str): Name of the measure.
     RETURNS (Effects): The effects; empty if only the quickstart is trained.
     """
-    trained = {setting for setting, *_ in runs}
-    contrasts = {
+    planned = {
         (setting, average): effect(average, setting)
         for setting in TITLES
         for average in AVERAGES
-        if setting in trained
+    }
+    contrasts = {
+        key: contrast
+        for key, contrast in planned.items()
+        if complete_seeds(runs, methods_of([contrast]), tasks)
     }
     seeds = complete_seeds(runs, methods_of(list(contrasts.values())), tasks)
-    if not seeds or trained == {QUICKSTART}:
+    if not seeds or {setting for setting, _ in contrasts} == {QUICKSTART}:
         return {}
     values = {key: MEASURES[name](run) for key, run in runs.items()}
     return {
