@@ -100,10 +100,9 @@ def to_text(results):
             ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     lines += [
-        f"\nRank 0 evaluates every {FREQ} steps while the other worker waits, with one worker "
-        f"every {2 * FREQ}. Of LocalSGD it evaluates the averages and its own weights, which "
-        "takes twice as long. The first evaluation at the score can be early or late by "
-        "chance.",
+        f"\nTwo workers are evaluated every {FREQ} steps, one worker every {2 * FREQ}: the "
+        "averages on rank 0 while rank 1 evaluates its own weights or waits. The first "
+        "evaluation at the score can be early or late by chance.",
     ]
     return "\n".join(lines) + "\n"
 
