@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from save import cpu
-from workers import FREQ, GRADIENTS, LINKS, LOCAL, Network, train_on
+from workers import FREQ, GRADIENTS, LOCAL, Network, choose_links, train_on
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -115,11 +114,7 @@ def main():
     parser.add_argument("--unshaped", action="store_true", help="no slow links")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    # So that SIGTERM removes the hosts and ends the workers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if not arguments.unshaped and os.geteuid() != 0:
-        raise SystemExit("The slow links need root: run it as root, or with --unshaped.")
-    links = {"unshaped": None} if arguments.unshaped else LINKS
+    links = choose_links(unshaped=arguments.unshaped)
     results = {
         "score": arguments.score,
         "cores": os.cpu_count(),

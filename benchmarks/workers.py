@@ -176,6 +176,18 @@ def measure(n_rounds, n_words, n_syncs, links):
     }
 
 
+def choose_links(*, unshaped):
+    """The links to measure, and a handler of SIGTERM that removes their hosts and ends the
+    workers.
+
+    unshaped (bool): Whether to leave out the slow links, which need root.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if not unshaped and os.geteuid() != 0:
+        raise SystemExit("The slow links need root: run it as root, or with --unshaped.")
+    return {"unshaped": None} if unshaped else LINKS
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -185,14 +197,10 @@ def main():
     parser.add_argument("--redraw", action="store_true", help="report on the saved results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    # So that SIGTERM removes the hosts and ends the workers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if arguments.redraw:
         workers_report.write(json.loads((workers_report.RESULTS / "workers.json").read_text()))
         return
-    if not arguments.unshaped and os.geteuid() != 0:
-        raise SystemExit("The slow links need root: run it as root, or with --unshaped.")
-    links = {"unshaped": None} if arguments.unshaped else LINKS
+    links = choose_links(unshaped=arguments.unshaped)
     n_rounds, n_syncs = (1, 1) if arguments.quick else (arguments.rounds, 3)
     results = measure(n_rounds, arguments.words, n_syncs, links)
     if arguments.quick:

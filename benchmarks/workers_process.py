@@ -71,10 +71,9 @@ class ScoreClock(Callback):
         self.start = self.start or time.perf_counter()
 
     def on_evaluate(self, trainer, evaluation):
-        score = evaluation.raw if evaluation.averages is None else evaluation.averages
-        if score >= self.score:
+        if evaluation.score >= self.score:
             self.found = {
-                "score": score,
+                "score": evaluation.score,
                 "seconds": time.perf_counter() - self.start,
                 "seconds_in_steps": trainer.state.seconds,
                 "words": trainer.state.extra["words"],

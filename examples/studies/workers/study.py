@@ -122,8 +122,7 @@ class WordLimit(Callback):
 
     def on_evaluate(self, trainer: Any, evaluation: Any) -> None:
         words = trainer.state.extra["words"]
-        score = evaluation.raw if evaluation.averages is None else evaluation.averages
-        found = {"words": words, "raw_score": evaluation.raw, "score": score}
+        found = {"words": words, "raw_score": evaluation.raw, "score": evaluation.score}
         self.rows.append({"step": evaluation.step, **found})
         if words >= self.n_words:
             trainer.stop()

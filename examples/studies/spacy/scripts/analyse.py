@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from inference import ALL, Difference, correct, interval, points, pool, to_markdown
-from plot import plot_differences, plot_effects, save
+from plot import plot_differences, plot_effects
 from runs import (
     BASELINE,
     BEST,
@@ -29,6 +29,8 @@ from runs import (
     read_rows,
 )
 from settings import measure_effects, report_settings
+
+from thinc_swa.training.plots import save_figure
 
 OPTIMIZERS = (
     BASELINE,
@@ -252,13 +254,13 @@ def analyse(paths: Sequence[Path], tasks: Sequence[str], output: Path) -> None:
     if len(seeds) > 1:
         values = {key: MEASURES[BEST](run) for key, run in runs.items()}
         found = differences(values, tasks, optimizers, seeds)
-        save(plot_differences(found, BEST), output / "differences")
+        save_figure(plot_differences(found, BEST), output / "differences")
         text += f"\n![Differences to {BASELINE} in the {BEST}](differences.png)\n"
     (output / "results.md").write_text(text, encoding="utf8")
     text = report_settings(runs, tasks)
     effects = {name: measure_effects(runs, tasks, name) for name in (BEST, LAST)}
     if all(effects.values()):
-        save(plot_effects(effects), output / "settings")
+        save_figure(plot_effects(effects), output / "settings")
         text += f"\n![Differences to {BASELINE} in all settings](settings.png)\n"
     (output / "settings.md").write_text(text, encoding="utf8")
 

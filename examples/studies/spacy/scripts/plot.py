@@ -1,7 +1,6 @@
 """Pictures of the differences to the baseline, with their intervals."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ from matplotlib.figure import Figure
 from settings import AVERAGES, TITLES
 
 from thinc_swa.schedules.plots import COLOURS
-from thinc_swa.training.plots import save_figure
 
 if TYPE_CHECKING:
     from inference import Difference
@@ -105,11 +103,3 @@ def _draw_effects(panel: Any, found: "Effects", settings: Sequence[str]) -> None
     panel.grid(axis="x", alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(axis="y", length=0)
-
-
-def save(figure: Any, path: Path) -> None:
-    """Save the figure as PNG and SVG.
-
-    path (Path): Path without suffix.
-    """
-    save_figure(figure, path)

@@ -153,6 +153,9 @@ def report_settings(runs: Runs, tasks: Sequence[str]) -> str:
         "Differences are in points, as means over the tasks with 95 % *t* intervals; the tasks "
         "are the units. \\* corrected p below 0.05.",
     ]
+    measures = {
+        name: {key: MEASURES[name](run) for key, run in runs.items()} for name in (BEST, LAST)
+    }
     for question, planned in QUESTIONS.items():
         contrasts = [x for x in planned if complete_seeds(runs, methods_of([x]), tasks)]
         methods = methods_of(contrasts)
@@ -168,8 +171,7 @@ def report_settings(runs: Runs, tasks: Sequence[str]) -> str:
         if not contrasts or not seeds:
             continue
         blocks.append(f"Seeds: {', '.join(map(str, seeds))}.")
-        for name in (BEST, LAST):
-            values = {key: MEASURES[name](run) for key, run in runs.items()}
+        for name, values in measures.items():
             blocks += [
                 f"### {name[0].upper()}{name[1:]}",
                 to_markdown(score_table(methods, values, tasks, seeds)),
