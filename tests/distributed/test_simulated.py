@@ -19,16 +19,21 @@ def test_collective_operations(size):
         communicator.all_reduce(total)
         first = numpy.array([rank + 7])
         communicator.broadcast(first)
+        last = numpy.array([rank + 7])
+        communicator.broadcast(last, source=size - 1)
         gathered = communicator.all_gather(numpy.array([[rank]]))
         texts = communicator.gather_texts("ä" * rank)
-        return total, first, gathered, texts, communicator.broadcast_text(f"rank {rank}")
+        # Of different lengths.
+        sent = [communicator.broadcast_text("ä" * rank, source) for source in range(size)]
+        return total, first, last, gathered, texts, sent
 
-    for total, first, gathered, texts, text in run_simulated(size, work):
+    for total, first, last, gathered, texts, sent in run_simulated(size, work):
         assert total.tolist() == [size * (size - 1) / 2, size]
         assert first.tolist() == [7]
+        assert last.tolist() == [size + 6]
         assert [array.tolist() for array in gathered] == [[[rank]] for rank in range(size)]
         assert texts == ["ä" * rank for rank in range(size)]
-        assert text == "rank 0"
+        assert sent == texts
 
 
 def test_results_are_by_rank():

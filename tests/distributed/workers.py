@@ -152,7 +152,8 @@ def main(scenario, *arguments):
         numpy.savez(Path(folder) / f"{communicator.rank}.npz", **found)
     elif scenario == "texts":
         texts = communicator.gather_texts(f"I am {communicator.rank}" * (communicator.rank + 1))
-        print(texts, communicator.broadcast_text(f"rank {communicator.rank}"))
+        last = communicator.size - 1
+        print(texts, communicator.broadcast_text(f"rank {communicator.rank}", source=last))
     elif scenario == "late":
         communicator.all_reduce(numpy.ones(3))
         if communicator.rank == 1:

@@ -45,15 +45,16 @@ class Communicator(ABC):
             self.bytes_sent += round(2 * (self.size - 1) / self.size * array.nbytes)
             self._all_reduce(array)
 
-    def broadcast(self, array: Array) -> None:
-        """Replace an array by that of rank 0, in place.
+    def broadcast(self, array: Array, source: int = 0) -> None:
+        """Replace an array by that of one worker, in place.
 
         array (Array): A contiguous array of any shape.
+        source (int): The rank of that worker.
         RAISES: WorkerError if another worker does not take part.
         """
         if self.size > 1:
-            self.bytes_sent += array.nbytes if self.rank == 0 else 0
-            self._broadcast(array)
+            self.bytes_sent += array.nbytes if self.rank == source else 0
+            self._broadcast(array, source)
 
     def all_gather(self, array: Array) -> list[Array]:
         """Collect the arrays of all workers.
@@ -83,18 +84,19 @@ class Communicator(ABC):
             for array, size in zip(found, sizes, strict=True)
         ]
 
-    def broadcast_text(self, text: str) -> str:
-        """Send a text of rank 0 to all workers.
+    def broadcast_text(self, text: str, source: int = 0) -> str:
+        """Send a text of one worker to all workers.
 
-        text (str): The text; only that of rank 0 counts.
-        RETURNS (str): The text of rank 0.
+        text (str): The text; only that of the source counts.
+        source (int): The rank of that worker.
+        RETURNS (str): Its text.
         RAISES: WorkerError if another worker does not take part.
         """
         content = numpy.frombuffer(text.encode("utf8"), dtype="uint8")
         size = numpy.array([content.size])
-        self.broadcast(size)
-        array = content.copy() if self.rank == 0 else numpy.zeros(size, dtype="uint8")
-        self.broadcast(array)
+        self.broadcast(size, source)
+        array = content.copy() if self.rank == source else numpy.zeros(size, dtype="uint8")
+        self.broadcast(array, source)
         return array.tobytes().decode("utf8")
 
     def close(self) -> None:  # noqa: B027
@@ -105,8 +107,8 @@ class Communicator(ABC):
         """Sum an array over all workers in place."""
 
     @abstractmethod
-    def _broadcast(self, array: Array) -> None:
-        """Replace an array by that of rank 0 in place."""
+    def _broadcast(self, array: Array, source: int) -> None:
+        """Replace an array by that of one worker in place."""
 
     @abstractmethod
     def _all_gather(self, array: Array) -> list[Array]:
@@ -122,7 +124,7 @@ class SingleWorker(Communicator):
     def _all_reduce(self, array: Array) -> None:
         pass
 
-    def _broadcast(self, array: Array) -> None:
+    def _broadcast(self, array: Array, source: int) -> None:
         pass
 
     def _all_gather(self, array: Array) -> list[Array]:

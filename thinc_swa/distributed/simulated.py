@@ -68,8 +68,9 @@ class SimulatedCommunicator(Communicator):
         for other in others:
             array += other
 
-    def _broadcast(self, array: Array) -> None:
-        array[...] = self._group.exchange(self.rank, "broadcast", array)[0]
+    def _broadcast(self, array: Array, source: int) -> None:
+        found = self._group.exchange(self.rank, f"broadcast from rank {source}", array)
+        array[...] = found[source]
 
     def _all_gather(self, array: Array) -> list[Array]:
         found = self._group.exchange(self.rank, "all_gather", array)

@@ -89,8 +89,8 @@ class TorchCommunicator(Communicator):
     def _all_reduce(self, array: Array) -> None:
         self._call(lambda: self._torch.all_reduce(_as_tensor(array)), "all_reduce")
 
-    def _broadcast(self, array: Array) -> None:
-        self._call(lambda: self._torch.broadcast(_as_tensor(array), src=0), "broadcast")
+    def _broadcast(self, array: Array, source: int) -> None:
+        self._call(lambda: self._torch.broadcast(_as_tensor(array), src=source), "broadcast")
 
     def _all_gather(self, array: Array) -> list[Array]:
         found = [numpy.empty_like(array) for _ in range(self.size)]

@@ -556,7 +556,7 @@ class SpacyTrainer:
             evaluation = asdict(state.evaluations[-1])
             return {"evaluation": _as_json(evaluation), "info": state.extra["infos"][-1]}
 
-        found = self._workers.from_rank_0(describe)
+        found = self._workers.from_rank(0, describe)
         if self._workers.rank:
             info, evaluation = found["info"], Evaluation(**found["evaluation"])
             state.extra["infos"].append(info)
@@ -653,8 +653,8 @@ class SpacyTrainer:
         """
         if not self._workers.are_several:
             return None
-        return self._workers.from_rank_1(
-            lambda: self._score_again(corpus)[0] if self._averages_to_evaluate() else None
+        return self._workers.from_rank(
+            1, lambda: self._score_again(corpus)[0] if self._averages_to_evaluate() else None
         )
 
     def _score_again(

@@ -541,11 +541,11 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self._workers.sum_progress(self.state)
-        raw = self._workers.from_rank_0(self._score)
+        raw = self._workers.from_rank(0, self._score)
         # First, because it may start an average.
         report_score(self.optimizer, raw)
         self.state.n_averaged = count_snapshots(self.optimizer)
-        scores = self._workers.from_rank_0(self._score_averages)
+        scores = self._workers.from_rank(0, self._score_averages)
         averages = next(iter(scores.values()), None)
         evaluation = self.state.add_evaluation(raw, averages, all_averages=scores)
         # Thinc 9.1: for schedules that depend on the score, such as `plateau`. Averages never

@@ -134,25 +134,17 @@ class Workers:
         is_stopping = self._exchange is not None and self._exchange.is_stopping
         return self._stop_reason if is_stopping else None
 
-    def from_rank_0(self, evaluate: Callable[[], ResultT]) -> ResultT:
-        """The result of an evaluation, which only rank 0 does.
+    def from_rank(self, rank: int, evaluate: Callable[[], ResultT]) -> ResultT:
+        """The result of an evaluation, which only one worker does. What the others do before
+        they call this, they do at the same time.
 
+        rank (int): The rank of that worker.
         evaluate (Callable): Returns values that JSON can represent.
         """
         if not self.are_several:
             return evaluate()
-        found = json.dumps(evaluate()) if self.rank == 0 else ""
-        result: ResultT = json.loads(self.communicator.broadcast_text(found))
-        return result
-
-    def from_rank_1(self, evaluate: Callable[[], ResultT]) -> ResultT:
-        """The result of an evaluation that rank 1 does, of at least two workers. What rank 0
-        does before it calls this, it does at the same time.
-
-        evaluate (Callable): Returns values that JSON can represent.
-        """
-        found = json.dumps(evaluate()) if self.rank == 1 else ""
-        result: ResultT = json.loads(self.communicator.gather_texts(found)[1])
+        found = json.dumps(evaluate()) if self.rank == rank else ""
+        result: ResultT = json.loads(self.communicator.broadcast_text(found, source=rank))
         return result
 
     def sum_progress(
