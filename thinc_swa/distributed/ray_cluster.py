@@ -23,7 +23,7 @@ from . import ray_broker
 NEEDS_RAY = 'Ray is not installed: pip install "thinc-swa[distributed]"'
 # Seconds until a cluster must have answered, and until it must have answered in the right way.
 REACH_TIMEOUT = 5.0
-CONNECT_TIMEOUT = 20.0
+CONNECT_TIMEOUT = 60.0
 # Seconds for a reply to a request, besides its own timeout.
 REPLY_TIMEOUT = 120.0
 # Seconds for the end of all processes on the cluster.
