@@ -26,6 +26,7 @@ FREQ = 50
 # Bits per second; None for the loopback interface of this machine.
 LINKS = {"unshaped": None, "1 Gbit/s": 1e9, "100 Mbit/s": 1e8}
 LOCAL = {"freq": FREQ, "outer_learn_rate": 0.7, "outer_momentum": 0.5}
+HALF = {**LOCAL, "reduce_dtype": "float16"}
 GRADIENTS = {"start_step": 10**6}
 # Seconds for one training.
 TIMEOUT = 900
@@ -136,6 +137,8 @@ def list_cases(networks, n_rounds):
         cases[f"LocalSGD, {name}"] = (LOCAL, network, n_rounds * FREQ)
         # Every step has an exchange: fewer of them are enough.
         cases[f"gradients of every step, {name}"] = (GRADIENTS, network, FREQ)
+        if network.rate is not None:
+            cases[f"LocalSGD in float16, {name}"] = (HALF, network, n_rounds * FREQ)
     return cases
 
 

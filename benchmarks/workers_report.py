@@ -77,8 +77,7 @@ def to_text(results):
         f"{results['corpus']}, without evaluations; {results['cores']} cores, "
         f"{results['processor']}. Medians of the rounds, with minimum and maximum of the ratio "
         "in the same round.\n",
-        "| | words per second | ratio to one worker | MB sent per exchange | to 4 bytes per "
-        "parameter |",
+        "| | words per second | ratio to one worker | MB sent per exchange | to the formula |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for case in dict.fromkeys(row["case"] for row in sorted(rows, key=lambda row: row["case"])):
@@ -90,12 +89,14 @@ def to_text(results):
         if own[0]["link_bytes"]:
             n_exchanges = own[0]["n_steps"] / (results["freq"] if LOCAL in case else 1)
             n_bytes = median_of(rows, case, "link_bytes") / n_exchanges
+            expected = (2 if "float16" in case else 4) * found["n_parameters"]
             sent = f"{n_bytes / 1e6:.2f}"
-            excess = f"{100 * (n_bytes / (4 * found['n_parameters']) - 1):+.1f} %"
+            excess = f"{100 * (n_bytes / expected - 1):+.1f} %"
         lines.append(f"| {case} | {speed:,.0f} | {ratio} | {sent} | {excess} |")
     lines += [
         "\n- `two trainings at the same time` are not connected: what two cores can do.",
-        "- MB sent by the network interface of one worker, with the headers of TCP/IP.",
+        "- MB sent by the network interface of one worker, with the headers of TCP/IP. The "
+        "formula is 4 bytes per parameter, 2 in float16.",
     ]
     if "efficiency" in found:
         lines += ["\n## Many workers, on paper\n", *_model_lines(results, found)]
