@@ -93,6 +93,38 @@ def test_a_server_that_is_not_ray(monkeypatch):
         assert time.monotonic() - start < 30
 
 
+@pytest.mark.parametrize(
+    "text, n_failures, n_calls",
+    [
+        (ray_cluster.SERVER_FAILURE, 2, 3),
+        (ray_cluster.SERVER_FAILURE, 3, 3),
+        ("Version mismatch", 1, 1),
+    ],
+)
+def test_servers_that_cannot_start_a_process(monkeypatch, tmp_path, text, n_failures, n_calls):
+    """A connection is tried three times. The script is in the place of the process that
+    imports Ray, whose servers fail like that now and then."""
+    calls, script = tmp_path / "calls.txt", tmp_path / "broker.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        f"calls = pathlib.Path({str(calls)!r})\n"
+        "n_before = len(calls.read_text()) if calls.exists() else 0\n"
+        "calls.write_text('.' * (n_before + 1))\n"
+        f"failure = {{'error': {text!r}, 'kind': 'ConnectionError'}}\n"
+        f"reply = failure if n_before < {n_failures} else {{'result': None}}\n"
+        "print(json.dumps(reply), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_cluster.ray_broker, "__file__", str(script))
+    if n_failures < n_calls:
+        ray_cluster.RayCluster("local").close()
+    else:
+        with pytest.raises(ConnectionError, match=f"could be reached at 'local': {text}"):
+            ray_cluster.RayCluster("local")
+    assert calls.read_text() == "." * n_calls
+
+
 @pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")
 @pytest.mark.slow
 def test_no_cluster_on_this_machine(monkeypatch, tmp_path):

@@ -24,6 +24,10 @@ NEEDS_RAY = 'Ray is not installed: pip install "thinc-swa[distributed]"'
 # Seconds until a cluster must have answered, and until it must have answered in the right way.
 REACH_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 60.0
+# How often a connection is tried whose server cannot start a process for it: in Ray up to 2.60
+# such processes end at once now and then (https://github.com/ray-project/ray/issues/63202).
+N_CONNECTIONS = 3
+SERVER_FAILURE = "Initialization failure from server"
 # Seconds for a reply to a request, besides its own timeout.
 REPLY_TIMEOUT = 120.0
 # Seconds for the end of all processes on the cluster.
@@ -44,7 +48,7 @@ class RayCluster:
     address (str): "auto" for the cluster of this machine, HOST:PORT, or "ray://HOST:PORT".
     uses_gpu (bool): Whether each command needs a GPU. Each needs one CPU.
     RAISES: ImportError if Ray is not installed; ConnectionError if the cluster cannot be
-        reached within seconds.
+        reached.
     """
 
     def __init__(self, address: str, *, uses_gpu: bool = False) -> None:
@@ -53,12 +57,22 @@ class RayCluster:
         _check_reachable(address)
         self._address = address
         self._uses_gpu = uses_gpu
+        for n_left in reversed(range(N_CONNECTIONS)):
+            try:
+                self._connect()
+                break
+            except ConnectionError as error:
+                if not n_left or SERVER_FAILURE not in str(error):
+                    raise
+
+    def _connect(self) -> None:
+        """Start the process that is connected to the cluster."""
         program = (
             f"import sys; sys.path[:] = {sys.path!a}; "
             f"import runpy; runpy.run_path({ray_broker.__file__!a}, run_name='__main__')"
         )
         self._broker = subprocess.Popen(
-            [sys.executable, "-c", program, address],
+            [sys.executable, "-c", program, self._address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -74,7 +88,7 @@ class RayCluster:
             self.close()
             if isinstance(error, Exception):
                 raise ConnectionError(
-                    f"No Ray cluster could be reached at {address!r}: {error}"
+                    f"No Ray cluster could be reached at {self._address!r}: {error}"
                 ) from error
             raise
 
