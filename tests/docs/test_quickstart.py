@@ -129,6 +129,7 @@ def test_going_to_another_link_changes_the_answers(widget):
 def test_everything_can_be_done_with_the_keyboard(widget):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.wait import WebDriverWait
 
     def press(*keys):
         for key in keys:
@@ -144,7 +145,8 @@ def test_everything_can_be_done_with_the_keyboard(widget):
     press(Keys.TAB)
     assert widget.switch_to.active_element.text == "Copy"
     press(Keys.ENTER)
-    assert widget.switch_to.active_element.text == "Copied"
+    # The clipboard is written in the background.
+    WebDriverWait(widget, 20).until(lambda _: widget.switch_to.active_element.text == "Copied")
 
 
 @pytest.mark.parametrize("button, is_link", [("block", False), ("link", True)])

@@ -87,10 +87,10 @@ def lawa_of(history, step, window=6, freq=10):
     }
 
 
-def local_sgd_of(history, step, freq=20):
-    """The weights after the last synchronisation. (How they come about, on one worker:
-    test_configs.py.)"""
-    return history[step - step % freq]
+def local_sgd_of(history, step, freq=20, start_step=100):
+    """The weights after the last synchronisation, and before the first step that counts the
+    current ones. (How they come about, on one worker: test_configs.py.)"""
+    return history[step if step < start_step else step - (step - start_step) % freq]
 
 
 def lookahead_of(history, step, freq=6):
