@@ -19,12 +19,8 @@ def wait_for_files(*paths, timeout=60.0):
 
 def is_alive(pid):
     """Whether a process is running; zombies are not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        # The second one if it ends between opening and reading.
-        return False
+    fields = _stat_of(pid)
+    return fields is not None and fields[0] not in "ZX"
 
 
 def assert_end(pids, seconds=2.0):
@@ -96,17 +92,19 @@ def assert_ctrl_c_stops_all_workers(folder, path):
 def descendants(pid):
     """Ids of a process and of all its descendants (Linux)."""
     found = [pid]
-    parents = {other: int(fields[1]) for other, fields in _processes()}
+    others = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    stats = {other: _stat_of(other) for other in others}
+    parents = {other: int(fields[1]) for other, fields in stats.items() if fields is not None}
     for ancestor in found:
         found += [other for other, parent in parents.items() if parent == ancestor]
     return found
 
 
-def _processes():
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    yield int(name), file.read().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                pass
+def _stat_of(pid):
+    """The state of a process, the id of its parent and so on; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        # The second one if it ends between opening and reading.
+        return None

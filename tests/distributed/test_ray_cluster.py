@@ -48,11 +48,7 @@ def commands(nodes):
     """Process ids of the commands on the cluster by their command lines."""
     found = {}
     for pid in descendants(nodes.process.pid):
-        try:
-            with open(f"/proc/{pid}/cmdline") as file:
-                line = file.read().replace("\0", " ")
-        except OSError:
-            continue
+        line = _command_line(pid)
         if re.search(r"thinc_swa\.cli\.cluster_worker|thinc_swa\.comparison\.run_worker", line):
             found[pid] = line
     return found
@@ -60,15 +56,15 @@ def commands(nodes):
 
 def brokers():
     own = descendants(os.getpid())
-    return [pid for pid in own if b"ray_broker" in _command_line(pid)]
+    return [pid for pid in own if "ray_broker" in _command_line(pid)]
 
 
 def _command_line(pid):
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
+        with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+            return file.read().replace("\0", " ")
     except OSError:
-        return b""
+        return ""
 
 
 def slow_config(tmp_path, **settings):
