@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from save import cpu
-from workers import FREQ, GRADIENTS, LOCAL, Network, choose_links, train_on
+from workers import FREQ, GRADIENTS, LOCAL, Network, choose_links, exit_on_sigterm, train_on
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--unshaped", action="store_true", help="no slow links")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    exit_on_sigterm()
     links = choose_links(unshaped=arguments.unshaped)
     results = {
         "score": arguments.score,

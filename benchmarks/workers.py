@@ -179,13 +179,16 @@ def measure(n_rounds, n_words, n_syncs, links):
     }
 
 
+def exit_on_sigterm():
+    """Let SIGTERM remove the hosts and end the workers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def choose_links(*, unshaped):
-    """The links to measure, and a handler of SIGTERM that removes their hosts and ends the
-    workers.
+    """The links to measure.
 
     unshaped (bool): Whether to leave out the slow links, which need root.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not unshaped and os.geteuid() != 0:
         raise SystemExit("The slow links need root: run it as root, or with --unshaped.")
     return {"unshaped": None} if unshaped else LINKS
@@ -203,6 +206,7 @@ def main():
     if arguments.redraw:
         workers_report.write(json.loads((workers_report.RESULTS / "workers.json").read_text()))
         return
+    exit_on_sigterm()
     links = choose_links(unshaped=arguments.unshaped)
     n_rounds, n_syncs = (1, 1) if arguments.quick else (arguments.rounds, 3)
     results = measure(n_rounds, arguments.words, n_syncs, links)
