@@ -26,6 +26,7 @@ from runs import (
     Runs,
     complete_seeds,
     make_runs,
+    measure_runs,
     read_rows,
 )
 from settings import measure_effects, report_settings
@@ -181,8 +182,9 @@ def report(runs: Runs, tasks: Sequence[str], optimizers: Sequence[str]) -> str:
         f"Seeds {', '.join(map(str, seeds))}; all scores in %. Methods: [PLAN.md](../PLAN.md), "
         "all evaluations: [scores.csv](scores.csv), other settings: [settings.md](settings.md)."
     )
-    for name, measure in MEASURES.items():
-        values = {key: measure(run) for key, run in runs.items() if key[0] == QUICKSTART}
+    runs = {key: run for key, run in runs.items() if key[0] == QUICKSTART}
+    for name in MEASURES:
+        values = measure_runs(runs, name)
         blocks += [f"## {name[0].upper()}{name[1:]}"]
         blocks += [to_markdown(score_table(values, tasks, optimizers, seeds))]
         if len(seeds) < 2:
@@ -252,7 +254,7 @@ def analyse(paths: Sequence[Path], tasks: Sequence[str], output: Path) -> None:
     (output / "scores.csv").write_text(to_csv(rows), encoding="utf8")
     text = report(runs, tasks, optimizers)
     if len(seeds) > 1:
-        values = {key: MEASURES[BEST](run) for key, run in runs.items()}
+        values = measure_runs(runs, BEST)
         found = differences(values, tasks, optimizers, seeds)
         save_figure(plot_differences(found, BEST), output / "differences")
         text += f"\n![Differences to {BASELINE} in the {BEST}](differences.png)\n"

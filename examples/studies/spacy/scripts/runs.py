@@ -102,3 +102,12 @@ MEASURES: dict[str, Callable[[Sequence[Evaluation]], float]] = {
     "swing": swing,
     "loss by stopping at a random moment": loss_at_random,
 }
+
+
+def measure_runs(runs: Runs, name: str) -> dict[Key, float]:
+    """The values of a measure by run.
+
+    name (str): A name of `MEASURES`.
+    """
+    measure = MEASURES[name]
+    return {key: measure(run) for key, run in runs.items()}

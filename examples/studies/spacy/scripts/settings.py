@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from statistics import mean
 
 from inference import ALL, Difference, correct, interval, points, to_markdown
-from runs import BASELINE, BEST, LAST, MEASURES, QUICKSTART, Key, Method, Runs, complete_seeds
+from runs import (
+    BASELINE,
+    BEST,
+    LAST,
+    QUICKSTART,
+    Key,
+    Method,
+    Runs,
+    complete_seeds,
+    measure_runs,
+)
 
 AVERAGES = ("ema", "swa_late")
 TITLES = {
@@ -153,9 +163,7 @@ def report_settings(runs: Runs, tasks: Sequence[str]) -> str:
         "Differences are in points, as means over the tasks with 95 % *t* intervals; the tasks "
         "are the units. \\* corrected p below 0.05.",
     ]
-    measures = {
-        name: {key: MEASURES[name](run) for key, run in runs.items()} for name in (BEST, LAST)
-    }
+    measures = {name: measure_runs(runs, name) for name in (BEST, LAST)}
     for question, planned in QUESTIONS.items():
         contrasts = [x for x in planned if complete_seeds(runs, methods_of([x]), tasks)]
         methods = methods_of(contrasts)
@@ -204,7 +212,7 @@ def measure_effects(runs: Runs, tasks: Sequence[str], name: str) -> Effects:
     seeds = complete_seeds(runs, methods_of(list(contrasts.values())), tasks)
     if not seeds or {setting for setting, _ in contrasts} == {QUICKSTART}:
         return {}
-    values = {key: MEASURES[name](run) for key, run in runs.items()}
+    values = measure_runs(runs, name)
     return {
         key: list(contrast.by_task(values, tasks, seeds).values())
         for key, contrast in contrasts.items()
